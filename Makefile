@@ -1,0 +1,47 @@
+# Every target does its own set-up: a virtual environment in .venv, made by $(PYTHON).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow test-timm test-lower-bounds docs tables clean
+.DEFAULT_GOAL := test
+
+# Creates the embedded pretrained model, classifies held-out digits and draws what the memory holds.
+demo: $(VENV)/.demo
+	$(BIN)/python scripts/demo.py
+
+# The fast suite. Arguments for pytest: make test ARGS='-k unit -x'
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m 'not slow' -n 2 $(ARGS)
+	$(BIN)/python tests/timm_suite -q -n 2 -k 'test_mlfm_resnet or mlfm_mobilenetv2_010 or mlfm_regnetx_002 or inception'
+
+# Long sweeps over all networks.
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow -n 2 $(ARGS)
+
+# timm's own tests/test_models.py, of the installed version, on all of our models.
+test-timm: $(VENV)/.test
+	$(BIN)/python tests/timm_suite -q -n 2 $(ARGS)
+
+# The fast suite with the oldest versions that pyproject.toml admits.
+test-lower-bounds:
+	$(PYTHON) -m venv $(VENV)-lower
+	$(VENV)-lower/bin/pip install --quiet -e '.[test]' -r tests/lower-bounds.txt
+	$(VENV)-lower/bin/python -m pytest -m 'not slow' -n 2 $(ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+# Rewrites the tables that commands make.
+tables: $(VENV)/.test
+	$(BIN)/python scripts/make_model_table.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-lower .cache build dist site demo *.egg-info

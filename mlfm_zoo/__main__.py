@@ -1,0 +1,67 @@
+"""Command line: `python -m mlfm_zoo COMMAND`. A command that cannot go on says why in one sentence and exits with 1."""
+
+import argparse
+import sys
+from typing import List, Optional
+
+import timm
+
+from .convert import convert_checkpoint
+from .data import IMAGENET100_SYNSETS
+from .evaluate import evaluate
+
+
+def _convert(args: argparse.Namespace) -> None:
+    conversion = convert_checkpoint(args.checkpoint, args.output)
+    options = ', '.join(f'{name}={value!r}' for name, value in conversion.model_args.items())
+    print(f'{conversion.architecture} ({options}) -> {args.output}')
+    print(f"Load it with timm.create_model('local-dir:{args.output}', pretrained=True), after import mlfm_zoo.")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    model = timm.create_model(args.model, pretrained=True)
+    class_names = IMAGENET100_SYNSETS if args.imagenet100 else None
+    result = evaluate(
+        model, args.data, class_names=class_names, img_size=args.img_size, batch_size=args.batch_size,
+        num_workers=args.workers, device=args.device, progress=sys.stdout.isatty())
+    for name, correct in (('top-1', result.top1), ('top-5', result.top5)):
+        print(f'{name}: {correct} of {result.total} ({100 * correct / result.total:.2f} %)')
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(prog='python -m mlfm_zoo', description='Low-frequency memory networks for timm.')
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+
+    command = commands.add_parser(
+        'convert', help="make a checkpoint of the authors' into a folder that timm loads",
+        description="Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, or "
+                    'ResNet10, 18 or 34. Network and options are recognised from the file.')
+    command.add_argument('checkpoint', help='file written by the authors\' code')
+    command.add_argument('--output', required=True, metavar='FOLDER', help='folder to make; must not exist or be empty')
+    command.set_defaults(run=_convert)
+
+    command = commands.add_parser(
+        'evaluate', help='top-1 and top-5 accuracy of a pretrained model on an image folder',
+        description="Accuracy of a pretrained model on an image folder, through timm's dataset, transform and loader.")
+    command.add_argument('model', help='a name that timm.create_model takes, local-dir:FOLDER for a folder')
+    command.add_argument('data', help='folder that holds a folder of images for each class')
+    command.add_argument(
+        '--imagenet100', action='store_true',
+        help='number the classes as ImageNet100 does, also where the data has only some of them')
+    command.add_argument('--img-size', type=int, metavar='N', help="image size in pixels, instead of the model's")
+    command.add_argument('--batch-size', type=int, default=32, metavar='N', help='images a batch (default: 32)')
+    command.add_argument('--workers', type=int, default=2, metavar='N', help='processes reading images (default: 2)')
+    command.add_argument('--device', default='cpu', help='device to run on (default: cpu)')
+    command.set_defaults(run=_evaluate)
+
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""Low-frequency memory: image bands, the memory unit, and the units of one network.
+
+Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
+(AAAI 2024), https://arxiv.org/abs/2403.08157.
+
+With `I` the normalised image, `A_k(I)` its k-level orthonormal Haar low band, `x` the trunk's feature at a site and
+`m` the memory at x's resolution, a unit computes
+
+    i  = ReLU(BN(Conv1x1(m)))         input gate
+    s  = ReLU(BN(Conv3x3(A_k(I))))    supplement gate (optional)
+    l  = i + s
+    y  = BN(x + l)                    output gate; y replaces x
+    m' = LL(x + l)                    update 'add'
+    m' = LL(concat[x, l])             update 'cat'
+
+where LL, the forget gate, is one Haar low band; it is skipped where the next site has the same resolution. The first
+memory is the image's own low band at the stem's resolution.
+
+Two things differ from the authors' code in form and not in result: the low band is one average pooling instead of a
+four-band filter bank of which three bands are thrown away, and the image's bands are made once, each from the one
+before. Where a trunk rounds odd sides down, as ConvNeXt's patch stem does, the low band does too.
+"""
+
+from types import MappingProxyType
+from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.models import register_notrace_function
+
+__all__ = ['low_band', 'image_bands', 'LowFrequencyMemoryUnit', 'LowFrequencyMemory', 'MemorySite', 'PassThrough']
+
+MEMORY_UPDATES = ('add', 'cat')
+MEMORY_SUPPLEMENTS = ('all', 'all_but_last', 'none')
+
+
+def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
+    """LL band of one level of the orthonormal 2-D Haar transform, in 'periodization' mode.
+
+    Args:
+        x: Feature or image (N, C, H, W).
+        ceil_mode: How an odd side is halved: True repeats its last row or column, as 'periodization' does, and False
+            drops it, as a strided convolution without padding does.
+
+    Returns:
+        Low band (N, C, H / 2, W / 2), odd sides rounded up or, without `ceil_mode`, down.
+    """
+    # The Haar LL coefficient of a 2x2 cell is half its sum. At an odd border, ceil_mode averages the pixels that are
+    # there, which is the mean of the extended cell too, since the extension repeats them.
+    return 2 * F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=ceil_mode)
+
+
+def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[bool]] = None) -> List[torch.Tensor]:
+    """Low bands of an image, each made from the one before: A_k = LL(A_{k-1}), A_0 the image itself.
+
+    Args:
+        image: Image batch (N, C, H, W).
+        num_levels: Deepest level to compute.
+        ceil_modes: How odd sides are halved at each level, see `low_band`; rounded up if None.
+
+    Returns:
+        `num_levels + 1` tensors; the one at index k is A_k, (N, C, H / 2^k, W / 2^k).
+    """
+    bands = [image]
+    for level in range(num_levels):
+        bands.append(low_band(bands[level], True if ceil_modes is None else ceil_modes[level]))
+    return bands
+
+
+class Gate(nn.Module):
+    """Convolution with bias, batch norm and ReLU: the form that the input gate and the supplement gate share."""
+
+    def __init__(self, in_chs: int, out_chs: int, kernel_size: int, device=None, dtype=None):
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, **dd)
+        self.norm = nn.BatchNorm2d(out_chs, **dd)
+        nn.init.kaiming_normal_(self.conv.weight, mode='fan_out', nonlinearity='relu')
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+class LowFrequencyMemoryUnit(nn.Module):
+    """Low-frequency memory unit: fuses the memory into the trunk's feature and writes the next memory.
+
+    The equations stand at the top of this file.
+
+    Args:
+        num_chs: Channels C of the trunk's feature.
+        memory_chs: Channels M of the memory that the input gate reads.
+        in_chans: Channels of the image, which the supplement gate sees.
+        level: Haar level k at the feature's resolution, log2(image size / feature size).
+        update: How the feature and the fused memory make the next memory, 'add' or 'cat'.
+        supplement: Whether the unit has a supplement gate.
+        forget: Whether the next memory goes through the forget gate, which halves its sides.
+        ceil_mode: How the forget gate halves odd sides, see `low_band`.
+        last: Whether the unit is the last of its network, so that nothing reads the memory that it writes.
+
+    Raises:
+        ValueError: `update` is neither 'add' nor 'cat'.
+    """
+
+    def __init__(
+            self,
+            num_chs: int,
+            memory_chs: int,
+            in_chans: int = 3,
+            level: int = 1,
+            update: str = 'add',
+            supplement: bool = True,
+            forget: bool = True,
+            ceil_mode: bool = True,
+            last: bool = False,
+            device=None,
+            dtype=None,
+    ):
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        _check_option('memory_update', update, MEMORY_UPDATES)
+        self.level = level
+        self.update = update
+        self.forget = forget
+        self.ceil_mode = ceil_mode
+        self.last = last
+        self.input_gate = Gate(memory_chs, num_chs, kernel_size=1, **dd)
+        self.supplement_gate = Gate(in_chans, num_chs, kernel_size=3, **dd) if supplement else None
+        self.output_gate = nn.BatchNorm2d(num_chs, **dd)
+
+    def forward(
+            self,
+            x: torch.Tensor,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Fuse memory into a feature.
+
+        Args:
+            x: Trunk feature (N, C, H, W).
+            memory: Memory (N, M, H, W).
+            bands: The image's bands, as `image_bands` returns them; the one of the unit's level is (N, in_chans, H, W).
+
+        Returns:
+            The feature that replaces x (N, C, H, W), and the next memory: C channels for update 'add', 2C with x
+            first for 'cat', at half the resolution if the unit forgets.
+        """
+        low = self.input_gate(memory)
+        if self.supplement_gate is not None:
+            low = low + self.supplement_gate(bands[self.level])
+        fused = x + low
+        memory = fused if self.update == 'add' else torch.cat([x, low], dim=1)
+        # Nothing reads the last memory. A scripted, compiled or exported graph leaves its low band out, which would
+        # only tie the graph to sizes at which that band has more than one pixel.
+        if self.forget and not (self.last and (torch.jit.is_scripting() or torch.compiler.is_compiling())):
+            memory = low_band(memory, self.ceil_mode)
+        return self.output_gate(fused), memory
+
+    def extra_repr(self) -> str:
+        return f"level={self.level}, update='{self.update}', forget={self.forget}"
+
+
+class PassThrough(nn.Module):
+    """Stands where a trunk has no memory unit, so that a walk over blocks and units is a plain loop."""
+
+    def forward(
+            self,
+            x: torch.Tensor,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        return x, memory
+
+
+class MemorySite(NamedTuple):
+    """Where a memory unit sits, and the trunk's feature there.
+
+    Attributes:
+        name: Name of the unit, see `LowFrequencyMemory`.
+        num_chs: Channels of the feature.
+        reduction: Image size over feature size, a power of 2.
+        ceil_mode: Whether the trunk rounds odd sides up where it halves them on its way here from the site before.
+    """
+    name: str
+    num_chs: int
+    reduction: int
+    ceil_mode: bool = True
+
+
+class LowFrequencyMemory(nn.Module):
+    """All memory units of one network, under names that mirror the trunk's, and the image bands that they share.
+
+    A site named 'stem' becomes the submodule `stem`. A site named 'layer2.3' becomes entry 3 of the ModuleList
+    `layer2`, whose other entries pass through, so that the list can be zipped with the trunk's own.
+
+    Calling the module with the image returns the image's bands; `bands[first_level]` is the first memory.
+
+    Args:
+        sites: The sites in the order in which the trunk passes them.
+        lengths: Length of each ModuleList, by its name.
+        in_chans: Channels of the image.
+        update: 'add' or 'cat', see `LowFrequencyMemoryUnit`.
+        supplement: Which units have a supplement gate: 'all', 'all_but_last' or 'none'.
+        forget_last: Whether the last unit forgets as well. The network does not read the memory that it writes.
+
+    Raises:
+        ValueError: `update` or `supplement` is not one of the values above.
+    """
+
+    def __init__(
+            self,
+            sites: Sequence[MemorySite],
+            lengths: Mapping[str, int] = MappingProxyType({}),
+            in_chans: int = 3,
+            update: str = 'add',
+            supplement: str = 'all',
+            forget_last: bool = False,
+            device=None,
+            dtype=None,
+    ):
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        _check_option('memory_update', update, MEMORY_UPDATES)
+        _check_option('memory_supplement', supplement, MEMORY_SUPPLEMENTS)
+        memory_chs = in_chans
+        for i, site in enumerate(sites):
+            last = i == len(sites) - 1
+            unit = LowFrequencyMemoryUnit(
+                site.num_chs,
+                memory_chs,
+                in_chans=in_chans,
+                level=_level(site.reduction),
+                update=update,
+                supplement=supplement == 'all' or supplement == 'all_but_last' and not last,
+                forget=forget_last if last else sites[i + 1].reduction > site.reduction,
+                ceil_mode=True if last else sites[i + 1].ceil_mode,
+                last=last,
+                **dd,
+            )
+            parent, _, name = site.name.rpartition('.')
+            if not parent:
+                self.add_module(name, unit)
+            else:
+                if not hasattr(self, parent):
+                    self.add_module(parent, nn.ModuleList(PassThrough() for _ in range(lengths[parent])))
+                getattr(self, parent)[int(name)] = unit
+            memory_chs = site.num_chs if update == 'add' else 2 * site.num_chs
+        self.first_level = _level(sites[0].reduction)
+        self.ceil_modes: List[bool] = []  # a level of the image's bands rounds as the trunk does on its way there
+        for site in sites:
+            self.ceil_modes += [site.ceil_mode] * (_level(site.reduction) - len(self.ceil_modes))
+        self.update_levels()
+
+    def update_levels(self) -> None:
+        """Count how deep the image bands have to go for the units that are there; call it after removing units."""
+        units = [m for m in self.modules() if isinstance(m, LowFrequencyMemoryUnit)]
+        self.num_levels = max([self.first_level] + [u.level for u in units if u.supplement_gate is not None])
+        self.reduction = 2 ** max([u.level for u in units])
+
+    def forward(self, image: torch.Tensor) -> List[torch.Tensor]:
+        """Make the image's bands.
+
+        Args:
+            image: Image batch (N, C, H, W).
+
+        Returns:
+            Bands as `image_bands` returns them, as deep as the units need.
+
+        Raises:
+            ValueError: The image is smaller than one cell of the network's deepest map.
+        """
+        check_image_size(image, self.reduction)
+        return image_bands(image, self.num_levels, self.ceil_modes)
+
+
+@register_notrace_function
+def check_image_size(image: torch.Tensor, reduction: int) -> None:
+    height, width = image.shape[-2], image.shape[-1]
+    if height < reduction or width < reduction:
+        raise ValueError(
+            f'The image of {height}x{width} pixels is smaller than one cell of the deepest feature map, expected '
+            f'at least {reduction}x{reduction}: resize it, or build the model with a smaller output_stride.')
+
+
+def _check_option(name: str, value: str, choices: Tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} is {value!r}, expected one of {", ".join(map(repr, choices))}.')
+
+
+def _level(reduction: int) -> int:
+    return reduction.bit_length() - 1

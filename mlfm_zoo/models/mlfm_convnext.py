@@ -1,0 +1,270 @@
+"""ConvNeXt with low-frequency memory.
+
+Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
+(AAAI 2024), https://arxiv.org/abs/2403.08157. The authors' ConvNeXt with memory is not released: the sites here are
+this project's choice, after the stem and after every stage.
+
+The trunks are timm's. The variants of the paper that timm lacks are those of InceptionNeXt
+(https://arxiv.org/abs/2303.16900, table 1): a smaller depthwise kernel (k3, k5), and a depthwise convolution on the
+last 1/n of the channels (par1_n), the others passing through.
+"""
+
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import get_device_dtype
+from timm.models import ConvNeXt, generate_default_cfgs, register_model
+
+from .._timm import feature_take_indices
+from ..memory import LowFrequencyMemory, MemorySite
+from ._create import create_mlfm_model, image_convs
+
+__all__ = ['MLFMConvNeXt', 'PartialConvNeXt']
+
+
+class PartialDepthwiseConv2d(nn.Conv2d):
+    """Depthwise convolution on the last channels of a feature; the first pass through.
+
+    Args:
+        num_chs: Channels of the feature.
+        conv_chs: How many of them, the last, are convolved.
+        **kwargs: As `torch.nn.Conv2d`.
+    """
+
+    def __init__(self, num_chs: int, conv_chs: int, **kwargs):
+        super().__init__(conv_chs, conv_chs, groups=conv_chs, **kwargs)
+        self.split_chs = [num_chs - conv_chs, conv_chs]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        passed, x = torch.split(x, self.split_chs, dim=1)
+        return torch.cat([passed, self._conv_forward(x, self.weight, self.bias)], dim=1)
+
+
+class PartialConvNeXt(ConvNeXt):
+    """ConvNeXt whose depthwise convolutions see a part of the channels: the trunk of the par1_n variants.
+
+    Args:
+        *args: As `timm.models.ConvNeXt`.
+        conv_ratio: Part of the channels that the depthwise convolutions see, above 0 and at most 1.
+        **kwargs: As `timm.models.ConvNeXt`.
+
+    Raises:
+        ValueError: `conv_ratio` is out of range.
+    """
+
+    def __init__(self, *args, conv_ratio: float = 1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not 0 < conv_ratio <= 1:
+            raise ValueError(f'conv_ratio is {conv_ratio}, expected a number above 0 and at most 1.')
+        if conv_ratio == 1:
+            return
+        for stage in self.stages:
+            for block in stage.blocks:
+                conv = block.conv_dw
+                block.conv_dw = PartialDepthwiseConv2d(
+                    conv.out_channels,
+                    int(conv.out_channels * conv_ratio),
+                    kernel_size=conv.kernel_size,
+                    stride=conv.stride,
+                    padding=conv.padding,
+                    dilation=conv.dilation,
+                    bias=conv.bias is not None,
+                    **get_device_dtype(self),
+                )
+                # as timm's ConvNeXt initialises its convolutions
+                nn.init.trunc_normal_(block.conv_dw.weight, std=.02)
+                if block.conv_dw.bias is not None:
+                    nn.init.zeros_(block.conv_dw.bias)
+
+
+class MLFMConvNeXt(PartialConvNeXt):
+    """ConvNeXt with a memory unit after the stem and after every stage.
+
+    Args:
+        *args: As `PartialConvNeXt`.
+        memory_update: How a unit makes the next memory, 'add' or 'cat'.
+        memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
+        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
+        **kwargs: As `PartialConvNeXt`.
+
+    Raises:
+        ValueError: A memory option or `conv_ratio` is out of range.
+    """
+
+    def __init__(
+            self,
+            *args,
+            memory_update: str = 'add',
+            memory_supplement: str = 'all',
+            memory_forget_last: bool = False,
+            **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        conv = [m for m in self.stem if isinstance(m, nn.Conv2d)][-1]
+        # a patch stem and the downsampling between stages do not pad and so round odd sides down
+        pads = conv.padding != (0, 0)
+        sites = [MemorySite('stem', conv.out_channels, self.feature_info[0]['reduction'], ceil_mode=pads)]
+        sites += [MemorySite(i['module'], i['num_chs'], i['reduction'], ceil_mode=False) for i in self.feature_info]
+        self.memory = LowFrequencyMemory(
+            sites,
+            lengths={'stages': len(self.stages)},
+            in_chans=self.in_chans,
+            update=memory_update,
+            supplement=memory_supplement,
+            forget_last=memory_forget_last,
+            **get_device_dtype(self),
+        )
+        self._traits = dict(first_conv=image_convs(self))
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:
+        return dict(
+            stem=r'^(?:memory\.)?stem',
+            blocks=r'^(?:memory\.)?stages\.(\d+)' if coarse else [
+                (r'^stages\.(\d+)\.downsample', (0,)),
+                (r'^stages\.(\d+)\.blocks\.(\d+)', None),
+                (r'^memory\.stages\.(\d+)', (99,)),
+                (r'^norm_pre', (99999,)),
+            ],
+        )
+
+    def _forward_stages(
+            self,
+            x: torch.Tensor,
+            indices: List[int],
+            last: int,
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """Walk trunk and memory together.
+
+        Args:
+            x: Image batch (N, in_chans, H, W).
+            indices: Stages whose features to keep, counted from 0.
+            last: Stage after which to stop.
+
+        Returns:
+            The feature that the walk ends at, and the kept features in order.
+        """
+        features: List[torch.Tensor] = []
+        bands = self.memory(x)
+        x, memory = self.memory.stem(self.stem(x), bands[self.memory.first_level], bands)
+        for i, (stage, unit) in enumerate(zip(self.stages, self.memory.stages)):
+            if i <= last:
+                x, memory = unit(stage(x), memory, bands)
+                if i in indices:
+                    features.append(x)
+        return x, features
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        x, _ = self._forward_stages(x, [], len(self.stages) - 1)
+        return self.norm_pre(x)
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        end = len(self.stages) - 1
+        last = max_index if stop_early else end
+        x, intermediates = self._forward_stages(x, take_indices, last)
+        if norm and end in take_indices:
+            intermediates[take_indices.index(end)] = self.norm_pre(intermediates[take_indices.index(end)])
+        if intermediates_only:
+            return intermediates
+        if last == end:
+            x = self.norm_pre(x)
+        return x, intermediates
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        take_indices = super().prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+        self.memory.stages = self.memory.stages[:len(self.stages)]
+        self.memory.update_levels()
+        return take_indices
+
+
+def _create_mlfm_convnext(variant: str, pretrained: bool = False, **kwargs) -> ConvNeXt:
+    feature_cfg = dict(out_indices=(0, 1, 2, 3), flatten_sequential=True)
+    return create_mlfm_model(MLFMConvNeXt, PartialConvNeXt, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+
+
+def _cfg(**kwargs) -> Dict[str, Any]:
+    return {
+        'num_classes': 100, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
+        'crop_pct': 0.875, 'interpolation': 'bicubic',
+        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'stem.0', 'classifier': 'head.fc', 'license': 'apache-2.0',
+        'paper_ids': 'arXiv:2403.08157',
+        **kwargs
+    }
+
+
+default_cfgs = generate_default_cfgs({
+    'mlfm_convnext_tiny_k3_par1_8': _cfg(),
+    'mlfm_convnext_tiny_k3_par1_4': _cfg(),
+    'mlfm_convnext_tiny_k3_par1_2': _cfg(),
+    'mlfm_convnext_tiny_k3': _cfg(),
+    'mlfm_convnext_tiny_k5': _cfg(),
+    'mlfm_convnext_tiny': _cfg(),
+    'mlfm_convnext_small': _cfg(),
+})
+
+
+@register_model
+def mlfm_convnext_tiny_k3_par1_8(pretrained: bool = False, **kwargs) -> ConvNeXt:
+    """ConvNeXt-T with memory, 3x3 depthwise convolutions on an eighth of the channels."""
+    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=3, conv_ratio=1 / 8)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k3_par1_8', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_convnext_tiny_k3_par1_4(pretrained: bool = False, **kwargs) -> ConvNeXt:
+    """ConvNeXt-T with memory, 3x3 depthwise convolutions on a quarter of the channels."""
+    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=3, conv_ratio=1 / 4)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k3_par1_4', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_convnext_tiny_k3_par1_2(pretrained: bool = False, **kwargs) -> ConvNeXt:
+    """ConvNeXt-T with memory, 3x3 depthwise convolutions on half of the channels."""
+    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=3, conv_ratio=1 / 2)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k3_par1_2', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_convnext_tiny_k3(pretrained: bool = False, **kwargs) -> ConvNeXt:
+    """ConvNeXt-T with memory, 3x3 depthwise convolutions."""
+    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=3)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k3', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_convnext_tiny_k5(pretrained: bool = False, **kwargs) -> ConvNeXt:
+    """ConvNeXt-T with memory, 5x5 depthwise convolutions."""
+    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=5)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k5', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_convnext_tiny(pretrained: bool = False, **kwargs) -> ConvNeXt:
+    """ConvNeXt-T with memory."""
+    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768))
+    return _create_mlfm_convnext('mlfm_convnext_tiny', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_convnext_small(pretrained: bool = False, **kwargs) -> ConvNeXt:
+    """ConvNeXt-S with memory."""
+    model_args = dict(depths=(3, 3, 27, 3), dims=(96, 192, 384, 768))
+    return _create_mlfm_convnext('mlfm_convnext_small', pretrained, **dict(model_args, **kwargs))

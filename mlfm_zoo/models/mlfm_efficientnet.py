@@ -1,0 +1,314 @@
+"""MobileNetV2 and EfficientNet with low-frequency memory.
+
+Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
+(AAAI 2024), https://arxiv.org/abs/2403.08157. Sites of MobileNetV2 are those of the authors' code and its update is
+'cat', as in their released x0.1 checkpoint (their code says 'add'). Their EfficientNet is not released: it has the
+sites of MobileNetV2 here, whose stages have the same strides.
+
+The trunks are timm's EfficientNet class. MobileNetV2 x0.1, which timm lacks, rounds its channels to multiples of 4.
+"""
+
+from functools import partial
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import get_device_dtype
+from timm.models import EfficientNet, checkpoint_seq, generate_default_cfgs, register_model
+
+from .._timm import decode_arch_def, feature_take_indices, resolve_act_layer, resolve_bn_args, round_channels
+from ..memory import LowFrequencyMemory, MemorySite
+from ._create import create_mlfm_model, image_convs
+
+__all__ = ['MLFMEfficientNet']
+
+
+class MLFMEfficientNet(EfficientNet):
+    """EfficientNet with a memory unit after the stem and after every stage but the first and the last.
+
+    Args:
+        *args: As `timm.models.EfficientNet`.
+        memory_update: How a unit makes the next memory, 'add' or 'cat'.
+        memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
+        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
+        **kwargs: As `timm.models.EfficientNet`.
+
+    Raises:
+        ValueError: A memory option is out of range.
+    """
+
+    def __init__(
+            self,
+            *args,
+            memory_update: str = 'add',
+            memory_supplement: str = 'all',
+            memory_forget_last: bool = False,
+            **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        sites = [MemorySite('stem', self.conv_stem.out_channels, 2)]
+        for i in range(1, len(self.blocks) - 1):
+            num_chs = self.blocks[i][-1].feature_info('bottleneck')['num_chs']
+            # feature_info lists the last stage of each resolution; `stage` counts from 1 there
+            reduction = next(info['reduction'] for info in self.feature_info if info['stage'] > i)
+            sites.append(MemorySite(f'blocks.{i}', num_chs, reduction))
+        self.memory = LowFrequencyMemory(
+            sites,
+            lengths={'blocks': len(self.blocks)},
+            in_chans=self.in_chans,
+            update=memory_update,
+            supplement=memory_supplement,
+            forget_last=memory_forget_last,
+            **get_device_dtype(self),
+        )
+        self._traits = dict(first_conv=image_convs(self))
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:
+        return dict(
+            stem=r'^conv_stem|bn1|memory\.stem',
+            blocks=[
+                (r'^blocks\.(\d+)' if coarse else r'^blocks\.(\d+)\.(\d+)', None),
+                (r'^memory\.blocks\.(\d+)', None if coarse else (99,)),
+                (r'conv_head|bn2', (99999,)),
+            ],
+        )
+
+    def _forward_stages(
+            self,
+            x: torch.Tensor,
+            indices: List[int],
+            last: int,
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """Walk trunk and memory together.
+
+        Args:
+            x: Image batch (N, in_chans, H, W).
+            indices: Features to keep, 0 the stem's, i the one of stage i, counted from 1.
+            last: Stage after which to stop, 0 for the stem.
+
+        Returns:
+            The feature that the walk ends at, and the kept features in order.
+        """
+        features: List[torch.Tensor] = []
+        bands = self.memory(x)
+        x = self.bn1(self.conv_stem(x))
+        x, memory = self.memory.stem(x, bands[self.memory.first_level], bands)
+        if 0 in indices:
+            features.append(x)
+        for i, (stage, unit) in enumerate(zip(self.blocks, self.memory.blocks)):
+            if i < last:
+                x = stage(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(stage, x)
+                x, memory = unit(x, memory, bands)
+                if i + 1 in indices:
+                    features.append(x)
+        return x, features
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        x, _ = self._forward_stages(x, [], len(self.blocks))
+        return self.bn2(self.conv_head(x))
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+            extra_blocks: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
+        stage_ends = list(range(len(self.blocks) + 1)) if extra_blocks else self.stage_ends
+        take_indices, max_index = feature_take_indices(len(stage_ends), indices)
+        take_indices = [stage_ends[i] for i in take_indices]
+        last = stage_ends[max_index] if stop_early else len(self.blocks)
+        x, intermediates = self._forward_stages(x, take_indices, last)
+        if intermediates_only:
+            return intermediates
+        if last == self.stage_ends[-1]:
+            x = self.bn2(self.conv_head(x))
+        return x, intermediates
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+            extra_blocks: bool = False,
+    ) -> List[int]:
+        take_indices = super().prune_intermediate_layers(
+            indices, prune_norm=prune_norm, prune_head=prune_head, extra_blocks=extra_blocks)
+        self.memory.blocks = self.memory.blocks[:len(self.blocks)]
+        self.memory.update_levels()
+        return take_indices
+
+
+def _create_mlfm_efficientnet(variant: str, pretrained: bool = False, **kwargs) -> EfficientNet:
+    return create_mlfm_model(MLFMEfficientNet, EfficientNet, variant, pretrained, **kwargs)
+
+
+def _gen_mobilenetv2(
+        variant: str,
+        pretrained: bool = False,
+        channel_multiplier: float = 1.0,
+        channel_divisor: int = 8,
+        depth_multiplier: float = 1.0,
+        group_size: Optional[int] = None,
+        fix_stem_head: bool = False,
+        **kwargs,
+) -> EfficientNet:
+    """MobileNetV2, https://arxiv.org/abs/1801.04381, table 2."""
+    arch_def = [
+        ['ds_r1_k3_s1_c16'],
+        ['ir_r2_k3_s2_e6_c24'],
+        ['ir_r3_k3_s2_e6_c32'],
+        ['ir_r4_k3_s2_e6_c64'],
+        ['ir_r3_k3_s1_e6_c96'],
+        ['ir_r3_k3_s2_e6_c160'],
+        ['ir_r1_k3_s1_e6_c320'],
+    ]
+    round_chs_fn = partial(round_channels, multiplier=channel_multiplier, divisor=channel_divisor)
+    return _create_mlfm_efficientnet(
+        variant,
+        pretrained,
+        block_args=decode_arch_def(arch_def, depth_multiplier, fix_first_last=fix_stem_head, group_size=group_size),
+        num_features=1280 if fix_stem_head else max(1280, round_chs_fn(1280)),
+        stem_size=32,
+        fix_stem=fix_stem_head,
+        round_chs_fn=round_chs_fn,
+        norm_layer=kwargs.pop('norm_layer', None) or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
+        act_layer=resolve_act_layer(kwargs, 'relu6'),
+        memory_args=dict(memory_update='cat', memory_forget_last=True),
+        **kwargs,
+    )
+
+
+def _gen_efficientnet(
+        variant: str,
+        pretrained: bool = False,
+        channel_multiplier: float = 1.0,
+        channel_divisor: int = 8,
+        depth_multiplier: float = 1.0,
+        group_size: Optional[int] = None,
+        **kwargs,
+) -> EfficientNet:
+    """EfficientNet, https://arxiv.org/abs/1905.11946, table 1."""
+    arch_def = [
+        ['ds_r1_k3_s1_e1_c16_se0.25'],
+        ['ir_r2_k3_s2_e6_c24_se0.25'],
+        ['ir_r2_k5_s2_e6_c40_se0.25'],
+        ['ir_r3_k3_s2_e6_c80_se0.25'],
+        ['ir_r3_k5_s1_e6_c112_se0.25'],
+        ['ir_r4_k5_s2_e6_c192_se0.25'],
+        ['ir_r1_k3_s1_e6_c320_se0.25'],
+    ]
+    round_chs_fn = partial(round_channels, multiplier=channel_multiplier, divisor=channel_divisor)
+    return _create_mlfm_efficientnet(
+        variant,
+        pretrained,
+        block_args=decode_arch_def(arch_def, depth_multiplier, group_size=group_size),
+        num_features=round_chs_fn(1280),
+        stem_size=32,
+        round_chs_fn=round_chs_fn,
+        norm_layer=kwargs.pop('norm_layer', None) or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
+        act_layer=resolve_act_layer(kwargs, 'swish'),
+        **kwargs,
+    )
+
+
+def _cfg(**kwargs) -> Dict[str, Any]:
+    return {
+        'num_classes': 100, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
+        'crop_pct': 0.875, 'interpolation': 'bicubic',
+        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'conv_stem', 'classifier': 'classifier', 'license': 'apache-2.0',
+        'paper_ids': 'arXiv:2403.08157',
+        **kwargs
+    }
+
+
+default_cfgs = generate_default_cfgs({
+    'mlfm_mobilenetv2_010': _cfg(interpolation='bilinear'),
+    'mlfm_mobilenetv2_035': _cfg(interpolation='bilinear'),
+    'mlfm_mobilenetv2_050': _cfg(interpolation='bilinear'),
+    'mlfm_mobilenetv2_075': _cfg(interpolation='bilinear'),
+    'mlfm_mobilenetv2_100': _cfg(interpolation='bilinear'),
+    # The authors' settings for EfficientNet are not known; sizes are those timm trained these trunks at.
+    'mlfm_efficientnet_b0': _cfg(),
+    'mlfm_efficientnet_b1': _cfg(input_size=(3, 240, 240), pool_size=(8, 8)),
+    'mlfm_efficientnet_b2': _cfg(input_size=(3, 256, 256), pool_size=(8, 8)),
+    'mlfm_efficientnet_b3': _cfg(input_size=(3, 288, 288), pool_size=(9, 9)),
+    'mlfm_efficientnet_b4': _cfg(input_size=(3, 320, 320), pool_size=(10, 10)),
+})
+
+
+@register_model
+def mlfm_mobilenetv2_010(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 x0.1 with memory; channels are rounded to multiples of 4."""
+    model_args = dict(channel_multiplier=0.1, channel_divisor=4)
+    return _gen_mobilenetv2('mlfm_mobilenetv2_010', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_mobilenetv2_035(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 x0.35 with memory."""
+    model_args = dict(channel_multiplier=0.35)
+    return _gen_mobilenetv2('mlfm_mobilenetv2_035', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_mobilenetv2_050(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 x0.5 with memory."""
+    model_args = dict(channel_multiplier=0.5)
+    return _gen_mobilenetv2('mlfm_mobilenetv2_050', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_mobilenetv2_075(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 x0.75 with memory."""
+    model_args = dict(channel_multiplier=0.75)
+    return _gen_mobilenetv2('mlfm_mobilenetv2_075', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_mobilenetv2_100(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 x1.0 with memory."""
+    model_args = dict(channel_multiplier=1.0)
+    return _gen_mobilenetv2('mlfm_mobilenetv2_100', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_efficientnet_b0(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """EfficientNet-B0 with memory."""
+    model_args = dict(channel_multiplier=1.0, depth_multiplier=1.0)
+    return _gen_efficientnet('mlfm_efficientnet_b0', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_efficientnet_b1(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """EfficientNet-B1 with memory."""
+    model_args = dict(channel_multiplier=1.0, depth_multiplier=1.1)
+    return _gen_efficientnet('mlfm_efficientnet_b1', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_efficientnet_b2(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """EfficientNet-B2 with memory."""
+    model_args = dict(channel_multiplier=1.1, depth_multiplier=1.2)
+    return _gen_efficientnet('mlfm_efficientnet_b2', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_efficientnet_b3(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """EfficientNet-B3 with memory."""
+    model_args = dict(channel_multiplier=1.2, depth_multiplier=1.4)
+    return _gen_efficientnet('mlfm_efficientnet_b3', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_efficientnet_b4(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """EfficientNet-B4 with memory."""
+    model_args = dict(channel_multiplier=1.4, depth_multiplier=1.8)
+    return _gen_efficientnet('mlfm_efficientnet_b4', pretrained, **dict(model_args, **kwargs))

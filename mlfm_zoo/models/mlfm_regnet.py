@@ -1,0 +1,220 @@
+"""RegNetX and RegNetY with low-frequency memory.
+
+Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
+(AAAI 2024), https://arxiv.org/abs/2403.08157. Sites are those of the authors' code, which is released for one set of
+widths only. The trunks are timm's.
+"""
+
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import get_device_dtype
+from timm.models import RegNet, RegNetCfg, generate_default_cfgs, register_model
+
+from .._timm import feature_take_indices
+from ..memory import LowFrequencyMemory, MemorySite, PassThrough
+from ._create import create_mlfm_model, image_convs
+
+__all__ = ['MLFMRegNet']
+
+
+class MLFMRegNet(RegNet):
+    """RegNet with a memory unit after the stem and after every stage.
+
+    Args:
+        *args: As `timm.models.RegNet`.
+        memory_update: How a unit makes the next memory, 'add' or 'cat'.
+        memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
+        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
+        **kwargs: As `timm.models.RegNet`.
+
+    Raises:
+        ValueError: A memory option is out of range.
+    """
+
+    def __init__(
+            self,
+            *args,
+            memory_update: str = 'add',
+            memory_supplement: str = 'all',
+            memory_forget_last: bool = False,
+            **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.memory = LowFrequencyMemory(
+            [MemorySite(info['module'], info['num_chs'], info['reduction']) for info in self.feature_info],
+            in_chans=self.in_chans,
+            update=memory_update,
+            supplement=memory_supplement,
+            forget_last=memory_forget_last,
+            **get_device_dtype(self),
+        )
+        self._traits = dict(first_conv=image_convs(self))
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        return dict(
+            stem=r'^(?:memory\.)?stem',
+            blocks=r'^(?:memory\.)?s(\d+)' if coarse else [
+                (r'^s(\d+)\.b(\d+)', None),
+                (r'^memory\.s(\d+)', (99,)),
+            ],
+        )
+
+    def _forward_stages(
+            self,
+            x: torch.Tensor,
+            indices: List[int],
+            last: int = 4,
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """Walk trunk and memory together.
+
+        Args:
+            x: Image batch (N, in_chans, H, W).
+            indices: Features to keep, 0 the stem's, 1 to 4 the stages'.
+            last: Stage after which to stop, 0 for the stem.
+
+        Returns:
+            The feature that the walk ends at, and the kept features in order.
+        """
+        features: List[torch.Tensor] = []
+        bands = self.memory(x)
+        x, memory = self.memory.stem(self.stem(x), bands[self.memory.first_level], bands)
+        if 0 in indices:
+            features.append(x)
+        if last >= 1:
+            x, memory = self.memory.s1(self.s1(x), memory, bands)
+            if 1 in indices:
+                features.append(x)
+        if last >= 2:
+            x, memory = self.memory.s2(self.s2(x), memory, bands)
+            if 2 in indices:
+                features.append(x)
+        if last >= 3:
+            x, memory = self.memory.s3(self.s3(x), memory, bands)
+            if 3 in indices:
+                features.append(x)
+        if last >= 4:
+            x, memory = self.memory.s4(self.s4(x), memory, bands)
+            if 4 in indices:
+                features.append(x)
+        return x, features
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        x, _ = self._forward_stages(x, [])
+        return self.final_conv(x)
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
+        take_indices, max_index = feature_take_indices(5, indices)
+        last = max_index if stop_early else 4
+        x, intermediates = self._forward_stages(x, take_indices, last)
+        if intermediates_only:
+            return intermediates
+        if last == 4:
+            x = self.final_conv(x)
+        return x, intermediates
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        take_indices = super().prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+        for stage in range(max(take_indices) + 1, 5):
+            setattr(self.memory, f's{stage}', PassThrough())
+        self.memory.update_levels()
+        return take_indices
+
+
+def _create_mlfm_regnet(variant: str, pretrained: bool = False, **kwargs) -> RegNet:
+    return create_mlfm_model(MLFMRegNet, RegNet, variant, pretrained, **kwargs)
+
+
+def _cfg(**kwargs) -> Dict[str, Any]:
+    return {
+        'num_classes': 100, 'input_size': (3, 256, 256), 'pool_size': (8, 8),
+        'crop_pct': 1.0, 'interpolation': 'bilinear',
+        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'stem.conv', 'classifier': 'head.fc', 'license': 'apache-2.0',
+        'paper_ids': 'arXiv:2403.08157',
+        **kwargs
+    }
+
+
+default_cfgs = generate_default_cfgs({
+    'mlfm_regnetx_002': _cfg(),
+    'mlfm_regnetx_004': _cfg(),
+    'mlfm_regnetx_006': _cfg(),
+    'mlfm_regnetx_008': _cfg(),
+    'mlfm_regnety_002': _cfg(),
+    'mlfm_regnety_004': _cfg(),
+    'mlfm_regnety_006': _cfg(),
+    'mlfm_regnety_008': _cfg(),
+})
+
+
+@register_model
+def mlfm_regnetx_002(pretrained: bool = False, **kwargs) -> RegNet:
+    """RegNetX-200MF with memory."""
+    model_cfg = RegNetCfg(w0=24, wa=36.44, wm=2.49, group_size=8, depth=13)
+    return _create_mlfm_regnet('mlfm_regnetx_002', pretrained, model_cfg=model_cfg, **kwargs)
+
+
+@register_model
+def mlfm_regnetx_004(pretrained: bool = False, **kwargs) -> RegNet:
+    """RegNetX-400MF with memory."""
+    model_cfg = RegNetCfg(w0=24, wa=24.48, wm=2.54, group_size=16, depth=22)
+    return _create_mlfm_regnet('mlfm_regnetx_004', pretrained, model_cfg=model_cfg, **kwargs)
+
+
+@register_model
+def mlfm_regnetx_006(pretrained: bool = False, **kwargs) -> RegNet:
+    """RegNetX-600MF with memory."""
+    model_cfg = RegNetCfg(w0=48, wa=36.97, wm=2.24, group_size=24, depth=16)
+    return _create_mlfm_regnet('mlfm_regnetx_006', pretrained, model_cfg=model_cfg, **kwargs)
+
+
+@register_model
+def mlfm_regnetx_008(pretrained: bool = False, **kwargs) -> RegNet:
+    """RegNetX-800MF with memory."""
+    model_cfg = RegNetCfg(w0=56, wa=35.73, wm=2.28, group_size=16, depth=16)
+    return _create_mlfm_regnet('mlfm_regnetx_008', pretrained, model_cfg=model_cfg, **kwargs)
+
+
+@register_model
+def mlfm_regnety_002(pretrained: bool = False, **kwargs) -> RegNet:
+    """RegNetY-200MF with memory."""
+    model_cfg = RegNetCfg(w0=24, wa=36.44, wm=2.49, group_size=8, depth=13, se_ratio=0.25)
+    return _create_mlfm_regnet('mlfm_regnety_002', pretrained, model_cfg=model_cfg, **kwargs)
+
+
+@register_model
+def mlfm_regnety_004(pretrained: bool = False, **kwargs) -> RegNet:
+    """RegNetY-400MF with memory."""
+    model_cfg = RegNetCfg(w0=48, wa=27.89, wm=2.09, group_size=8, depth=16, se_ratio=0.25)
+    return _create_mlfm_regnet('mlfm_regnety_004', pretrained, model_cfg=model_cfg, **kwargs)
+
+
+@register_model
+def mlfm_regnety_006(pretrained: bool = False, **kwargs) -> RegNet:
+    """RegNetY-600MF with memory."""
+    model_cfg = RegNetCfg(w0=48, wa=32.54, wm=2.32, group_size=16, depth=15, se_ratio=0.25)
+    return _create_mlfm_regnet('mlfm_regnety_006', pretrained, model_cfg=model_cfg, **kwargs)
+
+
+@register_model
+def mlfm_regnety_008(pretrained: bool = False, **kwargs) -> RegNet:
+    """RegNetY-800MF with memory."""
+    model_cfg = RegNetCfg(w0=56, wa=38.84, wm=2.4, group_size=16, depth=14, se_ratio=0.25)
+    return _create_mlfm_regnet('mlfm_regnety_008', pretrained, model_cfg=model_cfg, **kwargs)

@@ -1,0 +1,266 @@
+"""ResNet and SE-ResNet with low-frequency memory.
+
+Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
+(AAAI 2024), https://arxiv.org/abs/2403.08157. Sites and options of each network are those of the authors' code.
+
+The trunk is timm's. It differs from the authors' in ResNet50, whose first stage theirs keeps at 64 channels, and in
+the width of the squeeze of SE-ResNet, which timm rounds to a multiple of 8. ResNet10 and SE-ResNet10, which timm lacks,
+are its ResNet with one BasicBlock a stage.
+"""
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
+from timm.layers import get_device_dtype
+from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint, generate_default_cfgs, register_model
+
+from .._timm import feature_take_indices
+from ..memory import LowFrequencyMemory, MemorySite, PassThrough
+from ._create import create_mlfm_model, image_convs
+
+__all__ = ['MLFMResNet']
+
+
+class MLFMResNet(ResNet):
+    """ResNet with a memory unit after the stem, after its pooling and after every stage.
+
+    Args:
+        *args: As `timm.models.ResNet`.
+        memory_update: How a unit makes the next memory, 'add' or 'cat'.
+        memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
+        memory_split: Whether stages 2 and 3 have a second unit half-way, as in ResNet34 and ResNet50.
+        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
+        **kwargs: As `timm.models.ResNet`.
+
+    Raises:
+        ValueError: A memory option is out of range.
+    """
+
+    def __init__(
+            self,
+            *args,
+            memory_update: str = 'add',
+            memory_supplement: str = 'all',
+            memory_split: bool = False,
+            memory_forget_last: bool = False,
+            **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        stem = self.feature_info[0]
+        sites = [
+            MemorySite('stem', stem['num_chs'], stem['reduction']),
+            MemorySite('pool', stem['num_chs'], 2 * stem['reduction']),
+        ]
+        lengths = {}
+        for info in self.feature_info[1:]:
+            name, num_blocks = info['module'], len(getattr(self, info['module']))
+            lengths[name] = num_blocks
+            ends = [num_blocks - 1]
+            if memory_split and name in ('layer2', 'layer3') and num_blocks > 1:
+                ends.insert(0, num_blocks // 2 - 1)
+            sites += [MemorySite(f'{name}.{end}', info['num_chs'], info['reduction']) for end in ends]
+        self.memory = LowFrequencyMemory(
+            sites,
+            lengths,
+            in_chans=self.in_chans,
+            update=memory_update,
+            supplement=memory_supplement,
+            forget_last=memory_forget_last,
+            **get_device_dtype(self),
+        )
+        self._traits = dict(first_conv=image_convs(self))
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, str]:
+        return dict(
+            stem=r'^conv1|bn1|maxpool|memory\.(?:stem|pool)',
+            blocks=r'^(?:memory\.)?layer(\d+)' if coarse else r'^(?:memory\.)?layer(\d+)\.(\d+)',
+        )
+
+    def _forward_stages(
+            self,
+            x: torch.Tensor,
+            indices: List[int],
+            last: int = 4,
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """Walk trunk and memory together.
+
+        Args:
+            x: Image batch (N, in_chans, H, W).
+            indices: Features to keep, 0 the stem's, 1 to 4 the stages'.
+            last: Stage after which to stop, 0 for the stem.
+
+        Returns:
+            The feature that the walk ends at, and the kept features in order.
+        """
+        features: List[torch.Tensor] = []
+        bands = self.memory(x)
+        x = self.act1(self.bn1(self.conv1(x)))
+        x, memory = self.memory.stem(x, bands[self.memory.first_level], bands)
+        if 0 in indices:
+            features.append(x)
+        x, memory = self.memory.pool(self.maxpool(x), memory, bands)
+        if last >= 1:
+            for block, unit in zip(self.layer1, self.memory.layer1):
+                x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
+                x, memory = unit(x, memory, bands)
+            if 1 in indices:
+                features.append(x)
+        if last >= 2:
+            for block, unit in zip(self.layer2, self.memory.layer2):
+                x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
+                x, memory = unit(x, memory, bands)
+            if 2 in indices:
+                features.append(x)
+        if last >= 3:
+            for block, unit in zip(self.layer3, self.memory.layer3):
+                x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
+                x, memory = unit(x, memory, bands)
+            if 3 in indices:
+                features.append(x)
+        if last >= 4:
+            for block, unit in zip(self.layer4, self.memory.layer4):
+                x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
+                x, memory = unit(x, memory, bands)
+            if 4 in indices:
+                features.append(x)
+        return x, features
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        x, _ = self._forward_stages(x, [])
+        return x
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
+        take_indices, max_index = feature_take_indices(5, indices)
+        x, intermediates = self._forward_stages(x, take_indices, max_index if stop_early else 4)
+        if intermediates_only:
+            return intermediates
+        return x, intermediates
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        take_indices = super().prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+        last = max(take_indices)
+        for stage in range(last + 1, 5):
+            setattr(self.memory, f'layer{stage}', nn.ModuleList())
+        if last == 0:
+            self.memory.pool = PassThrough()
+        self.memory.update_levels()
+        return take_indices
+
+
+def _create_mlfm_resnet(variant: str, pretrained: bool = False, **kwargs) -> ResNet:
+    return create_mlfm_model(MLFMResNet, ResNet, variant, pretrained, **kwargs)
+
+
+def _cfg(**kwargs) -> Dict[str, Any]:
+    return {
+        'num_classes': 100, 'input_size': (3, 256, 256), 'pool_size': (8, 8),
+        'crop_pct': 1.0, 'interpolation': 'bilinear',
+        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'conv1', 'classifier': 'fc', 'license': 'apache-2.0',
+        'paper_ids': 'arXiv:2403.08157',
+        **kwargs
+    }
+
+
+default_cfgs = generate_default_cfgs({
+    'mlfm_resnet10': _cfg(),
+    'mlfm_resnet18': _cfg(),
+    'mlfm_resnet34': _cfg(),
+    'mlfm_resnet50': _cfg(),
+    'mlfm_seresnet10': _cfg(),
+    'mlfm_seresnet18': _cfg(),
+    'mlfm_seresnet34': _cfg(),
+    'mlfm_seresnet50': _cfg(),
+    'test_mlfm_resnet.digits': _cfg(
+        file=str(Path(__file__).parents[1] / 'weights' / 'test_mlfm_resnet.digits.safetensors'),
+        num_classes=10, input_size=(3, 64, 64), pool_size=(2, 2), interpolation='bicubic',
+        mean=IMAGENET_INCEPTION_MEAN, std=IMAGENET_INCEPTION_STD, first_conv='conv1.0',
+        label_names=tuple('0123456789'),
+        description="Trained on scikit-learn's handwritten digits by scripts/train_test_model.py, for tests and demos."),
+})
+
+
+@register_model
+def mlfm_resnet10(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-10 with memory; the trunk is a ResNet of one BasicBlock a stage."""
+    model_args = dict(block=BasicBlock, layers=(1, 1, 1, 1))
+    return _create_mlfm_resnet('mlfm_resnet10', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_resnet18(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-18 with memory, without a supplement gate at stage 4."""
+    model_args = dict(block=BasicBlock, layers=(2, 2, 2, 2))
+    memory_args = dict(memory_supplement='all_but_last', memory_forget_last=True)
+    return _create_mlfm_resnet('mlfm_resnet18', pretrained, memory_args=memory_args, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_resnet34(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-34 with memory, stages 2 and 3 split in halves."""
+    model_args = dict(block=BasicBlock, layers=(3, 4, 6, 3))
+    memory_args = dict(memory_split=True)
+    return _create_mlfm_resnet('mlfm_resnet34', pretrained, memory_args=memory_args, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_resnet50(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-50 with memory, stages 2 and 3 split in halves."""
+    model_args = dict(block=Bottleneck, layers=(3, 4, 6, 3))
+    memory_args = dict(memory_split=True)
+    return _create_mlfm_resnet('mlfm_resnet50', pretrained, memory_args=memory_args, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_seresnet10(pretrained: bool = False, **kwargs) -> ResNet:
+    """SE-ResNet-10 with memory; the trunk is an SE-ResNet of one BasicBlock a stage."""
+    model_args = dict(block=BasicBlock, layers=(1, 1, 1, 1), block_args=dict(attn_layer='se'))
+    return _create_mlfm_resnet('mlfm_seresnet10', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_seresnet18(pretrained: bool = False, **kwargs) -> ResNet:
+    """SE-ResNet-18 with memory."""
+    model_args = dict(block=BasicBlock, layers=(2, 2, 2, 2), block_args=dict(attn_layer='se'))
+    return _create_mlfm_resnet('mlfm_seresnet18', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_seresnet34(pretrained: bool = False, **kwargs) -> ResNet:
+    """SE-ResNet-34 with memory."""
+    model_args = dict(block=BasicBlock, layers=(3, 4, 6, 3), block_args=dict(attn_layer='se'))
+    return _create_mlfm_resnet('mlfm_seresnet34', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def mlfm_seresnet50(pretrained: bool = False, **kwargs) -> ResNet:
+    """SE-ResNet-50 with memory."""
+    model_args = dict(block=Bottleneck, layers=(3, 4, 6, 3), block_args=dict(attn_layer='se'))
+    return _create_mlfm_resnet('mlfm_seresnet50', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def test_mlfm_resnet(pretrained: bool = False, **kwargs) -> ResNet:
+    """Tiny ResNet with memory for tests and demos; its weights come with the package."""
+    model_args = dict(
+        block=BasicBlock, layers=(1, 1, 2, 1), stem_width=8, stem_type='deep', avg_down=True, channels=(16, 24, 32, 40))
+    memory_args = dict(memory_split=True)
+    return _create_mlfm_resnet('test_mlfm_resnet', pretrained, memory_args=memory_args, **dict(model_args, **kwargs))

@@ -1,0 +1,33 @@
+"""The networks that tests run over."""
+
+# timm's name of each trunk that timm has
+TRUNKS = {
+    f'mlfm_{name}': name for name in (
+        'resnet18', 'resnet34', 'resnet50', 'seresnet18', 'seresnet34', 'seresnet50',
+        'mobilenetv2_035', 'mobilenetv2_050', 'mobilenetv2_075', 'mobilenetv2_100',
+        'regnetx_002', 'regnetx_004', 'regnetx_006', 'regnetx_008',
+        'regnety_002', 'regnety_004', 'regnety_006', 'regnety_008',
+        'efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2', 'efficientnet_b3', 'efficientnet_b4',
+        'convnext_tiny', 'convnext_small', 'inception_next_tiny',
+    )
+}
+
+# trunks that timm lacks
+OWN = [
+    'mlfm_resnet10', 'mlfm_seresnet10', 'mlfm_mobilenetv2_010', 'mlfm_convnext_tiny_k3', 'mlfm_convnext_tiny_k5',
+    'mlfm_convnext_tiny_k3_par1_2', 'mlfm_convnext_tiny_k3_par1_4', 'mlfm_convnext_tiny_k3_par1_8',
+]
+
+ALL = sorted([*TRUNKS, *OWN])
+
+# one of each kind of network, made small by these arguments where the class allows it
+SMALL = {
+    'test_mlfm_resnet': {},
+    'mlfm_resnet18': dict(channels=(16, 24, 32, 40)),
+    'mlfm_seresnet50': dict(layers=(1, 2, 2, 1), channels=(8, 16, 24, 32)),
+    'mlfm_mobilenetv2_010': {},
+    'mlfm_efficientnet_b0': dict(channel_multiplier=0.25),
+    'mlfm_regnety_002': {},
+    'mlfm_convnext_tiny_k3_par1_4': dict(depths=(1, 1, 2, 1), dims=(16, 24, 32, 40)),
+    'mlfm_inception_next_tiny': dict(depths=(1, 1, 2, 1), dims=(16, 24, 32, 40)),
+}

@@ -1,0 +1,380 @@
+"""What people do with a timm model, done with ours."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters
+
+import mlfm_zoo
+from networks import ALL, SMALL
+
+small = pytest.mark.parametrize('name', SMALL)
+
+
+def create(name, **kwargs):
+    torch.manual_seed(0)
+    return timm.create_model(name, **SMALL.get(name, {}), **kwargs).eval()
+
+
+@small
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (225, 193), (256, 128)])
+def test_any_size(name, size):
+    with torch.inference_mode():
+        logits = create(name)(torch.randn(1, 3, *size))
+    assert logits.shape == (1, create(name).num_classes)
+    assert logits.isfinite().all()
+
+
+@small
+def test_image_too_small(name):
+    with pytest.raises(ValueError, match='image of 31x64 pixels is smaller') as error:
+        create(name)(torch.randn(1, 3, 31, 64))
+    assert '\n' not in str(error.value)
+
+
+@small
+@pytest.mark.parametrize('in_chans', [1, 3, 4, 8])
+def test_in_chans(name, in_chans):
+    model = create(name, in_chans=in_chans)
+    with torch.inference_mode():
+        assert model(torch.randn(2, in_chans, 64, 64)).isfinite().all()
+
+
+@small
+@pytest.mark.parametrize('output_stride', [8, 16])
+def test_output_stride(name, output_stride):
+    model = create(name, features_only=True, output_stride=output_stride)
+    with torch.inference_mode():
+        features = model(torch.randn(1, 3, 64, 96))
+    assert max(model.feature_info.reduction()) == output_stride
+    assert [f.shape[-2:] for f in features] == [(64 // r, 96 // r) for r in model.feature_info.reduction()]
+    # dilation changes no parameter: weights trained at one output stride fit another
+    shapes = [{k: v.shape for k, v in m.state_dict().items()}
+              for m in (create(name), create(name, output_stride=output_stride))]
+    assert shapes[0] == shapes[1]
+
+
+@small
+def test_output_stride_deepest_image(name):
+    """A dilated network's deepest map is finer, and smaller images fit it."""
+    with torch.inference_mode():
+        assert create(name, output_stride=8)(torch.randn(1, 3, 16, 16)).isfinite().all()
+
+
+@small
+def test_layouts_and_dtypes_agree(name):
+    model, image = create(name), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(image)
+        channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        torch.testing.assert_close(
+            channels_last(image.to(memory_format=torch.channels_last)), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            copy.deepcopy(model).double()(image.double()).float(), expected, rtol=1e-3, atol=1e-4)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            half = model(image)
+        assert half.isfinite().all()
+        error = (half.float() - expected).abs().max() / expected.abs().max()
+        assert error < 0.1, f'bfloat16 is off by {error:.2f} of the largest logit'
+
+
+@small
+def test_channels_last_is_kept(name):
+    """No unit turns the layout back, which would cost a copy at each site."""
+    model = create(name).to(memory_format=torch.channels_last)
+    layouts = []
+    for module in model.modules():
+        if isinstance(module, mlfm_zoo.LowFrequencyMemoryUnit):
+            module.register_forward_hook(
+                lambda m, args, out: layouts.extend(t.is_contiguous(memory_format=torch.channels_last) for t in out))
+    with torch.inference_mode():
+        model(torch.randn(2, 3, 128, 128).to(memory_format=torch.channels_last))
+    assert layouts and all(layouts)
+
+
+@small
+def test_meta_and_back(name):
+    model = create(name)
+    meta = create(name, device='meta')
+    assert all(t.is_meta for t in [*meta.parameters(), *meta.buffers()])
+    meta.to_empty(device='cpu').load_state_dict(model.state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(meta.eval()(image), model(image))
+
+
+@small
+def test_copies_answer_alike(name):
+    model, image = create(name), torch.randn(2, 3, 64, 64)
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = create(name)
+    loaded.load_state_dict(torch.load(buffer, weights_only=True))
+    with torch.inference_mode():
+        expected = model(image)
+        assert torch.equal(model(image), expected)
+        assert torch.equal(loaded(image), expected)
+        assert torch.equal(copy.deepcopy(model)(image), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(image), expected)
+        # alone or in a batch, an image gets the same answer
+        torch.testing.assert_close(model(image[:1]), expected[:1], rtol=1e-4, atol=1e-5)
+
+
+@small
+def test_no_state_is_kept_between_calls(name):
+    """What a forward pass leaves behind would break DataParallel and threads."""
+    model = create(name)
+
+    def attributes():
+        return {(n, k): id(v) for n, m in model.named_modules() for k, v in vars(m).items()}
+
+    before = attributes()
+    with torch.inference_mode():
+        model(torch.randn(1, 3, 64, 64))
+        model(torch.randn(2, 3, 96, 64))
+    assert attributes() == before
+
+
+@small
+def test_compile_without_graph_breaks(name):
+    model, image = create(name), torch.randn(2, 3, 64, 64)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend='eager')
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), model(image))
+
+
+def test_compile_with_inductor():
+    model, image = create('test_mlfm_resnet'), torch.randn(2, 3, 64, 64)
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(image), model(image), rtol=1e-3, atol=1e-4)
+
+
+@small
+def test_export_with_dynamic_shapes(name):
+    model = create(name)
+    dynamic = {0: torch.export.Dim('batch'), 2: 32 * torch.export.Dim('h', min=1, max=8),
+               3: 32 * torch.export.Dim('w', min=1, max=8)}
+    exported = torch.export.export(model, (torch.randn(2, 3, 224, 256),), dynamic_shapes=(dynamic,)).module()
+    for size in [(64, 64), (96, 128)]:
+        image = torch.randn(3, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(exported(image), model(image), rtol=1e-3, atol=1e-5)
+
+
+@small
+def test_export_with_odd_sizes(name):
+    model = create(name)
+    dynamic = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    exported = torch.export.export(model, (torch.randn(2, 3, 224, 256),), dynamic_shapes=(dynamic,)).module()
+    image = torch.randn(3, 3, 225, 193)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(image), model(image), rtol=1e-3, atol=1e-5)
+
+
+@small
+def test_train_steps_reach_every_memory_parameter(name):
+    model = create(name).train()
+    model(torch.randn(4, 3, 64, 64)).square().mean().backward()
+    for parameter, value in model.memory.named_parameters():
+        assert value.grad is not None, parameter
+        if not parameter.endswith('conv.bias'):  # the norm after the convolution cancels its bias
+            assert value.grad.abs().max() > 0, parameter
+
+
+@small
+@pytest.mark.parametrize('features_only', [False, True])
+def test_grad_checkpointing_changes_no_gradient(name, features_only):
+    gradients = []
+    for enable in (False, True):
+        model = create(name, features_only=features_only).train()
+        model.set_grad_checkpointing(enable)
+        torch.manual_seed(1)
+        output = model(torch.randn(2, 3, 64, 64))
+        sum(o.square().mean() for o in (output if features_only else [output])).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for without, with_checkpointing in zip(*gradients):
+        torch.testing.assert_close(with_checkpointing, without)
+
+
+@small
+def test_features_are_what_the_units_put_out(name):
+    model = create(name)
+    outputs = {}
+    for site, module in model.named_modules():
+        if isinstance(module, mlfm_zoo.LowFrequencyMemoryUnit):
+            module.register_forward_hook(lambda m, a, out, site=site: outputs.__setitem__(site, out[0]))
+    with torch.inference_mode():
+        intermediates = model.forward_intermediates(torch.randn(1, 3, 64, 64), intermediates_only=True)
+    put_out = {id(x) for x in outputs.values()}
+    if 'mobilenetv2' in name or 'efficientnet' in name:  # no unit after the first and the last stage
+        assert [id(x) in put_out for x in intermediates] == [False, True, True, True, False]
+    else:
+        assert all(id(x) in put_out for x in intermediates)
+
+
+@small
+def test_features_only_takes_no_shortcut_past_the_memory(name):
+    for feature_cls in ('list', 'dict', 'hook', 'fx'):
+        with pytest.raises(ValueError, match="expected 'getter'"):
+            create(name, features_only=True, feature_cls=feature_cls)
+
+
+@small
+@pytest.mark.parametrize('memory', [True, False])
+def test_features_only(name, memory):
+    model = create(name, memory=memory)
+    features = create(name, memory=memory, features_only=True)
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = model.forward_intermediates(image, intermediates_only=True)
+        for actual, e in zip(features(image), expected, strict=True):
+            torch.testing.assert_close(actual, e)
+
+
+@small
+@pytest.mark.parametrize('coarse', [False, True])
+def test_layer_groups_put_memory_with_its_stage(name, coarse):
+    model = create(name, device='meta')
+    groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+    order = [groups[n] for n, _ in model.named_parameters() if not n.startswith('memory.')]
+    stems = {groups[n] for n in groups if n.startswith('memory.stem.')}
+    assert stems == {min(order)}
+    for stage, unit_name in enumerate(n for n, m in model.named_modules() if m in set(last_units(model))):
+        prefix = unit_name.removeprefix('memory.')
+        trunk = prefix.split('.')[0] if 'resnet' in name or 'regnet' in name else '.'.join(prefix.split('.')[:2])
+        of_stage = [groups[n] for n in groups if n.startswith(f'{trunk}.')]
+        later = [groups[n] for n in groups if not n.startswith('memory.') and groups[n] > max(of_stage)]
+        of_unit = groups[f'{unit_name}.output_gate.weight']
+        assert max(of_stage) <= of_unit and (not later or of_unit < min(later) or of_unit == max(of_stage)), unit_name
+
+
+def last_units(model):
+    """The last memory unit of each stage."""
+    stages = {}
+    for name, module in model.named_modules():
+        if isinstance(module, mlfm_zoo.LowFrequencyMemoryUnit) and name not in ('memory.stem', 'memory.pool'):
+            stages[name.rsplit('.', 1)[0] if 'layer' in name else name] = module
+    return stages.values()
+
+
+@small
+def test_unknown_keyword(name):
+    for kwargs in (dict(memory_gate=1), dict(memory=False, memory_update='cat')):
+        with pytest.raises(TypeError, match='unexpected keyword argument'):
+            create(name, **kwargs)
+
+
+@small
+@pytest.mark.parametrize('option, value', [
+    ('memory', 'no'), ('memory', 1), ('memory_update', 'mul'), ('memory_supplement', 'most')])
+def test_memory_options_out_of_range(name, option, value):
+    with pytest.raises(ValueError, match=f'{option} is {value!r}, expected') as error:
+        create(name, **{option: value})
+    assert '\n' not in str(error.value)
+
+
+@small
+@pytest.mark.parametrize('update', ['add', 'cat'])
+@pytest.mark.parametrize('supplement', ['all', 'all_but_last', 'none'])
+def test_memory_options(name, update, supplement):
+    model = create(name, memory_update=update, memory_supplement=supplement)
+    units = [m for m in model.modules() if isinstance(m, mlfm_zoo.LowFrequencyMemoryUnit)]
+    assert {u.update for u in units} == {update}
+    gates = sum(u.supplement_gate is not None for u in units)
+    assert gates == {'all': len(units), 'all_but_last': len(units) - 1, 'none': 0}[supplement]
+    with torch.inference_mode():
+        assert model(torch.randn(1, 3, 64, 64)).isfinite().all()
+
+
+def sites(name):
+    units = [(n, m) for n, m in timm.create_model(name, device='meta').named_modules()
+             if isinstance(m, mlfm_zoo.LowFrequencyMemoryUnit)]
+    return {n.removeprefix('memory.'): u.level for n, u in units}, [u for _, u in units]
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('mlfm_resnet10', {'stem': 1, 'pool': 2, 'layer1.0': 2, 'layer2.0': 3, 'layer3.0': 4, 'layer4.0': 5}),
+    ('mlfm_resnet18', {'stem': 1, 'pool': 2, 'layer1.1': 2, 'layer2.1': 3, 'layer3.1': 4, 'layer4.1': 5}),
+    ('mlfm_resnet34', {'stem': 1, 'pool': 2, 'layer1.2': 2, 'layer2.1': 3, 'layer2.3': 3, 'layer3.2': 4, 'layer3.5': 4,
+                       'layer4.2': 5}),
+    ('mlfm_resnet50', {'stem': 1, 'pool': 2, 'layer1.2': 2, 'layer2.1': 3, 'layer2.3': 3, 'layer3.2': 4, 'layer3.5': 4,
+                       'layer4.2': 5}),
+    ('mlfm_seresnet34', {'stem': 1, 'pool': 2, 'layer1.2': 2, 'layer2.3': 3, 'layer3.5': 4, 'layer4.2': 5}),
+    ('mlfm_seresnet50', {'stem': 1, 'pool': 2, 'layer1.2': 2, 'layer2.3': 3, 'layer3.5': 4, 'layer4.2': 5}),
+    ('mlfm_mobilenetv2_100', {'stem': 1, 'blocks.1': 2, 'blocks.2': 3, 'blocks.3': 4, 'blocks.4': 4, 'blocks.5': 5}),
+    ('mlfm_efficientnet_b4', {'stem': 1, 'blocks.1': 2, 'blocks.2': 3, 'blocks.3': 4, 'blocks.4': 4, 'blocks.5': 5}),
+    ('mlfm_regnetx_002', {'stem': 1, 's1': 2, 's2': 3, 's3': 4, 's4': 5}),
+    ('mlfm_convnext_small', {'stem': 2, 'stages.0': 2, 'stages.1': 3, 'stages.2': 4, 'stages.3': 5}),
+    ('mlfm_inception_next_tiny', {'stem': 2, 'stages.0': 2, 'stages.1': 3, 'stages.2': 4, 'stages.3': 5}),
+])
+def test_sites(name, expected):
+    assert sites(name)[0] == expected
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_definition_of_all_networks(name):
+    levels, units = sites(name)
+    update = 'cat' if 'mobilenetv2' in name else 'add'
+    assert {u.update for u in units} == {update}
+    without_supplement = [site for site, u in zip(levels, units) if u.supplement_gate is None]
+    assert without_supplement == (['layer4.1'] if name == 'mlfm_resnet18' else [])
+    model = timm.create_model(name, device='meta')
+    assert model.num_classes == 100
+    assert model.pretrained_cfg['mean'] == timm.data.IMAGENET_DEFAULT_MEAN
+    assert model.pretrained_cfg['std'] == timm.data.IMAGENET_DEFAULT_STD
+
+
+@pytest.mark.parametrize('name, size, crop_pct, interpolation', [
+    ('mlfm_resnet50', 256, 1.0, 'bilinear'), ('mlfm_seresnet10', 256, 1.0, 'bilinear'),
+    ('mlfm_regnety_008', 256, 1.0, 'bilinear'), ('mlfm_mobilenetv2_010', 224, 0.875, 'bilinear'),
+    ('mlfm_convnext_tiny', 224, 0.875, 'bicubic'), ('mlfm_inception_next_tiny', 224, 0.875, 'bicubic'),
+])
+def test_evaluation_settings(name, size, crop_pct, interpolation):
+    config = timm.data.resolve_model_data_config(timm.create_model(name, device='meta'))
+    assert config['input_size'] == (3, size, size)
+    assert (config['crop_pct'], config['interpolation']) == (crop_pct, interpolation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ALL)
+def test_every_network(name):
+    """The checks above that depend on the architecture, on each of the 34 as it is registered."""
+    torch.manual_seed(0)
+    model, image = timm.create_model(name).eval(), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(image)
+        for size in [(32, 32), (33, 47), (225, 193), (256, 128)]:
+            assert model(torch.randn(1, 3, *size)).isfinite().all()
+        assert torch.equal(model(image), expected)
+        assert torch.equal(copy.deepcopy(model)(image), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(image), expected)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            assert model(image).isfinite().all()
+        torch.compiler.reset()
+        compiled = torch.compile(model, fullgraph=True, backend='eager')
+        torch.testing.assert_close(compiled(image), expected)
+        dynamic = {0: torch.export.Dim('batch'), 2: 32 * torch.export.Dim('h', min=1, max=8),
+                   3: 32 * torch.export.Dim('w', min=1, max=8)}
+        exported = torch.export.export(model, (image,), dynamic_shapes=(dynamic,)).module()
+        torch.testing.assert_close(exported(image), expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            copy.deepcopy(model).to(memory_format=torch.channels_last)(image), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            copy.deepcopy(model).double()(image.double()).float(), expected, rtol=1e-3, atol=1e-4)
+        meta = timm.create_model(name, device='meta').to_empty(device='cpu')
+        meta.load_state_dict(model.state_dict())
+        assert torch.equal(meta.eval()(image), expected)
+        for in_chans in (1, 4, 8):
+            assert timm.create_model(name, in_chans=in_chans).eval()(torch.randn(1, in_chans, 64, 64)).isfinite().all()
+        for output_stride in (8, 16):
+            dilated = timm.create_model(name, output_stride=output_stride)
+            dilated.load_state_dict(model.state_dict())
+            features = dilated.eval().forward_features(torch.randn(1, 3, 64, 96))
+            assert features.shape[-2:] == (64 // output_stride, 96 // output_stride)

@@ -1,0 +1,66 @@
+"""What importing the package does, and what it leaves alone. Each check runs in an interpreter of its own."""
+
+import csv
+import subprocess
+import sys
+
+import timm
+
+import mlfm_zoo
+from networks import ALL
+from reference import REFERENCE, needs_reference
+
+
+def run(code):
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def test_exactly_34_networks():
+    assert len(ALL) == 34
+    assert sorted(timm.list_models('mlfm_*')) == ALL
+    assert timm.list_models('*mlfm*') == timm.list_models('mlfm_*') + ['test_mlfm_resnet']
+
+
+@needs_reference
+def test_networks_are_those_of_the_paper():
+    with open(REFERENCE / 'paper_table.csv') as f:
+        assert sorted(row['model'] for row in csv.DictReader(f)) == ALL
+
+
+def test_import_adds_and_overwrites_nothing_else():
+    added = run('''
+import warnings; warnings.simplefilter('error')
+import timm
+before = {name: timm.model_entrypoint(name) for name in timm.list_models()}
+modules = set(timm.list_modules())
+import mlfm_zoo
+assert all(timm.model_entrypoint(name) is fn for name, fn in before.items())
+assert all(m.startswith('mlfm_') for m in set(timm.list_modules()) - modules)
+print(*sorted(set(timm.list_models()) - set(before)))
+''')
+    assert added == ALL + ['test_mlfm_resnet']
+
+
+def test_import_touches_no_network_and_builds_no_model():
+    run('''
+import gc, sys
+import timm, torch
+used = {'socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname', 'socket.sendto'}
+sys.addaudithook(lambda event, args: sys.exit(f'{event} {args}') if event in used else None)
+modules = {id(o) for o in gc.get_objects() if isinstance(o, torch.nn.Module)}
+import mlfm_zoo
+new = [o for o in gc.get_objects() if isinstance(o, torch.nn.Module) and id(o) not in modules]
+assert not new, new
+''')
+
+
+def test_pretrained_today():
+    assert timm.list_pretrained('*mlfm*') == ['test_mlfm_resnet.digits']
+
+
+def test_public_names_exist():
+    for module in (mlfm_zoo, mlfm_zoo.memory, mlfm_zoo.models):
+        for name in module.__all__:
+            assert hasattr(module, name), name
