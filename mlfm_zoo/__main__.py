@@ -5,6 +5,7 @@ import sys
 from typing import List, Optional
 
 import timm
+import torch.nn as nn
 
 from .convert import convert_checkpoint
 from .data import IMAGENET100_SYNSETS
@@ -18,8 +19,18 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"Load it with timm.create_model('local-dir:{args.output}', pretrained=True), after import mlfm_zoo.")
 
 
+def _create(name: str) -> nn.Module:
+    """A pretrained model; what is wrong with a folder's files is said with the folder's name."""
+    try:
+        return timm.create_model(name, pretrained=True)
+    except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        what = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise ValueError(f'{name} could not be loaded ({what}): give a whole folder with config.json and weights, or a '
+                         'registered name.') from None
+
+
 def _evaluate(args: argparse.Namespace) -> None:
-    model = timm.create_model(args.model, pretrained=True)
+    model = _create(args.model)
     class_names = IMAGENET100_SYNSETS if args.imagenet100 else None
     result = evaluate(
         model, args.data, class_names=class_names, img_size=args.img_size, batch_size=args.batch_size,
@@ -28,7 +39,21 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f'{name}: {correct} of {result.total} ({100 * correct / result.total:.2f} %)')
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
+    return int(text)
+
+
 def main(argv: Optional[List[str]] = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments without the program's name, those of the process if None.
+
+    Returns:
+        Exit code: 0, or 1 if the command could not go on.
+    """
     parser = argparse.ArgumentParser(prog='python -m mlfm_zoo', description='Low-frequency memory networks for timm.')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
 
@@ -48,8 +73,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     command.add_argument(
         '--imagenet100', action='store_true',
         help='number the classes as ImageNet100 does, also where the data has only some of them')
-    command.add_argument('--img-size', type=int, metavar='N', help="image size in pixels, instead of the model's")
-    command.add_argument('--batch-size', type=int, default=32, metavar='N', help='images a batch (default: 32)')
+    command.add_argument('--img-size', type=_positive, metavar='N', help="image size in pixels, instead of the model's")
+    command.add_argument('--batch-size', type=_positive, default=32, metavar='N', help='images a batch (default: 32)')
     command.add_argument('--workers', type=int, default=2, metavar='N', help='processes reading images (default: 2)')
     command.add_argument('--device', default='cpu', help='device to run on (default: cpu)')
     command.set_defaults(run=_evaluate)

@@ -22,7 +22,7 @@ before. Where a trunk rounds odd sides down, as ConvNeXt's patch stem does, the 
 """
 
 from types import MappingProxyType
-from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -69,7 +69,13 @@ def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[
 
 
 class Gate(nn.Module):
-    """Convolution with bias, batch norm and ReLU: the form that the input gate and the supplement gate share."""
+    """Convolution with bias, batch norm and ReLU: the form that the input gate and the supplement gate share.
+
+    Args:
+        in_chs: Channels read.
+        out_chs: Channels put out.
+        kernel_size: Side of the kernel, odd; the output has the size of the input.
+    """
 
     def __init__(self, in_chs: int, out_chs: int, kernel_size: int, device=None, dtype=None):
         dd = {'device': device, 'dtype': dtype}
@@ -119,7 +125,7 @@ class LowFrequencyMemoryUnit(nn.Module):
     ):
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
-        _check_option('memory_update', update, MEMORY_UPDATES)
+        check_option('memory_update', update, MEMORY_UPDATES)
         self.level = level
         self.update = update
         self.forget = forget
@@ -205,7 +211,7 @@ class LowFrequencyMemory(nn.Module):
         forget_last: Whether the last unit forgets as well. The network does not read the memory that it writes.
 
     Raises:
-        ValueError: `update` or `supplement` is not one of the values above.
+        ValueError: `update`, `supplement` or `forget_last` is not one of the values above.
     """
 
     def __init__(
@@ -221,8 +227,9 @@ class LowFrequencyMemory(nn.Module):
     ):
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
-        _check_option('memory_update', update, MEMORY_UPDATES)
-        _check_option('memory_supplement', supplement, MEMORY_SUPPLEMENTS)
+        check_option('memory_update', update, MEMORY_UPDATES)
+        check_option('memory_supplement', supplement, MEMORY_SUPPLEMENTS)
+        check_option('memory_forget_last', forget_last, (True, False))
         memory_chs = in_chans
         for i, site in enumerate(sites):
             last = i == len(sites) - 1
@@ -276,6 +283,15 @@ class LowFrequencyMemory(nn.Module):
 
 @register_notrace_function
 def check_image_size(image: torch.Tensor, reduction: int) -> None:
+    """Refuse an image that is smaller than one cell of the deepest map.
+
+    Args:
+        image: Image batch (N, C, H, W).
+        reduction: Pixels a side of that cell.
+
+    Raises:
+        ValueError: H or W is smaller than `reduction`.
+    """
     height, width = image.shape[-2], image.shape[-1]
     if height < reduction or width < reduction:
         raise ValueError(
@@ -283,9 +299,9 @@ def check_image_size(image: torch.Tensor, reduction: int) -> None:
             f'at least {reduction}x{reduction}: resize it, or build the model with a smaller output_stride.')
 
 
-def _check_option(name: str, value: str, choices: Tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name} is {value!r}, expected one of {", ".join(map(repr, choices))}.')
+def check_option(name: str, value: Union[str, bool], choices: Tuple[Union[str, bool], ...]) -> None:
+    if type(value) is not type(choices[0]) or value not in choices:  # 1 is no True
+        raise ValueError(f'{name} is {value!r}, expected {" or ".join(map(repr, choices))}.')
 
 
 def _level(reduction: int) -> int:

@@ -29,9 +29,12 @@ is not measured by this project. No network of this table has trained weights in
 
 This page is made by `python scripts/make_model_table.py`, and a test fails when it is out of date.
 
-| model | size | params (M), trunk | params (M), memory | ratio | MAdds (G), trunk | MAdds (G), memory | ratio | paper, trunk | paper, memory |
-| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |
 """
+
+COLUMNS = (
+    'model', 'size', 'params (M), trunk', 'params (M), memory', 'ratio',
+    'MAdds (G), trunk', 'MAdds (G), memory', 'ratio', 'paper, trunk', 'paper, memory',
+)
 
 # ImageNet100 top-1 % reported by the authors, trunk and memory (README of their code, commit 94c17aa).
 PAPER = {
@@ -96,7 +99,8 @@ def row(name: str) -> str:
 
 def table() -> str:
     assert set(PAPER) == set(timm.list_models('mlfm_*')), f'mlfm_zoo {mlfm_zoo.__version__} has other networks'
-    return HEADER + ''.join(map(row, PAPER))
+    rule = '| --- |' + ' --: |' * (len(COLUMNS) - 1)
+    return f'{HEADER}| {" | ".join(COLUMNS)} |\n{rule}\n' + ''.join(map(row, PAPER))
 
 
 def main() -> int:

@@ -134,7 +134,7 @@ def test_mobilenetv2(width, architecture, update, tmp_path):
     assert torch.equal(model.bn2.running_var, weights['conv.1.running_var'])
     if update:
         assert torch.equal(model.memory.blocks[4].supplement_gate.conv.bias, weights['wavelet_4.convsupplement.bias'])
-    assert (tmp_path / 'converted').stat().st_mode & 0o777 == 0o755
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / 'converted').iterdir()} == {0o644}
     assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.pth.tar', 'converted']
     assert sorted(p.name for p in (tmp_path / 'converted').iterdir()) == ['config.json', 'model.safetensors']
 
@@ -255,14 +255,36 @@ def test_missing_and_misshapen_parameters(tmp_path, capsys):
     assert 'memory.blocks.3.output_gate.weight is (5,), not (8,)' in fails_on(weights, capsys, tmp_path)
 
 
+@pytest.mark.parametrize('name, tensor, message', [
+    ('featuresconv.0.weight', torch.tensor(1.), 'too few dimensions'),
+    ('wavelet_1.convinput.weight', torch.ones(3), 'too few dimensions'),
+    ('conv.0.weight', torch.zeros(4, 4).to_sparse(), 'expected dense numbers'),
+    ('conv.0.weight', torch.zeros(4, 4, dtype=torch.int64), 'expected dense numbers'),
+    ('conv.0.weight', torch.full((4, 4), torch.nan), 'not finite'),
+])
+def test_odd_tensors(name, tensor, message, tmp_path, capsys):
+    assert message in fails_on(mobilenetv2(0.1) | {name: tensor}, capsys, tmp_path)
+
+
 def test_output_that_is_there_is_kept(tmp_path, capsys):
     torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
     (tmp_path / 'converted').mkdir()
     (tmp_path / 'converted' / 'mine').write_text('kept')
     assert 'already' in fails(capsys, tmp_path / 'checkpoint.pth', '--output', tmp_path / 'converted')
     assert (tmp_path / 'converted' / 'mine').read_text() == 'kept'
+
+
+def test_output_may_be_an_empty_folder(tmp_path, monkeypatch):
+    torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
     (tmp_path / 'empty').mkdir()
-    assert main(['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(tmp_path / 'empty')]) == 0
+    (tmp_path / 'link').symlink_to('target')
+    (tmp_path / 'target').mkdir()
+    monkeypatch.chdir(tmp_path / 'empty')
+    for output in ('.', '../link'):
+        assert main(['convert', '../checkpoint.pth', '--output', output]) == 0
+    for folder in ('empty', 'target'):
+        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == ['config.json', 'model.safetensors']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.pth', 'empty', 'link', 'target']
 
 
 def test_command_says_what_it_found(tmp_path, capsys):

@@ -273,11 +273,20 @@ def test_unknown_keyword(name):
 
 @small
 @pytest.mark.parametrize('option, value', [
-    ('memory', 'no'), ('memory', 1), ('memory_update', 'mul'), ('memory_supplement', 'most')])
+    ('memory', 'no'), ('memory', 1), ('memory_update', 'mul'), ('memory_supplement', 'most'),
+    ('memory_forget_last', 'no'), ('memory_forget_last', 1)])
 def test_memory_options_out_of_range(name, option, value):
     with pytest.raises(ValueError, match=f'{option} is {value!r}, expected') as error:
         create(name, **{option: value})
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name, option, value', [
+    ('mlfm_resnet34', 'memory_split', 'yes'), ('mlfm_convnext_tiny', 'conv_ratio', 'x'),
+    ('mlfm_convnext_tiny', 'conv_ratio', 0.0001), ('mlfm_convnext_tiny', 'conv_ratio', 2)])
+def test_family_options_out_of_range(name, option, value):
+    with pytest.raises(ValueError, match=f'{option} is {value!r}, expected'):
+        timm.create_model(name, device='meta', **{option: value})
 
 
 @small

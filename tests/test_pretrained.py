@@ -142,6 +142,35 @@ def test_weights_of_another_memory():
     assert one_sentence(error)
 
 
+def test_configs_without_a_classifier(tmp_path):
+    """timm takes a config that says nothing but where the weights are."""
+    for cfg in (dict(file=str(WEIGHTS), num_classes=10), dict(state_dict=load_file(WEIGHTS), num_classes=10)):
+        timm.create_model('test_mlfm_resnet', pretrained=True, pretrained_cfg=cfg)
+    (tmp_path / 'model.safetensors').write_bytes(WEIGHTS.read_bytes())
+    (tmp_path / 'config.json').write_text('{"architecture": "test_mlfm_resnet", "num_classes": 10}')
+    timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+
+
+def test_checkpoint_path(tmp_path):
+    """Weights that timm loads into the finished model: right ones, other ones, and the authors'."""
+    timm.create_model('test_mlfm_resnet', checkpoint_path=str(WEIGHTS))
+    with pytest.raises(RuntimeError, match='do not fit test_mlfm_resnet: the file has memory') as error:
+        timm.create_model('test_mlfm_resnet', memory_update='cat', checkpoint_path=str(WEIGHTS))
+    assert one_sentence(error)
+    save_file({'wavelet_conv.convinput.weight': torch.zeros(4, 3, 1, 1)}, tmp_path / 'authors.safetensors')
+    with pytest.raises(RuntimeError, match='python -m mlfm_zoo convert') as error:
+        timm.create_model('mlfm_mobilenetv2_010', checkpoint_path=str(tmp_path / 'authors.safetensors'))
+    assert one_sentence(error)
+
+
+def test_plain_trunk_of_a_folder_with_memory(tmp_path):
+    model = timm.create_model('test_mlfm_resnet', memory_update='cat')
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    with pytest.raises(RuntimeError, match='has memory.*, which the model lacks') as error:
+        timm.create_model(f'local-dir:{tmp_path}', pretrained=True, memory=False)
+    assert one_sentence(error)
+
+
 def test_trunk_takes_no_weights_that_were_trained_with_memory():
     with pytest.raises(RuntimeError, match='has memory.*, which the model lacks') as error:
         create_from(WEIGHTS, memory=False)

@@ -7,7 +7,6 @@ the registered network, name by name and shape by shape, before anything is writ
 
 import pickle
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
@@ -81,6 +80,8 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
             checkpoint = safetensors.torch.load_file(path)
         else:
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except PermissionError:
+        raise ValueError(f'{path} may not be read: change its permissions.') from None
     except pickle.UnpicklingError as error:
         if 'weights_only' in str(error):
             raise ValueError(
@@ -96,7 +97,14 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
     if not isinstance(checkpoint, dict) or not any(torch.is_tensor(v) for v in checkpoint.values()):
         raise ValueError(f'{path} holds no state dict, expected one, alone or under "state_dict" or "model".')
     tensors = {str(k).removeprefix('module.'): v for k, v in checkpoint.items() if torch.is_tensor(v)}
-    return {k: v for k, v in tensors.items() if not LEFTOVERS.search(k)}
+    tensors = {k: v for k, v in tensors.items() if not LEFTOVERS.search(k)}
+    for name, tensor in tensors.items():
+        counter = name.endswith('num_batches_tracked')
+        if tensor.layout != torch.strided or tensor.is_floating_point() == counter or tensor.is_quantized:
+            raise ValueError(f'{path} holds {name} as {tensor.dtype}, expected dense numbers of a floating-point type.')
+        if not counter and not tensor.isfinite().all():
+            raise ValueError(f'{path} holds values in {name} that are not finite: the training had diverged.')
+    return tensors
 
 
 def convert_state_dict(state_dict: StateDict) -> Conversion:
@@ -117,8 +125,8 @@ def convert_state_dict(state_dict: StateDict) -> Conversion:
         conversion = _convert_resnet(state_dict)
     else:
         raise ValueError(
-            f'The network was not recognised: {_some(state_dict)} belong to none that this converter knows, which are '
-            "the authors' MobileNetV2 (any width, with memory or without) and ResNet10, 18 and 34.")
+            f'The network was not recognised by its parameters ({_some(state_dict)}): this converter knows the '
+            "authors' MobileNetV2 of any width, with memory or without, and their ResNet10, 18 and 34.")
     _check(conversion)
     return conversion
 
@@ -128,7 +136,8 @@ def convert_checkpoint(path: Union[str, Path], output: Union[str, Path]) -> Conv
 
     Args:
         path: The checkpoint, see `read_checkpoint`.
-        output: The folder to make. It must not exist or be empty, and appears only when it is whole.
+        output: The folder to make, which must not exist or be empty. Its files appear only when they are whole,
+            config.json last.
 
     Returns:
         What was recognised.
@@ -136,6 +145,7 @@ def convert_checkpoint(path: Union[str, Path], output: Union[str, Path]) -> Conv
     Raises:
         FileNotFoundError: There is no such file.
         FileExistsError: `output` is there already.
+        OSError: `output` cannot be written.
         ValueError: The file was not read or not recognised.
     """
     output = Path(output)
@@ -145,15 +155,15 @@ def convert_checkpoint(path: Union[str, Path], output: Union[str, Path]) -> Conv
     model = timm.create_model(conversion.architecture, **conversion.model_args)
     model.load_state_dict(conversion.state_dict)
 
+    output = output.resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f'.{output.name}.', dir=output.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as unfinished:
         save_for_hf(model, unfinished, model_args=conversion.model_args, safe_serialization=True)
-        unfinished.chmod(0o755)  # mkdtemp makes it private
-        unfinished.replace(output)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        output.mkdir(exist_ok=True)
+        for name in ('model.safetensors', 'config.json'):
+            file = Path(unfinished, name)
+            file.chmod(0o644)  # safetensors makes its files private
+            file.replace(output / name)
     return conversion
 
 
@@ -191,6 +201,8 @@ def _convert_mobilenetv2(state_dict: StateDict) -> Conversion:
             model_args['memory'] = False
     except KeyError as error:
         raise ValueError(f'The checkpoint looks like a MobileNetV2 but lacks the weight of {error}.') from None
+    except IndexError:
+        raise ValueError('The checkpoint looks like a MobileNetV2 but has weights of too few dimensions.') from None
 
     width = _mobilenetv2_width(channels)
     architecture = MOBILENETV2_NETWORKS.get(width)

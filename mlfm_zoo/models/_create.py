@@ -1,15 +1,16 @@
 """What the families share: from a registered name and its keyword arguments to a model, with memory or without."""
 
-from typing import Any, Dict, Optional, Tuple, Type
+from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple, Type
 
+import safetensors
 import torch
 import torch.nn as nn
 from timm.models import build_model_with_cfg
 
 from .._timm import FeatureGetterNet
-from ..memory import LowFrequencyMemoryUnit
+from ..memory import LowFrequencyMemoryUnit, check_option
 
-__all__ = ['create_mlfm_model', 'image_convs']
+__all__ = ['CheckedLoading', 'create_mlfm_model', 'image_convs']
 
 
 class FeatureNet(FeatureGetterNet):
@@ -49,8 +50,7 @@ def create_mlfm_model(
             the memory.
         RuntimeError: There are no pretrained weights, or they are another network's.
     """
-    if not isinstance(memory, bool):
-        raise ValueError(f'memory is {memory!r}, expected True or False.')
+    check_option('memory', memory, (True, False))
     feature_cls = kwargs.pop('feature_cls', 'getter')
     is_getter = feature_cls in ('getter', FeatureGetterNet)
     if memory and not is_getter:
@@ -62,7 +62,13 @@ def create_mlfm_model(
         kwargs['pretrained_filter_fn'] = _check_state_dict
     if memory:
         kwargs = dict(memory_args or {}, **kwargs)
-    return build_model_with_cfg(model_cls if memory else trunk_cls, variant, pretrained, **kwargs)
+    else:  # a folder's config may carry memory options, which are not the caller's
+        saved = kwargs.get('pretrained_model_args') or {}
+        kwargs = {k: v for k, v in kwargs.items() if not (k.startswith('memory_') and k in saved and v == saved[k])}
+    try:
+        return build_model_with_cfg(model_cls if memory else trunk_cls, variant, pretrained, **kwargs)
+    except safetensors.SafetensorError as error:
+        raise RuntimeError(f'The weights file for {variant} is damaged ({error}): get it again.') from None
 
 
 def image_convs(model: nn.Module) -> Tuple[str, ...]:
@@ -79,22 +85,44 @@ def image_convs(model: nn.Module) -> Tuple[str, ...]:
     )
 
 
+class CheckedLoading(nn.Module):
+    """Says in one sentence why weights do not fit, where torch would list every parameter."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        if strict:
+            _refuse_misfit(self, state_dict, _faults(self.state_dict(), state_dict))
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
 def _check_state_dict(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
-    """Refuse another network's weights in one sentence, before timm adapts input convs and classifier and loads."""
-    classifier = model.pretrained_cfg['classifier']
+    """Refuse weights that do not fit, before timm adapts input convs and classifier and loads."""
+    classifiers = model.pretrained_cfg.get('classifier') or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    prefixes = tuple(f'{name}.' for name in classifiers)
+    expected = {k: v for k, v in model.state_dict().items() if not k.startswith(prefixes)}
+    given = {k: v for k, v in state_dict.items() if not k.startswith(prefixes)}
     adapted = {f'{name}.weight' for name in image_convs(model)}
-    expected = {k: v for k, v in model.state_dict().items() if not k.startswith(classifier)}
-    given = {k: v for k, v in state_dict.items() if not k.startswith(classifier)}
+    _refuse_misfit(model, state_dict, _faults(expected, given, adapted))
+    return state_dict
+
+
+def _faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted: Collection[str] = ()) -> List[str]:
+    """What keeps the tensors `given` from being loaded for those `expected`; shapes of `adapted` may differ."""
     faults = [f'lacks {k}' for k in expected if k not in given]
     faults += [f'has {k}, which the model lacks' for k in given if k not in expected]
-    faults += [
+    return faults + [
         f'has {k} of shape {tuple(given[k].shape)} where the model has {tuple(v.shape)}'
-        for k, v in expected.items() if k in given and k not in adapted and given[k].shape != v.shape
+        for k, v in expected.items()
+        if k in given and k not in adapted and getattr(given[k], 'shape', v.shape) != v.shape
     ]
-    if faults:
-        more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''
-        name = model.pretrained_cfg.get('architecture')
-        raise RuntimeError(
-            f'The weights do not fit {name}: the file {faults[0]}{more}; give weights of this network, '
-            f'made with the same memory options.')
-    return state_dict
+
+
+def _refuse_misfit(model: nn.Module, state_dict: Mapping[str, Any], faults: List[str]) -> None:
+    if not faults:
+        return
+    more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''
+    name = getattr(model, 'pretrained_cfg', {}).get('architecture') or type(model).__name__
+    remedy = 'give weights of this network, made with the same memory options'
+    if any('convinput' in key for key in state_dict):
+        remedy = "it looks like a checkpoint of the authors', which python -m mlfm_zoo convert reads"
+    raise RuntimeError(f'The weights do not fit {name}: the file {faults[0]}{more}; {remedy}.')

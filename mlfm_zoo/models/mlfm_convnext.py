@@ -19,7 +19,7 @@ from timm.models import ConvNeXt, generate_default_cfgs, register_model
 
 from .._timm import feature_take_indices
 from ..memory import LowFrequencyMemory, MemorySite
-from ._create import create_mlfm_model, image_convs
+from ._create import CheckedLoading, create_mlfm_model, image_convs
 
 __all__ = ['MLFMConvNeXt', 'PartialConvNeXt']
 
@@ -56,8 +56,11 @@ class PartialConvNeXt(ConvNeXt):
 
     def __init__(self, *args, conv_ratio: float = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
-        if not 0 < conv_ratio <= 1:
-            raise ValueError(f'conv_ratio is {conv_ratio}, expected a number above 0 and at most 1.')
+        smallest = min(stage.blocks[0].conv_dw.out_channels for stage in self.stages)
+        if not isinstance(conv_ratio, (int, float)) or not 1 <= int(smallest * conv_ratio) <= smallest:
+            raise ValueError(
+                f'conv_ratio is {conv_ratio!r}, expected a number that leaves at least 1 of {smallest} channels, and '
+                'at most 1.')
         if conv_ratio == 1:
             return
         for stage in self.stages:
@@ -79,7 +82,7 @@ class PartialConvNeXt(ConvNeXt):
                     nn.init.zeros_(block.conv_dw.bias)
 
 
-class MLFMConvNeXt(PartialConvNeXt):
+class MLFMConvNeXt(CheckedLoading, PartialConvNeXt):
     """ConvNeXt with a memory unit after the stem and after every stage.
 
     Args:

@@ -19,12 +19,12 @@ from timm.models import EfficientNet, checkpoint_seq, generate_default_cfgs, reg
 
 from .._timm import decode_arch_def, feature_take_indices, resolve_act_layer, resolve_bn_args, round_channels
 from ..memory import LowFrequencyMemory, MemorySite
-from ._create import create_mlfm_model, image_convs
+from ._create import CheckedLoading, create_mlfm_model, image_convs
 
 __all__ = ['MLFMEfficientNet']
 
 
-class MLFMEfficientNet(EfficientNet):
+class MLFMEfficientNet(CheckedLoading, EfficientNet):
     """EfficientNet with a memory unit after the stem and after every stage but the first and the last.
 
     Args:

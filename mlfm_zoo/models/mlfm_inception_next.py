@@ -14,12 +14,12 @@ from timm.models import MetaNeXt, generate_default_cfgs, register_model
 
 from .._timm import feature_take_indices
 from ..memory import LowFrequencyMemory, MemorySite
-from ._create import create_mlfm_model, image_convs
+from ._create import CheckedLoading, create_mlfm_model, image_convs
 
 __all__ = ['MLFMMetaNeXt']
 
 
-class MLFMMetaNeXt(MetaNeXt):
+class MLFMMetaNeXt(CheckedLoading, MetaNeXt):
     """MetaNeXt, the network of InceptionNeXt, with a memory unit after the stem and after every stage.
 
     Args:

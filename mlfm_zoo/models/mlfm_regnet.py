@@ -14,12 +14,12 @@ from timm.models import RegNet, RegNetCfg, generate_default_cfgs, register_model
 
 from .._timm import feature_take_indices
 from ..memory import LowFrequencyMemory, MemorySite, PassThrough
-from ._create import create_mlfm_model, image_convs
+from ._create import CheckedLoading, create_mlfm_model, image_convs
 
 __all__ = ['MLFMRegNet']
 
 
-class MLFMRegNet(RegNet):
+class MLFMRegNet(CheckedLoading, RegNet):
     """RegNet with a memory unit after the stem and after every stage.
 
     Args:

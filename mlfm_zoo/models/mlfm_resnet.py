@@ -18,13 +18,13 @@ from timm.layers import get_device_dtype
 from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint, generate_default_cfgs, register_model
 
 from .._timm import feature_take_indices
-from ..memory import LowFrequencyMemory, MemorySite, PassThrough
-from ._create import create_mlfm_model, image_convs
+from ..memory import LowFrequencyMemory, MemorySite, PassThrough, check_option
+from ._create import CheckedLoading, create_mlfm_model, image_convs
 
 __all__ = ['MLFMResNet']
 
 
-class MLFMResNet(ResNet):
+class MLFMResNet(CheckedLoading, ResNet):
     """ResNet with a memory unit after the stem, after its pooling and after every stage.
 
     Args:
@@ -49,6 +49,7 @@ class MLFMResNet(ResNet):
             **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        check_option('memory_split', memory_split, (True, False))
         stem = self.feature_info[0]
         sites = [
             MemorySite('stem', stem['num_chs'], stem['reduction']),
@@ -194,7 +195,7 @@ default_cfgs = generate_default_cfgs({
         num_classes=10, input_size=(3, 64, 64), pool_size=(2, 2), interpolation='bicubic',
         mean=IMAGENET_INCEPTION_MEAN, std=IMAGENET_INCEPTION_STD, first_conv='conv1.0',
         label_names=tuple('0123456789'),
-        description="Trained on scikit-learn's handwritten digits by scripts/train_test_model.py, for tests and demos."),
+        description="Trained on scikit-learn's handwritten digits by scripts/train_test_model.py, for tests and demo."),
 })
 
 
