@@ -34,6 +34,10 @@ __all__ = ['low_band', 'image_bands', 'LowFrequencyMemoryUnit', 'LowFrequencyMem
 MEMORY_UPDATES = ('add', 'cat')
 MEMORY_SUPPLEMENTS = ('all', 'all_but_last', 'none')
 
+# What a gate of a unit at identity puts out: far enough above 0 for its ReLU to stay open while it is trained, near
+# enough for x to keep its precision in bfloat16.
+IDENTITY_OFFSET = 1 / 32
+
 
 def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
     """LL band of one level of the orthonormal 2-D Haar transform, in 'periodization' mode.
@@ -101,7 +105,7 @@ class LowFrequencyMemoryUnit(nn.Module):
         level: Haar level k at the feature's resolution, log2(image size / feature size).
         update: How the feature and the fused memory make the next memory, 'add' or 'cat'.
         supplement: Whether the unit has a supplement gate.
-        forget: Whether the next memory goes through the forget gate, which halves its sides.
+        forget: Haar levels that the forget gate takes the next memory down, each of which halves its sides.
         ceil_mode: How the forget gate halves odd sides, see `low_band`.
         last: Whether the unit is the last of its network, so that nothing reads the memory that it writes.
 
@@ -117,7 +121,7 @@ class LowFrequencyMemoryUnit(nn.Module):
             level: int = 1,
             update: str = 'add',
             supplement: bool = True,
-            forget: bool = True,
+            forget: int = 1,
             ceil_mode: bool = True,
             last: bool = False,
             device=None,
@@ -150,7 +154,7 @@ class LowFrequencyMemoryUnit(nn.Module):
 
         Returns:
             The feature that replaces x (N, C, H, W), and the next memory: C channels for update 'add', 2C with x
-            first for 'cat', at half the resolution if the unit forgets.
+            first for 'cat', with sides halved as often as the unit forgets.
         """
         low = self.input_gate(memory)
         if self.supplement_gate is not None:
@@ -159,9 +163,48 @@ class LowFrequencyMemoryUnit(nn.Module):
         memory = fused if self.update == 'add' else torch.cat([x, low], dim=1)
         # Nothing reads the last memory. A scripted, compiled or exported graph leaves its low band out, which would
         # only tie the graph to sizes at which that band has more than one pixel.
-        if self.forget and not (self.last and (torch.jit.is_scripting() or torch.compiler.is_compiling())):
-            memory = low_band(memory, self.ceil_mode)
+        if not (self.last and (torch.jit.is_scripting() or torch.compiler.is_compiling())):
+            for _ in range(self.forget):
+                memory = low_band(memory, self.ceil_mode)
         return self.output_gate(fused), memory
+
+    @torch.no_grad()
+    def init_identity(self) -> None:
+        """Set the unit so that x passes unchanged in eval mode and every parameter can be trained away from there.
+
+        The norms of the gates get weight 0 and a small positive bias, which holds their ReLU open: a ReLU at exactly
+        zero would pass no gradient. The output gate takes that constant off again. The norms' weights and biases
+        receive a gradient at the first step, the convolutions before them from the second.
+        """
+        for gate in self._gates():
+            gate.norm.weight.zero_()
+            gate.norm.bias.fill_(IDENTITY_OFFSET)
+        bn = self.output_gate
+        self.calibrate_identity(torch.zeros_like(bn.running_mean), torch.ones_like(bn.running_var) - bn.eps)
+
+    @torch.no_grad()
+    def calibrate_identity(self, mean: torch.Tensor, var: torch.Tensor) -> None:
+        """Set the output gate of a unit at identity to normalise x by its own statistics and undo that again.
+
+        So x passes in training mode too, as far as a batch has the statistics given.
+
+        Args:
+            mean: Mean of each channel of x (C,).
+            var: Variance of each channel of x (C,).
+        """
+        bn = self.output_gate
+        bn.running_mean.copy_(mean + IDENTITY_OFFSET * len(self._gates()))
+        bn.running_var.copy_(var)
+        bn.weight.copy_((var + bn.eps).sqrt())
+        bn.bias.copy_(mean)
+
+    def is_identity(self) -> bool:
+        """Whether the gates are as `init_identity` sets them."""
+        return all(bool((g.norm.weight == 0).all() and (g.norm.bias == IDENTITY_OFFSET).all()) for g in self._gates())
+
+    @torch.jit.ignore
+    def _gates(self) -> List[Gate]:
+        return [gate for gate in (self.input_gate, self.supplement_gate) if gate is not None]
 
     def extra_repr(self) -> str:
         return f"level={self.level}, update='{self.update}', forget={self.forget}"
@@ -240,7 +283,7 @@ class LowFrequencyMemory(nn.Module):
                 level=_level(site.reduction),
                 update=update,
                 supplement=supplement == 'all' or supplement == 'all_but_last' and not last,
-                forget=forget_last if last else sites[i + 1].reduction > site.reduction,
+                forget=int(forget_last) if last else _level(sites[i + 1].reduction) - _level(site.reduction),
                 ceil_mode=True if last else sites[i + 1].ceil_mode,
                 last=last,
                 **dd,
@@ -261,9 +304,18 @@ class LowFrequencyMemory(nn.Module):
 
     def update_levels(self) -> None:
         """Count how deep the image bands have to go for the units that are there; call it after removing units."""
-        units = [m for m in self.modules() if isinstance(m, LowFrequencyMemoryUnit)]
+        units = self.units()
         self.num_levels = max([self.first_level] + [u.level for u in units if u.supplement_gate is not None])
         self.reduction = 2 ** max([u.level for u in units])
+
+    def units(self) -> List[LowFrequencyMemoryUnit]:
+        """The units in the order in which the trunk passes them."""
+        return [m for m in self.modules() if isinstance(m, LowFrequencyMemoryUnit)]
+
+    def init_identity(self) -> None:
+        """Set every unit to the identity, see `LowFrequencyMemoryUnit.init_identity`."""
+        for unit in self.units():
+            unit.init_identity()
 
     def forward(self, image: torch.Tensor) -> List[torch.Tensor]:
         """Make the image's bands.

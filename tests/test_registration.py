@@ -7,6 +7,7 @@ import sys
 import timm
 
 import mlfm_zoo
+from mlfm_zoo.hub.manifest import load_manifest
 from networks import ALL
 from reference import REFERENCE, needs_reference
 
@@ -57,7 +58,11 @@ assert not new, new
 
 
 def test_pretrained_today():
-    assert timm.list_pretrained('*mlfm*') == ['test_mlfm_resnet.digits']
+    published = {c.name for c in load_manifest().values() if c.published}
+    assert set(timm.list_pretrained('*mlfm*')) == published
+    for name in ALL:  # no warm start stands in for weights that do not exist
+        assert not timm.is_model_pretrained(name)
+    assert timm.is_model_pretrained('test_mlfm_resnet')
 
 
 def test_public_names_exist():

@@ -8,10 +8,10 @@ the registered network, name by name and shape by shape, before anything is writ
 import pickle
 import re
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
-import safetensors
 import safetensors.torch
 import timm
 import torch
@@ -76,6 +76,11 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
     if not path.is_file():
         raise FileNotFoundError(f'There is no checkpoint at {path}: give the path of a file.')
     try:
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(file.file_size for file in archive.infolist()) > size:
+                    raise ValueError('packed: torch.save never does, and a small file may fill the memory')
         if path.suffix == '.safetensors':
             checkpoint = safetensors.torch.load_file(path)
         else:
@@ -88,7 +93,7 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
                 f'{path} is a pickle that holds objects other than tensors and plain values, and is not loaded because '
                 'that could run code: save its state dict alone and convert that.') from None
         raise ValueError(f'{path} is damaged or no PyTorch checkpoint: get the file again.') from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, safetensors.SafetensorError):
+    except Exception:  # of any kind: the unpickler trusts its file, and fails wherever that leads it
         raise ValueError(f'{path} is damaged or no PyTorch checkpoint: get the file again.') from None
 
     for key in ('state_dict', 'model'):
@@ -99,9 +104,13 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
     tensors = {str(k).removeprefix('module.'): v for k, v in checkpoint.items() if torch.is_tensor(v)}
     tensors = {k: v for k, v in tensors.items() if not LEFTOVERS.search(k)}
     for name, tensor in tensors.items():
+        if not re.fullmatch(r'[!-~]{1,200}', name):
+            raise ValueError(f'{path} holds a parameter named {name[:40]!r}, expected letters, digits and dots.')
         counter = name.endswith('num_batches_tracked')
         if tensor.layout != torch.strided or tensor.is_floating_point() == counter or tensor.is_quantized:
             raise ValueError(f'{path} holds {name} as {tensor.dtype}, expected dense numbers of a floating-point type.')
+        if tensor.device.type != 'cpu' or tensor.nbytes > size:  # no values at all, or one value over and over
+            raise ValueError(f'{path} holds {name} of shape {tuple(tensor.shape)}, but not that many values.')
         if not counter and not tensor.isfinite().all():
             raise ValueError(f'{path} holds values in {name} that are not finite: the training had diverged.')
     return tensors

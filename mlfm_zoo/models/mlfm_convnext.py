@@ -15,9 +15,10 @@ import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_device_dtype
-from timm.models import ConvNeXt, generate_default_cfgs, register_model
+from timm.models import ConvNeXt, register_model
 
 from .._timm import feature_take_indices
+from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite
 from ._create import CheckedLoading, create_mlfm_model, image_convs
 
@@ -105,6 +106,15 @@ class MLFMConvNeXt(CheckedLoading, PartialConvNeXt):
             **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.add_memory(memory_update, memory_supplement, memory_forget_last)
+
+    def add_memory(
+            self,
+            memory_update: str = 'add',
+            memory_supplement: str = 'all',
+            memory_forget_last: bool = False,
+    ) -> None:
+        """Make the memory of a network whose trunk is there; the options are those of the class."""
         conv = [m for m in self.stem if isinstance(m, nn.Conv2d)][-1]
         # a patch stem and the downsampling between stages do not pad and so round odd sides down
         pads = conv.padding != (0, 0)
@@ -119,7 +129,8 @@ class MLFMConvNeXt(CheckedLoading, PartialConvNeXt):
             forget_last=memory_forget_last,
             **get_device_dtype(self),
         )
-        self._traits = dict(first_conv=image_convs(self))
+        self.memory.train(self.training)
+        self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:
@@ -213,7 +224,7 @@ def _cfg(**kwargs) -> Dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({
+default_cfgs = default_cfgs_from_manifest({
     'mlfm_convnext_tiny_k3_par1_8': _cfg(),
     'mlfm_convnext_tiny_k3_par1_4': _cfg(),
     'mlfm_convnext_tiny_k3_par1_2': _cfg(),

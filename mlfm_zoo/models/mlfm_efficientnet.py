@@ -15,9 +15,10 @@ import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_device_dtype
-from timm.models import EfficientNet, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import EfficientNet, checkpoint_seq, register_model
 
 from .._timm import decode_arch_def, feature_take_indices, resolve_act_layer, resolve_bn_args, round_channels
+from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite
 from ._create import CheckedLoading, create_mlfm_model, image_convs
 
@@ -47,6 +48,15 @@ class MLFMEfficientNet(CheckedLoading, EfficientNet):
             **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.add_memory(memory_update, memory_supplement, memory_forget_last)
+
+    def add_memory(
+            self,
+            memory_update: str = 'add',
+            memory_supplement: str = 'all',
+            memory_forget_last: bool = False,
+    ) -> None:
+        """Make the memory of a network whose trunk is there; the options are those of the class."""
         sites = [MemorySite('stem', self.conv_stem.out_channels, 2)]
         for i in range(1, len(self.blocks) - 1):
             num_chs = self.blocks[i][-1].feature_info('bottleneck')['num_chs']
@@ -62,7 +72,8 @@ class MLFMEfficientNet(CheckedLoading, EfficientNet):
             forget_last=memory_forget_last,
             **get_device_dtype(self),
         )
-        self._traits = dict(first_conv=image_convs(self))
+        self.memory.train(self.training)
+        self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:
@@ -229,7 +240,7 @@ def _cfg(**kwargs) -> Dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({
+default_cfgs = default_cfgs_from_manifest({
     'mlfm_mobilenetv2_010': _cfg(interpolation='bilinear'),
     'mlfm_mobilenetv2_035': _cfg(interpolation='bilinear'),
     'mlfm_mobilenetv2_050': _cfg(interpolation='bilinear'),

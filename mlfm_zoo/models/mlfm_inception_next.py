@@ -10,9 +10,10 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_device_dtype
-from timm.models import MetaNeXt, generate_default_cfgs, register_model
+from timm.models import MetaNeXt, register_model
 
 from .._timm import feature_take_indices
+from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite
 from ._create import CheckedLoading, create_mlfm_model, image_convs
 
@@ -42,6 +43,15 @@ class MLFMMetaNeXt(CheckedLoading, MetaNeXt):
             **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.add_memory(memory_update, memory_supplement, memory_forget_last)
+
+    def add_memory(
+            self,
+            memory_update: str = 'add',
+            memory_supplement: str = 'all',
+            memory_forget_last: bool = False,
+    ) -> None:
+        """Make the memory of a network whose trunk is there; the options are those of the class."""
         # neither the stem nor the downsampling between stages pads: they round odd sides down
         sites = [MemorySite('stem', self.stem[0].out_channels, self.feature_info[0]['reduction'], ceil_mode=False)]
         sites += [MemorySite(i['module'], i['num_chs'], i['reduction'], ceil_mode=False) for i in self.feature_info]
@@ -54,7 +64,8 @@ class MLFMMetaNeXt(CheckedLoading, MetaNeXt):
             forget_last=memory_forget_last,
             **get_device_dtype(self),
         )
-        self._traits = dict(first_conv=image_convs(self))
+        self.memory.train(self.training)
+        self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:
@@ -141,7 +152,7 @@ def _cfg(**kwargs) -> Dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({
+default_cfgs = default_cfgs_from_manifest({
     'mlfm_inception_next_tiny': _cfg(),
 })
 

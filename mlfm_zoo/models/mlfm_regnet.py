@@ -10,9 +10,10 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_device_dtype
-from timm.models import RegNet, RegNetCfg, generate_default_cfgs, register_model
+from timm.models import RegNet, RegNetCfg, register_model
 
 from .._timm import feature_take_indices
+from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite, PassThrough
 from ._create import CheckedLoading, create_mlfm_model, image_convs
 
@@ -42,6 +43,15 @@ class MLFMRegNet(CheckedLoading, RegNet):
             **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.add_memory(memory_update, memory_supplement, memory_forget_last)
+
+    def add_memory(
+            self,
+            memory_update: str = 'add',
+            memory_supplement: str = 'all',
+            memory_forget_last: bool = False,
+    ) -> None:
+        """Make the memory of a network whose trunk is there; the options are those of the class."""
         self.memory = LowFrequencyMemory(
             [MemorySite(info['module'], info['num_chs'], info['reduction']) for info in self.feature_info],
             in_chans=self.in_chans,
@@ -50,7 +60,8 @@ class MLFMRegNet(CheckedLoading, RegNet):
             forget_last=memory_forget_last,
             **get_device_dtype(self),
         )
-        self._traits = dict(first_conv=image_convs(self))
+        self.memory.train(self.training)
+        self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
@@ -152,7 +163,7 @@ def _cfg(**kwargs) -> Dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({
+default_cfgs = default_cfgs_from_manifest({
     'mlfm_regnetx_002': _cfg(),
     'mlfm_regnetx_004': _cfg(),
     'mlfm_regnetx_006': _cfg(),

@@ -8,16 +8,16 @@ the width of the squeeze of SE-ResNet, which timm rounds to a multiple of 8. Res
 are its ResNet with one BasicBlock a stage.
 """
 
-from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import get_device_dtype
-from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint, generate_default_cfgs, register_model
+from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint, register_model
 
 from .._timm import feature_take_indices
+from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite, PassThrough, check_option
 from ._create import CheckedLoading, create_mlfm_model, image_convs
 
@@ -49,6 +49,16 @@ class MLFMResNet(CheckedLoading, ResNet):
             **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.add_memory(memory_update, memory_supplement, memory_split, memory_forget_last)
+
+    def add_memory(
+            self,
+            memory_update: str = 'add',
+            memory_supplement: str = 'all',
+            memory_split: bool = False,
+            memory_forget_last: bool = False,
+    ) -> None:
+        """Make the memory of a network whose trunk is there; the options are those of the class."""
         check_option('memory_split', memory_split, (True, False))
         stem = self.feature_info[0]
         sites = [
@@ -72,7 +82,8 @@ class MLFMResNet(CheckedLoading, ResNet):
             forget_last=memory_forget_last,
             **get_device_dtype(self),
         )
-        self._traits = dict(first_conv=image_convs(self))
+        self.memory.train(self.training)
+        self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, str]:
@@ -181,7 +192,7 @@ def _cfg(**kwargs) -> Dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({
+default_cfgs = default_cfgs_from_manifest({
     'mlfm_resnet10': _cfg(),
     'mlfm_resnet18': _cfg(),
     'mlfm_resnet34': _cfg(),
@@ -190,12 +201,10 @@ default_cfgs = generate_default_cfgs({
     'mlfm_seresnet18': _cfg(),
     'mlfm_seresnet34': _cfg(),
     'mlfm_seresnet50': _cfg(),
-    'test_mlfm_resnet.digits': _cfg(
-        file=str(Path(__file__).parents[1] / 'weights' / 'test_mlfm_resnet.digits.safetensors'),
+    'test_mlfm_resnet': _cfg(
         num_classes=10, input_size=(3, 64, 64), pool_size=(2, 2), interpolation='bicubic',
         mean=IMAGENET_INCEPTION_MEAN, std=IMAGENET_INCEPTION_STD, first_conv='conv1.0',
-        label_names=tuple('0123456789'),
-        description="Trained on scikit-learn's handwritten digits by scripts/train_test_model.py, for tests and demo."),
+        label_names=tuple('0123456789')),
 })
 
 

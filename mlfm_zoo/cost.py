@@ -1,0 +1,50 @@
+"""What a network costs: parameters, multiply-adds and activations, counted on the meta device."""
+
+from typing import NamedTuple, Optional, Tuple
+
+import timm
+import torch
+import torch.nn as nn
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ['Cost', 'count_cost']
+
+
+class Cost(NamedTuple):
+    """Cost of one image.
+
+    Attributes:
+        params: Parameters.
+        madds: Multiply-adds of convolutions and linear layers, half of what torch's FlopCounterMode counts.
+        activations: Elements that convolutions and linear layers put out.
+        input_size: The image (channels, height, width).
+    """
+    params: int
+    madds: int
+    activations: int
+    input_size: Tuple[int, int, int]
+
+
+def count_cost(name: str, input_size: Optional[Tuple[int, int, int]] = None, **kwargs) -> Cost:
+    """Count the cost of a network, without computing anything.
+
+    Args:
+        name: Name that `timm.create_model` takes.
+        input_size: The image (channels, height, width), that of the network's config if None.
+        **kwargs: Arguments of the network.
+    """
+    model = timm.create_model(name, device='meta', **kwargs).eval()
+    activations = 0
+
+    def count(module, args, output):
+        nonlocal activations
+        activations += output.numel()
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    input_size = tuple(input_size or model.pretrained_cfg['input_size'])
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(torch.empty(1, *input_size, device='meta'))
+    return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2, activations, input_size)

@@ -1,0 +1,1 @@
+"""Checkpoints: the manifest that lists them, and loading that verifies them."""

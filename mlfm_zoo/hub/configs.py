@@ -1,0 +1,56 @@
+"""timm's pretrained configs of the networks, made from the manifest."""
+
+import dataclasses
+from collections import deque
+from typing import Any, Dict
+
+import timm
+from timm.models import DefaultCfg, PretrainedCfg
+
+from .manifest import PACKAGE, Checkpoint, load_manifest
+
+__all__ = ['default_cfgs_from_manifest']
+
+# What the name of a network alone stands for: the first of these kinds that is published, and else nothing.
+DEFAULT_KINDS = ('trained', 'paper', 'embedded')
+
+
+def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str, DefaultCfg]:
+    """Pretrained configs of a family, with a tag for each published checkpoint of the manifest.
+
+    A network whose ImageNet100 weights are not published has a config without tag and without weights as its default:
+    its warm starts are had by their tags only, never in the place of weights that do not exist.
+
+    Args:
+        base_cfgs: Config of each network, without the location of weights.
+
+    Returns:
+        What `timm.models.register_model` looks for in a module's `default_cfgs`.
+    """
+    checkpoints = [c for c in load_manifest().values() if c.published]
+    default_cfgs = {}
+    for model, base_cfg in base_cfgs.items():
+        cfgs = {c.tag: _pretrained_cfg(c, base_cfg) for c in checkpoints if c.model == model}
+        defaults = [c.tag for kind in DEFAULT_KINDS for c in checkpoints if c.model == model and c.kind == kind]
+        if not defaults:
+            cfgs[''] = PretrainedCfg(**base_cfg)
+        default = (defaults or [''])[0]
+        default_cfgs[model] = DefaultCfg(
+            tags=deque([default, *(tag for tag in cfgs if tag != default)]), cfgs=cfgs,
+            is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
+    return default_cfgs
+
+
+def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> PretrainedCfg:
+    location = dict(
+        hf_hub_id='@'.join(filter(None, [checkpoint.hub_repo, checkpoint.commit])) or None,
+        hf_hub_filename=checkpoint.file,
+        file=str(PACKAGE / checkpoint.file) if checkpoint.kind == 'embedded' else None,
+        url=None,
+    )
+    if checkpoint.kind == 'warm_start':
+        # images are prepared as timm says for these weights, if they are weights that it knows
+        cfg = timm.get_pretrained_cfg(f'{checkpoint.model.removeprefix("mlfm_")}.{checkpoint.tag}')
+        if cfg is not None:
+            return dataclasses.replace(cfg, **location)
+    return PretrainedCfg(**dict(base_cfg, num_classes=checkpoint.num_classes, license=checkpoint.license, **location))
