@@ -34,7 +34,7 @@ docs: $(VENV)/.docs
 
 # Rewrites the tables that commands make.
 tables: $(VENV)/.test
-	$(BIN)/python scripts/make_model_table.py
+	$(BIN)/python scripts/make_tables.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

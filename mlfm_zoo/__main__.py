@@ -1,15 +1,146 @@
 """Command line: `python -m mlfm_zoo COMMAND`. A command that cannot go on says why in one sentence and exits with 1."""
 
 import argparse
+import ast
+import dataclasses
+import fnmatch
+import json
 import sys
-from typing import List, Optional
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
 
 import timm
 import torch.nn as nn
+from huggingface_hub import try_to_load_from_cache
 
 from .convert import convert_checkpoint
+from .cost import count_cost
 from .data import IMAGENET100_SYNSETS
 from .evaluate import evaluate
+from .hub.card import make_card
+from .hub.loading import CheckpointError, fetch_checkpoint, find_checkpoint, verify_file
+from .hub.manifest import PACKAGE, Checkpoint, load_manifest
+from .hub.publishing import build_repository, describe, target_manifest, upload_repository, write_manifest_entry
+
+
+def _models() -> List[str]:
+    return timm.list_models('mlfm_*') + ['test_mlfm_resnet']
+
+
+def _where(checkpoint: Checkpoint) -> str:
+    if not checkpoint.published:
+        return 'not published'
+    return 'in the package' if checkpoint.kind == 'embedded' else checkpoint.hub_repo
+
+
+def _list(args: argparse.Namespace) -> None:
+    pattern = args.filter or '*'
+    checkpoints = load_manifest().values()
+    rows: List[Dict[str, Any]] = []
+    for model in _models():
+        of_model = [c for c in checkpoints if c.model == model]
+        if not any(fnmatch.fnmatch(name, pattern) for name in (model, *(c.name for c in of_model))):
+            continue
+        for c in of_model:
+            if fnmatch.fnmatch(c.name, pattern) or fnmatch.fnmatch(model, pattern):
+                rows.append(dict(name=c.name, kind=c.kind, published=c.published, where=_where(c)))
+        if not of_model:
+            rows.append(dict(name=model, kind=None, published=False, where='no weights'))
+    if args.pretrained:
+        rows = [row for row in rows if row['published']]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return
+    width = max((len(row['name']) for row in rows), default=0)
+    for row in rows:
+        print(f'{row["name"]:{width}}  {row["kind"] or "-":10}  {row["where"]}')
+
+
+def _info(args: argparse.Namespace) -> None:
+    model, _, tag = args.model.partition('.')
+    if model not in _models():
+        raise ValueError(f'{model} is no network of this package: python -m mlfm_zoo list names them.')
+    checkpoints = [c for c in load_manifest().values() if c.model == model and tag in ('', c.tag)]
+    if tag and not checkpoints:
+        find_checkpoint(model, tag)
+    cost = count_cost(model)
+    if args.json:
+        print(json.dumps(dict(
+            model=model, **cost._asdict(), checkpoints=[dataclasses.asdict(c) for c in checkpoints]), indent=2))
+        return
+    print(f'{model}: {cost.params / 1e6:.2f} M parameters, {cost.madds / 1e9:.3f} G multiply-adds and '
+          f'{cost.activations / 1e6:.2f} M activations at {" x ".join(map(str, cost.input_size[1:]))}')
+    for c in checkpoints:
+        print(f'\n{c.name} ({c.kind}, {_where(c)})')
+        for field in dataclasses.fields(c):
+            value = getattr(c, field.name)
+            if field.name not in ('model', 'tag', 'kind', 'published') and value not in (None, {}):
+                print(f'  {field.name}: {value}')
+
+
+def _cached(checkpoint: Checkpoint, cache_dir: Optional[str]) -> Optional[Path]:
+    if checkpoint.kind == 'embedded':
+        return PACKAGE / checkpoint.file
+    path = try_to_load_from_cache(
+        checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _verify(args: argparse.Namespace) -> None:
+    counts = dict(good=0, bad=0, unknown=0)
+    for c in load_manifest().values():
+        if not c.published or args.model and args.model not in (c.model, c.name):
+            continue
+        path = _cached(c, args.cache_dir)
+        if path is None:
+            continue
+        verdict, text = 'good', 'as the manifest says'
+        try:
+            verify_file(path, c)
+            if c.sha256 is None:
+                verdict, text = 'unknown', 'the manifest knows no SHA-256 of it'
+        except CheckpointError as error:
+            verdict, text = 'bad', str(error)
+        counts[verdict] += 1
+        print(f'{c.name}: {text}')
+    print(f'{counts["good"]} good, {counts["bad"]} bad, {counts["unknown"]} without a known SHA-256')
+    if counts['bad']:
+        raise CheckpointError('Files differ from the manifest: load those weights once, which replaces them.')
+
+
+def _download(args: argparse.Namespace) -> None:
+    print(fetch_checkpoint(_find(args.model), args.cache_dir))
+
+
+def _find(name: str) -> Checkpoint:
+    """The published checkpoint of a name; without a tag, the one that timm would take."""
+    model, _, tag = name.partition('.')
+    if model not in _models():
+        raise ValueError(f'{model} is no network of this package: python -m mlfm_zoo list names them.')
+    return find_checkpoint(model, tag or timm.get_pretrained_cfg(model).tag or '')
+
+
+def _card(args: argparse.Namespace) -> None:
+    model, _, tag = args.model.partition('.')
+    checkpoint = load_manifest().get((model, tag)) or _find(args.model)
+    print(make_card(checkpoint), end='')
+
+
+def _publish(args: argparse.Namespace) -> None:
+    manifest = target_manifest(args.manifest)
+    with tempfile.TemporaryDirectory(prefix='mlfm_zoo_publish_') as folder:
+        repository = build_repository(
+            args.model, args.weights, args.namespace, folder, model_args=dict(args.model_kwargs), origin=args.origin,
+            license=args.license, data=args.data, top1=args.top1, progress=sys.stdout.isatty())
+        print('\n'.join(describe(repository)))
+        if args.dry_run:
+            print((repository.folder / 'README.md').read_text(encoding='utf-8'))
+            print('Nothing was uploaded: this was a dry run.')
+            return
+        checkpoint = upload_repository(repository)
+    write_manifest_entry(checkpoint, manifest)
+    print(f'{checkpoint.repo} at commit {checkpoint.commit}, written into {manifest}')
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -45,29 +176,73 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def main(argv: Optional[List[str]] = None) -> int:
-    """Run a command.
+def _key_value(text: str) -> Tuple[str, Any]:
+    key, equals, value = text.partition('=')
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form NAME=VALUE')
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
 
-    Args:
-        argv: Arguments without the program's name, those of the process if None.
 
-    Returns:
-        Exit code: 0, or 1 if the command could not go on.
-    """
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='python -m mlfm_zoo', description='Low-frequency memory networks for timm.')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
 
-    command = commands.add_parser(
-        'convert', help="make a checkpoint of the authors' into a folder that timm loads",
-        description="Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, or "
-                    'ResNet10, 18 or 34. Network and options are recognised from the file.')
-    command.add_argument('checkpoint', help='file written by the authors\' code')
-    command.add_argument('--output', required=True, metavar='FOLDER', help='folder to make; must not exist or be empty')
-    command.set_defaults(run=_convert)
+    def add(name, run, help, description=None):
+        command = commands.add_parser(name, help=help, description=description or f'{help[0].upper()}{help[1:]}.')
+        command.set_defaults(run=run)
+        return command
 
-    command = commands.add_parser(
-        'evaluate', help='top-1 and top-5 accuracy of a pretrained model on an image folder',
-        description="Accuracy of a pretrained model on an image folder, through timm's dataset, transform and loader.")
+    command = add('list', _list, 'list networks, their weights, and where the weights are')
+    command.add_argument('filter', nargs='?', help="names to list, with wildcards, such as 'mlfm_resnet*'")
+    command.add_argument('--pretrained', action='store_true', help='only weights that can be loaded today')
+    command.add_argument('--json', action='store_true', help='print JSON')
+
+    command = add('info', _info, 'show what is known of a network and its weights')
+    command.add_argument('model', help='a network, or network.tag for one of its weights')
+    command.add_argument('--json', action='store_true', help='print JSON')
+
+    command = add('verify', _verify, 'compare weights in the cache with the manifest, by size and SHA-256')
+    command.add_argument('model', nargs='?', help='a network or network.tag; all if left out')
+    command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
+
+    command = add('download', _download, 'download and verify weights, and print where they are')
+    command.add_argument('model', help='a network, or network.tag')
+    command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
+
+    command = add('card', _card, 'print the model card of weights')
+    command.add_argument('model', help='network.tag')
+
+    command = add(
+        'publish', _publish, 'publish weights on the Hub',
+        'Build the whole repository of some weights, verify it, upload it in one commit, and write commit, size and '
+        "SHA-256 into the manifest. The login is the Hub client's own: run `hf auth login` first.")
+    command.add_argument('model', help='network.tag, such as mlfm_resnet50.in100')
+    command.add_argument(
+        '--weights', required=True, metavar='FILE', help="weights, such as train.py's model_best.pth.tar")
+    command.add_argument('--namespace', required=True, metavar='ORG', help='organisation or user on the Hub')
+    command.add_argument('--origin', metavar='TEXT', help='where the weights come from, in words, for a new entry')
+    command.add_argument('--license', default='apache-2.0', metavar='NAME', help='licence of the weights')
+    command.add_argument('--model-kwargs', nargs='*', default=[], type=_key_value, metavar='NAME=VALUE',
+                         help='arguments of the network, such as memory_update=add')
+    command.add_argument('--data', metavar='FOLDER', help='image folder to validate the weights on')
+    command.add_argument('--top1', type=float, metavar='PERCENT', help='top-1 accuracy that the data has to reproduce')
+    command.add_argument(
+        '--manifest', metavar='FILE', help="manifest to write, instead of MLFM_ZOO_MANIFEST or the package's own")
+    command.add_argument('--dry-run', action='store_true', help='build, verify and show the repository, and stop there')
+
+    command = add(
+        'convert', _convert, "make a checkpoint of the authors' into a folder that timm loads",
+        "Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, or ResNet10, 18 "
+        'or 34. Network and options are recognised from the file.')
+    command.add_argument('checkpoint', help="file written by the authors' code")
+    command.add_argument('--output', required=True, metavar='FOLDER', help='folder to make; must not exist or be empty')
+
+    command = add(
+        'evaluate', _evaluate, 'measure top-1 and top-5 accuracy of a pretrained model on an image folder',
+        "Accuracy of a pretrained model on an image folder, through timm's dataset, transform and loader.")
     command.add_argument('model', help='a name that timm.create_model takes, local-dir:FOLDER for a folder')
     command.add_argument('data', help='folder that holds a folder of images for each class')
     command.add_argument(
@@ -77,9 +252,19 @@ def main(argv: Optional[List[str]] = None) -> int:
     command.add_argument('--batch-size', type=_positive, default=32, metavar='N', help='images a batch (default: 32)')
     command.add_argument('--workers', type=int, default=2, metavar='N', help='processes reading images (default: 2)')
     command.add_argument('--device', default='cpu', help='device to run on (default: cpu)')
-    command.set_defaults(run=_evaluate)
+    return parser
 
-    args = parser.parse_args(argv)
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments without the program's name, those of the process if None.
+
+    Returns:
+        Exit code: 0, or 1 if the command could not go on.
+    """
+    args = _parser().parse_args(argv)
     try:
         args.run(args)
     except (OSError, RuntimeError, ValueError) as error:

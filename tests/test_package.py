@@ -24,7 +24,8 @@ def distributions(tmp_path_factory):
 def test_wheel_and_sdist_are_whole(distributions):
     with zipfile.ZipFile(distributions['.whl']) as wheel:
         names = wheel.namelist()
-    for name in ('mlfm_zoo/py.typed', 'mlfm_zoo/weights/test_mlfm_resnet.digits.safetensors', 'mlfm_zoo/memory.py'):
+    for name in ('mlfm_zoo/py.typed', 'mlfm_zoo/weights/test_mlfm_resnet.digits.safetensors', 'mlfm_zoo/memory.py',
+                 'mlfm_zoo/weights_manifest.yaml'):
         assert name in names
     assert not [n for n in names if not n.startswith(('mlfm_zoo/', 'mlfm_zoo-'))]
     with tarfile.open(distributions['.gz']) as sdist:
@@ -54,8 +55,8 @@ print(tuple(model(torch.zeros(1, 3, 64, 64)).shape))
 
 
 def test_model_table_is_up_to_date():
-    result = subprocess.run([sys.executable, ROOT / 'scripts' / 'make_model_table.py', '--check'])
-    assert result.returncode == 0, 'run: python scripts/make_model_table.py'
+    result = subprocess.run([sys.executable, ROOT / 'scripts' / 'make_tables.py', '--check'])
+    assert result.returncode == 0, 'run: python scripts/make_tables.py'
 
 
 def test_demo_draws_and_reports(tmp_path):

@@ -2,7 +2,8 @@
 
 While a test module is collected, `timm.list_models` and `timm.list_pretrained` return this project's models only, and
 this project's model modules join the lists of modules that a test asks for. Tests about one particular timm model are
-left out, and so is `test_model_inference`, which compares with files that only timm's Hub repositories have.
+left out, and so is what needs the Hub: `test_model_inference`, which compares with files that only timm's repositories
+have, and loading of pretrained weights that do not come with the package.
 """
 
 import sys
@@ -14,7 +15,7 @@ import mlfm_zoo.models
 
 OUR_MODULES = [name for name in timm.list_modules() if f'mlfm_zoo.models.{name}' in sys.modules]
 OUR_MODELS = {model for module in OUR_MODULES for model in timm.list_models(module=module)}
-NEEDS_HUB = {'test_model_inference'}
+LOADS_WEIGHTS = {'test_model_load_pretrained', 'test_model_features_pretrained'}
 
 
 def _only_ours(list_names):
@@ -23,6 +24,11 @@ def _only_ours(list_names):
             module = module + OUR_MODULES
         return [name for name in list_names(*args, module=module, **kwargs) if name.split('.')[0] in OUR_MODELS]
     return list_ours
+
+
+def _needs_hub(test: str, model: str) -> bool:
+    on_hub = timm.get_pretrained_cfg_value(model, 'hf_hub_id') is not None
+    return test == 'test_model_inference' or test in LOADS_WEIGHTS and on_hub
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -39,7 +45,8 @@ def pytest_collection_modifyitems(config, items):
     ours, others = [], []
     for item in items:
         params = item.callspec.params if hasattr(item, 'callspec') else {}
-        is_ours = str(params.get('model_name')).split('.')[0] in OUR_MODELS
-        (ours if is_ours and item.originalname not in NEEDS_HUB else others).append(item)
+        model = str(params.get('model_name'))
+        keep = model.split('.')[0] in OUR_MODELS and not _needs_hub(item.originalname, model)
+        (ours if keep else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = ours

@@ -1,33 +1,32 @@
-"""Write docs/models.md: parameters and multiply-adds of every network, with and without memory.
+"""Write the tables of the docs: docs/models.md, what each network costs, and docs/checkpoints.md, which weights exist.
 
-    python scripts/make_model_table.py [--check]
+    python scripts/make_tables.py [--check]
 
 Multiply-adds are those of convolutions and linear layers for one image of the size in the table, half of what torch's
-own FlopCounterMode counts. Nothing is computed: the networks are built on the meta device. With --check nothing is
-written, and the exit code says whether the file is up to date.
+own FlopCounterMode counts. Nothing is computed: the networks are built on the meta device. The checkpoints are those of
+weights_manifest.yaml. With --check nothing is written, and the exit code says whether the files are up to date.
 """
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Tuple
 
 import timm
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import mlfm_zoo
+from mlfm_zoo.cost import count_cost
+from mlfm_zoo.hub.manifest import manifest_path, read_manifest
 
-OUTPUT = Path(__file__).parents[1] / 'docs' / 'models.md'
+DOCS = Path(__file__).parents[1] / 'docs'
 
-HEADER = """# The networks
+MODELS_HEADER = """# The networks
 
 All 34 networks of the paper's table, 100 classes. *Memory* is the network as registered, *trunk* the same with
 `memory=False`, which is timm's own network where timm has it. Multiply-adds are those of convolutions and linear layers
 for one image of the size given. *Paper* is the ImageNet100 top-1 accuracy that the authors report, trunk and memory; it
 is not measured by this project. No network of this table has trained weights in this package yet.
 
-This page is made by `python scripts/make_model_table.py`, and a test fails when it is out of date.
+This page is made by `python scripts/make_tables.py`, and a test fails when it is out of date.
 
 """
 
@@ -75,19 +74,10 @@ PAPER = {
 }
 
 
-def cost(name: str, memory: bool) -> Tuple[int, int]:
-    """Parameters and multiply-adds of a network at its own image size."""
-    model = timm.create_model(name, memory=memory, device='meta').eval()
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(torch.empty(1, *model.pretrained_cfg['input_size'], device='meta'))
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
-
-
 def row(name: str) -> str:
     size = timm.get_pretrained_cfg_value(name, 'input_size')[-1]
-    params, madds = cost(name, memory=False)
-    memory_params, memory_madds = cost(name, memory=True)
+    params, madds, *_ = count_cost(name, memory=False)
+    memory_params, memory_madds, *_ = count_cost(name)
     cells = [
         f'`{name}`', size,
         f'{params / 1e6:.2f}', f'{memory_params / 1e6:.2f}', f'{memory_params / params:.2f}',
@@ -97,23 +87,52 @@ def row(name: str) -> str:
     return f'| {" | ".join(map(str, cells))} |\n'
 
 
-def table() -> str:
+def models_page() -> str:
     assert set(PAPER) == set(timm.list_models('mlfm_*')), f'mlfm_zoo {mlfm_zoo.__version__} has other networks'
     rule = '| --- |' + ' --: |' * (len(COLUMNS) - 1)
-    return f'{HEADER}| {" | ".join(COLUMNS)} |\n{rule}\n' + ''.join(map(row, PAPER))
+    return f'{MODELS_HEADER}| {" | ".join(COLUMNS)} |\n{rule}\n' + ''.join(map(row, PAPER))
+
+
+CHECKPOINTS_HEADER = """# The checkpoints
+
+All weights that exist for these networks, from `weights_manifest.yaml`. `python -m mlfm_zoo list` prints the same list,
+`info MODEL.TAG` all that is known of one. What is not listed does not exist: no network has been trained on ImageNet100
+by this project yet. This page is made by `python scripts/make_tables.py`.
+
+- **embedded**: the weights come with the package.
+- **paper**: the authors' own, released as pickles. They are not published in a form that `pretrained=True` loads;
+  [convert](fidelity.md) makes one. Reported figures are the authors'.
+- **warm_start**: timm's ImageNet-1k weights in the trunk, memory at identity. They come from timm's repositories, whose
+  commits and digests this project does not know: a file is compared with the SHA-256 that the Hub gives for it, not
+  with one of this manifest.
+
+| name | kind | where | licence | classes | reported top-1 |
+| --- | --- | --- | --- | --: | --- |
+"""
+
+
+def checkpoints_page() -> str:
+    rows = []
+    for c in read_manifest(manifest_path()).values():
+        where = c.repo if c.repo else 'the package' if c.kind == 'embedded' else f'{c.source_repo}, not published'
+        figures = c.measured if c.kind == 'embedded' else c.reported
+        reported = ', '.join(f'{value:.2f} ({name})' for name, value in figures.items())
+        rows.append(f'| `{c.name}` | {c.kind} | {where} | {c.license} | {c.num_classes} | {reported or "-"} |\n')
+    return CHECKPOINTS_HEADER + ''.join(rows)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--check', action='store_true', help='write nothing, exit with 1 if the file is out of date')
+    parser.add_argument('--check', action='store_true', help='write nothing, exit with 1 if a file is out of date')
     args = parser.parse_args()
-    made = table()
+    pages = {DOCS / 'models.md': models_page(), DOCS / 'checkpoints.md': checkpoints_page()}
     if args.check:
-        return int(made != OUTPUT.read_text())
-    unfinished = OUTPUT.with_suffix('.tmp')
-    unfinished.write_text(made)
-    unfinished.replace(OUTPUT)
-    print(OUTPUT)
+        return int(any(not path.exists() or path.read_text() != made for path, made in pages.items()))
+    for path, made in pages.items():
+        unfinished = path.with_suffix('.tmp')
+        unfinished.write_text(made)
+        unfinished.replace(path)
+        print(path)
     return 0
 
 
