@@ -23,7 +23,7 @@ import timm
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 from test_convert import mobilenetv2, released, resnet
 
 import mlfm_zoo
@@ -360,8 +360,8 @@ def damaged_folders(rng, count, evil):
             'num_classes', 'memory', 'memory_update', 'memory_supplement', 'memory_split', 'memory_forget_last',
             'zero_init_last', 'imagenet100_head', 'features_only', 'feature_cls', 'out_indices', 'pretrained_strict',
             'kernel_size', 'pretrained_custom_load', 'pretrained_filter_fn', 'pretrained_cfg_overlay',
-            'pretrained_cfg', 'cache_dir', 'checkpoint_path', 'scriptable', 'model_cls', 'trunk_cls', 'variant', 'memory_args', 'unknown',
-            '__class__'])
+            'pretrained_cfg', 'cache_dir', 'checkpoint_path', 'scriptable', 'model_cls', 'trunk_cls', 'variant',
+            'memory_args', 'unknown', '__class__'])
         config['model_args'][key] = rng.choice([
             odd_value(rng), 'relu', 'silu', 'os.mkdir', 'batchnorm2d', [1, 1, 2, 1], [2 ** 20] * 4, [2 ** 40] * 4,
             2 ** 24, [0] * 4, {'file': '../../evil', 'url': 'file:///evil'}])
