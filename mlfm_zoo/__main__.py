@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import fnmatch
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ from .data import IMAGENET100_SYNSETS
 from .evaluate import evaluate
 from .hub.card import make_card
 from .hub.loading import CheckpointError, fetch_checkpoint, find_checkpoint, verify_file
-from .hub.manifest import PACKAGE, Checkpoint, load_manifest
+from .hub.manifest import PACKAGE, Checkpoint, load_manifest, paper_accuracies
 from .hub.publishing import build_repository, describe, target_manifest, upload_repository, write_manifest_entry
 
 
@@ -64,13 +65,17 @@ def _info(args: argparse.Namespace) -> None:
     checkpoints = [c for c in load_manifest().values() if c.model == model and tag in ('', c.tag)]
     if tag and not checkpoints:
         find_checkpoint(model, tag)
-    cost = count_cost(model)
+    cost, paper = count_cost(model), paper_accuracies().get(model)
     if args.json:
         print(json.dumps(dict(
-            model=model, **cost._asdict(), checkpoints=[dataclasses.asdict(c) for c in checkpoints]), indent=2))
+            model=model, **cost._asdict(), paper=paper and paper._asdict(),
+            checkpoints=[dataclasses.asdict(c) for c in checkpoints]), indent=2))
         return
     print(f'{model}: {cost.params / 1e6:.2f} M parameters, {cost.madds / 1e9:.3f} G multiply-adds and '
           f'{cost.activations / 1e6:.2f} M activations at {" x ".join(map(str, cost.input_size[1:]))}')
+    if paper is not None:
+        print(f'ImageNet100 top-1 in the paper, not measured here: {paper.trunk:.2f} % without memory, '
+              f'{paper.memory:.2f} % with it')
     for c in checkpoints:
         print(f'\n{c.name} ({c.kind}, {_where(c)})')
         for field in dataclasses.fields(c):
@@ -262,11 +267,18 @@ def main(argv: Optional[List[str]] = None) -> int:
         argv: Arguments without the program's name, those of the process if None.
 
     Returns:
-        Exit code: 0, or 1 if the command could not go on.
+        Exit code: 0, 1 if the command could not go on, or 130 if it was interrupted.
     """
     args = _parser().parse_args(argv)
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print('error: interrupted', file=sys.stderr)
+        return 130
     except (OSError, RuntimeError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -7,7 +7,7 @@ import timm
 from huggingface_hub import ModelCard
 
 from mlfm_zoo.hub.card import make_card
-from mlfm_zoo.hub.manifest import load_manifest
+from mlfm_zoo.hub.manifest import load_manifest, paper_accuracies
 
 CHECKPOINTS = load_manifest()
 
@@ -26,6 +26,9 @@ def test_metadata_and_sections(name):
         'Model details', 'Usage', 'How it was trained', 'Reported against measured', 'Limits', 'Citation']
     for value in checkpoint.reported.values():
         assert f'{value:.2f} % | reported, not measured here' in card
+    paper = paper_accuracies().get(checkpoint.model)
+    assert (paper is not None and f'{paper.memory:.2f} % | the paper, not measured here' in card) == (
+        checkpoint.kind == 'paper')
     if checkpoint.num_params:
         assert f'{checkpoint.num_params / 1e6:.2f} M' in card
 

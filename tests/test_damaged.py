@@ -256,7 +256,7 @@ def check_manifest(folder):
     """What became of a manifest: 'accepted' or 'refused'."""
     path = folder / 'manifest.yaml'
     try:
-        checkpoints = read_manifest(path)
+        checkpoints = read_manifest(path).checkpoints
     except ManifestError as error:
         message = str(error)
         assert len(message.splitlines()) == 1 and len(message) < 600 and str(path) in message, message

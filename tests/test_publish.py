@@ -116,7 +116,7 @@ def test_publish_and_load(server, user, digits):
     assert {'model.safetensors', 'config.json', 'README.md', 'args.yaml'} <= set(files)
     assert json.loads(files['config.json'])['architecture'] == 'test_mlfm_resnet'
     assert sum(method == 'POST' and '/commit/' in path for method, path, *_ in server.requests) == 1
-    entry = read_manifest(user.manifest)['test_mlfm_resnet', 'mine']
+    entry = read_manifest(user.manifest).checkpoints['test_mlfm_resnet', 'mine']
     assert entry.commit == server.repos['org/test_mlfm_resnet.mine'].main
     assert entry.size == len(files['model.safetensors']) and entry.measured == {'top-1': 100.0, 'top-5': 100.0}
 
@@ -184,12 +184,24 @@ def test_interrupted_upload_is_referred_to_by_nothing(server, user, write):
         user.code(LOGITS.format(name='test_mlfm_resnet.mine')), timm.create_model('test_mlfm_resnet', pretrained=True))
 
 
+def test_stopped_between_upload_and_manifest(server, user):
+    """The repository is there and nothing refers to it; publishing again finishes the work."""
+    assert user.publish('test_mlfm_resnet.mine', WEIGHTS, '--origin', 'a test').returncode == 0
+    entry = user.manifest.read_text()
+    user.manifest.unlink()
+    result = user.publish('test_mlfm_resnet.mine', WEIGHTS, '--origin', 'a test')
+    assert result.returncode == 0, result.stderr
+    assert user.manifest.read_text() == entry
+    assert_same_logits(
+        user.code(LOGITS.format(name='test_mlfm_resnet.mine')), timm.create_model('test_mlfm_resnet', pretrained=True))
+
+
 def test_manifest_is_kept_around_a_new_entry(server, user):
     for tag in ('a', 'b', 'a'):
         result = user.publish(f'test_mlfm_resnet.{tag}', WEIGHTS, '--origin', 'a test')
         assert result.returncode == 0, result.stderr
         user.manifest.write_text(user.manifest.read_text().replace('  - model', '  # kept\n  - model', 1))
-    assert list(read_manifest(user.manifest)) == [('test_mlfm_resnet', 'a'), ('test_mlfm_resnet', 'b')]
+    assert list(read_manifest(user.manifest).checkpoints) == [('test_mlfm_resnet', 'a'), ('test_mlfm_resnet', 'b')]
     assert user.manifest.read_text().count('# kept') == 3
 
 
@@ -212,7 +224,7 @@ def test_authors_checkpoint(server, user):
     assert user.command('convert', checkpoint, '--output', 'converted').returncode == 0
     result = user.publish('mlfm_mobilenetv2_010.paper_in100', user.home / 'converted' / 'model.safetensors')
     assert result.returncode == 0, result.stderr
-    entry = read_manifest(user.manifest)['mlfm_mobilenetv2_010', 'paper_in100']
+    entry = read_manifest(user.manifest).checkpoints['mlfm_mobilenetv2_010', 'paper_in100']
     assert entry.kind == 'paper' and entry.source_blob == 'a4b96fee3a10beb0fbea1ed47834bdd1375303d8'
     config = json.loads(server.files('org/mlfm_mobilenetv2_010.paper_in100')['config.json'])
     assert config['label_names'] == list(IMAGENET100_SYNSETS)
@@ -249,7 +261,7 @@ def test_round_trip_of_every_network(server, user, name):
     server.clear()
     assert_same_logits(user.code(LOGITS.format(name=name), offline=True), model)
     assert not server.requests
-    size = read_manifest(user.manifest)[name, 'in100'].size
+    size = read_manifest(user.manifest).checkpoints[name, 'in100'].size
     blob = next(p for p in user.home.rglob('blobs/*') if p.stat().st_size == size)
     with open(blob, 'r+b') as f:
         f.seek(-1, os.SEEK_END)

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..cost import count_cost
-from .manifest import Checkpoint
+from .manifest import Checkpoint, paper_accuracies
 
 __all__ = ['make_card']
 
@@ -161,7 +161,12 @@ def _training(checkpoint: Checkpoint, training_args: Optional[Dict[str, Any]]) -
 
 
 def _figures(checkpoint: Checkpoint) -> str:
-    rows = [f'| {name} | {value:.2f} % | reported, not measured here |' for name, value in checkpoint.reported.items()]
+    rows = []
+    paper = paper_accuracies().get(checkpoint.model)
+    if paper is not None and checkpoint.kind in ('trained', 'paper'):
+        rows += [f'| top-1 on ImageNet100, {what} | {value:.2f} % | the paper, not measured here |'
+                 for what, value in (('with memory', paper.memory), ('without', paper.trunk))]
+    rows += [f'| {name} | {value:.2f} % | reported, not measured here |' for name, value in checkpoint.reported.items()]
     measured = f'measured: `{checkpoint.command}`'
     rows += [f'| {name} | {value:.2f} % | {measured} |' for name, value in checkpoint.measured.items()]
     if not rows:

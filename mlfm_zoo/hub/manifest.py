@@ -1,6 +1,6 @@
 """The manifest: which checkpoints exist, where, and what their files must be, byte for byte.
 
-`weights_manifest.yaml` lists them. `MLFM_ZOO_MANIFEST` names a second file in the same form, whose entries join these
+`weights_manifest.yaml` lists them, and what the paper reports of each network. `MLFM_ZOO_MANIFEST` names a second file in the same form, whose entries join these
 and replace those of the same model and tag. `MLFM_ZOO_HUB` names an organisation that all Hub repositories are looked
 for in, instead of their own.
 """
@@ -12,11 +12,13 @@ import re
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-__all__ = ['Checkpoint', 'ManifestError', 'load_manifest', 'manifest_path', 'read_manifest']
+__all__ = [
+    'Checkpoint', 'ManifestError', 'PaperAccuracy', 'load_manifest', 'manifest_path', 'paper_accuracies', 'read_manifest',
+]
 
 KINDS = ('embedded', 'paper', 'trained', 'warm_start')
 SCHEMA_VERSION = 1
@@ -94,7 +96,35 @@ class Checkpoint:
         return f'{organisation}/{self.repo.split("/")[1]}' if organisation and self.repo else self.repo
 
 
-LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+class PaperAccuracy(NamedTuple):
+    """ImageNet100 top-1 accuracy in percent that the authors report for a network, without and with memory."""
+    trunk: float
+    memory: float
+
+
+class Manifest(NamedTuple):
+    """What one file says: its checkpoints by model and tag, and the paper's figures by model."""
+    checkpoints: Dict[Tuple[str, str], Checkpoint]
+    paper: Dict[str, PaperAccuracy]
+
+
+class DuplicateKey(yaml.MarkedYAMLError):
+    """A mapping has a key twice."""
+
+
+class Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+    """YAML's safe loader, but a key that a mapping has twice is an error: YAML forbids it, and PyYAML takes the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise DuplicateKey(problem=f'the key {_short(key.value)} stands twice', problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 LINE = r'[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+'  # without control characters
 PATTERNS = {
     'model': (r'[a-z0-9_]+', 'a registered name of lower-case letters, digits and _'),
@@ -124,25 +154,31 @@ def load_manifest() -> Dict[Tuple[str, str], Checkpoint]:
     Raises:
         ManifestError: A manifest cannot be read or does not follow the schema.
     """
-    checkpoints = dict(_read_cached(manifest_path()))
+    checkpoints = dict(_read_cached(manifest_path()).checkpoints)
     if extra := os.environ.get('MLFM_ZOO_MANIFEST'):
-        checkpoints.update(read_manifest(extra))
+        checkpoints.update(read_manifest(extra).checkpoints)
     return checkpoints
 
 
+def paper_accuracies() -> Dict[str, PaperAccuracy]:
+    """What the paper reports, by model, in the order of its table; none of it is measured by this project."""
+    return _read_cached(manifest_path()).paper
+
+
 @functools.lru_cache(maxsize=1)
-def _read_cached(path: Path) -> Dict[Tuple[str, str], Checkpoint]:
+def _read_cached(path: Path) -> Manifest:
     return read_manifest(path)
 
 
-def read_manifest(path: Union[str, Path]) -> Dict[Tuple[str, str], Checkpoint]:
+def read_manifest(path: Union[str, Path]) -> Manifest:
     """Read and check one manifest.
 
     Args:
-        path: A YAML file with `version` and a list `checkpoints` of the fields of `Checkpoint`.
+        path: A YAML file with `version`, a list `checkpoints` of the fields of `Checkpoint`, and optionally a mapping
+            `paper` of two percentages for each network.
 
     Returns:
-        The checkpoints by model and tag, in the file's order.
+        What it says, in the file's order.
 
     Raises:
         ManifestError: The file cannot be read or does not follow the schema.
@@ -153,7 +189,7 @@ def read_manifest(path: Union[str, Path]) -> Dict[Tuple[str, str], Checkpoint]:
             raise ManifestError(f'{path} has more than {MAX_MANIFEST_SIZE >> 20} MiB: it is no manifest.')
         text = path.read_text(encoding='utf-8')
         _refuse_traps(text, path)
-        document = yaml.load(text, LOADER)
+        document = yaml.load(text, Loader)
     except OSError as error:
         raise ManifestError(
             f'The manifest {path} cannot be read ({error.strerror}): give the path of a file.') from None
@@ -162,10 +198,11 @@ def read_manifest(path: Union[str, Path]) -> Dict[Tuple[str, str], Checkpoint]:
     except Exception as error:  # of any kind: for a date of month 13, or !!int of no digits, it is not a YAMLError
         mark = getattr(error, 'problem_mark', None)
         where = f', line {mark.line + 1}' if mark else ''
-        raise ManifestError(f'The manifest {path}{where} is not valid YAML: correct it there.') from None
+        what = f' ({error.problem})' if isinstance(error, DuplicateKey) else ''
+        raise ManifestError(f'The manifest {path}{where} is not valid YAML{what}: correct it there.') from None
 
-    if not isinstance(document, dict) or document.keys() != {'version', 'checkpoints'}:
-        raise ManifestError(f'{path} must hold "version" and "checkpoints", and nothing else.')
+    if not isinstance(document, dict) or document.keys() - {'paper'} != {'version', 'checkpoints'}:
+        raise ManifestError(f'{path} must hold "version" and "checkpoints", may hold "paper", and nothing else.')
     if type(document['version']) is not int or document['version'] != SCHEMA_VERSION:
         raise ManifestError(
             f'{path} has version {_short(document["version"])}, expected {SCHEMA_VERSION}: it is of another mlfm_zoo.')
@@ -178,13 +215,29 @@ def read_manifest(path: Union[str, Path]) -> Dict[Tuple[str, str], Checkpoint]:
         if key in checkpoints:
             raise ManifestError(f'{path}, entry {i}: {checkpoint.name} is listed twice.')
         checkpoints[key] = checkpoint
-    return checkpoints
+    return Manifest(checkpoints, _paper(document.get('paper', {}), path))
+
+
+def _paper(section: Any, path: Path) -> Dict[str, PaperAccuracy]:
+    if not isinstance(section, dict):
+        raise ManifestError(f'{path}: "paper" must be a mapping.')
+    for model, value in section.items():
+        if not (isinstance(model, str) and re.fullmatch(PATTERNS['model'][0], model, re.ASCII)
+                and isinstance(value, list) and len(value) == 2 and all(map(_is_percentage, value))):
+            raise ManifestError(
+                f'{path}, "paper": {_short(model)} is {_short(value)}, expected a registered name and two percentages '
+                'from 0 to 100, without memory and with it.')
+    return {model: PaperAccuracy(*value) for model, value in section.items()}
+
+
+def _is_percentage(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100
 
 
 def _refuse_traps(text: str, path: Path) -> None:
     """Refuse YAML that no manifest needs and that would crash its reader, or keep it busy for hours."""
     depth = 0
-    for event in yaml.parse(text, LOADER):
+    for event in yaml.parse(text, Loader):
         fault = None
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
@@ -242,9 +295,7 @@ def _value(value: Any, kind: Any, name: str, where: str) -> Any:
         expected = 'three whole numbers: channels, height, width'
     else:  # a mapping of percentages
         good = isinstance(value, dict) and all(
-            isinstance(k, str) and re.fullmatch(LINE, k)
-            and isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 100
-            for k, v in value.items())
+            isinstance(k, str) and re.fullmatch(LINE, k) and _is_percentage(v) for k, v in value.items())
         expected = 'percentages from 0 to 100 by name'
     if not good:
         raise ManifestError(f'{where}: {name} is {_short(value)}, expected {expected}.')

@@ -185,7 +185,7 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
     unfinished = path.with_name(f'.{path.name}.unfinished')
     try:
         unfinished.write_text(text, encoding='utf-8')
-        if read_manifest(unfinished).get((checkpoint.model, checkpoint.tag)) != checkpoint:
+        if read_manifest(unfinished).checkpoints.get((checkpoint.model, checkpoint.tag)) != checkpoint:
             raise ManifestError(f'{path} is not in the form that this program writes: add {checkpoint.name} by hand.')
         unfinished.replace(path)
     except OSError as error:
