@@ -5,11 +5,12 @@ Importing the package registers them: `import timm, mlfm_zoo; timm.create_model(
 
 from . import models
 from .attach import attach_memory, calibrate_memory, supports_memory
+from .data import imagenet100
 from .memory import LowFrequencyMemoryUnit, image_bands, low_band
 
 __version__ = '0.1.0'
 
 __all__ = [
-    'LowFrequencyMemoryUnit', 'attach_memory', 'calibrate_memory', 'image_bands', 'low_band', 'models',
+    'LowFrequencyMemoryUnit', 'attach_memory', 'calibrate_memory', 'image_bands', 'imagenet100', 'low_band', 'models',
     'supports_memory', '__version__',
 ]

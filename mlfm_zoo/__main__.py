@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import json
 import os
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -15,14 +16,17 @@ import timm
 import torch.nn as nn
 from huggingface_hub import try_to_load_from_cache
 
+from .collect import compare, read_run
 from .convert import convert_checkpoint
 from .cost import count_cost
-from .data import IMAGENET100_SYNSETS
+from .data import imagenet100
 from .evaluate import evaluate
 from .hub.card import make_card
 from .hub.loading import CheckpointError, fetch_checkpoint, find_checkpoint, verify_file
 from .hub.manifest import PACKAGE, Checkpoint, load_manifest, paper_accuracies
 from .hub.publishing import build_repository, describe, target_manifest, upload_repository, write_manifest_entry
+from .launch import become_python, run
+from .recipe import load_recipe, training_command
 
 
 def _models() -> List[str]:
@@ -148,6 +152,61 @@ def _publish(args: argparse.Namespace) -> None:
     print(f'{checkpoint.repo} at commit {checkpoint.commit}, written into {manifest}')
 
 
+def _recipe(args: argparse.Namespace) -> None:
+    recipe = load_recipe(args.model)
+    print(f'# {args.model} on ImageNet100: {recipe.settings["epochs"]} epochs, {recipe.global_batch_size} images an '
+          f'update. {recipe.path} says where each setting comes from.')
+    print("# train.py is timm's, in its repository; the folder of data is one that imagenet100 prepare made.")
+    for gpus, nodes, where in (
+        (1, 1, 'one GPU'),
+        (args.gpus, 1, f'{args.gpus} GPUs of one machine'),
+        (args.gpus, args.nodes, f'{args.nodes} machines of {args.gpus} GPUs, the same on each, HOST being one of them'),
+    ):
+        print(f'\n# {where}: baseline, then with memory')
+        for memory in (False, True):
+            try:
+                print(training_command(args.model, args.data, memory, args.seed, gpus, nodes, args.script))
+            except ValueError as error:
+                print(f'# {error}')
+                break
+
+
+def _collect(args: argparse.Namespace) -> None:
+    runs = [read_run(folder) for folder in args.runs]
+    rows = compare(runs, args.num_images)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print(f'Top-1 accuracy in percent, with the 95 % interval for {args.num_images:,} images:')
+        for row in rows:
+            cells = [f'{row["model"]}, {row["epoch"]} epoch']
+            for name in ('baseline', 'memory'):
+                if (s := row[name]) is not None:
+                    seeds = f', deviation {s["deviation"]:.2f} over {len(s["top1"])} runs' if s['deviation'] is not None else ''
+                    cells.append(f'{name} {s["mean"]:.2f} +- {s["half_interval"]:.2f}{seeds}')
+            if row['difference'] is not None:
+                low, high = row['interval']
+                cells.append(f'difference {row["difference"]:+.2f} ({low:+.2f} to {high:+.2f})')
+            print('; '.join(cells))
+    for run in runs:
+        if not run.memory:
+            continue
+        options = [f'{name}={value!r}' for name, value in run.model_args.items()]
+        command = [
+            'publish', f'{run.model}.{args.tag}', '--weights', str(run.best.checkpoint),
+            '--namespace', args.publish or 'ORG', '--top1', f'{run.best.top1:.2f}',
+            '--data', args.data or str(Path(run.args.get('data_dir') or 'DATA') / 'val'), '--origin',
+            f"trained with timm's train.py, seed {run.args.get('seed')}, epoch {run.best.number + 1} of "
+            f'{run.last.number + 1}, the best on the validation images',
+            *(['--model-kwargs', *options] if options else [])]
+        if args.publish is None and not args.json:
+            print(f'To publish {run.folder}: python -m mlfm_zoo {shlex.join(command)}')
+        elif args.publish is not None:
+            if sum(r.memory for r in runs) > 1:
+                raise ValueError('Several runs have memory, and one can be published: name its folder alone.')
+            _publish(_parser().parse_args(command))
+
+
 def _convert(args: argparse.Namespace) -> None:
     conversion = convert_checkpoint(args.checkpoint, args.output)
     options = ', '.join(f'{name}={value!r}' for name, value in conversion.model_args.items())
@@ -167,7 +226,7 @@ def _create(name: str) -> nn.Module:
 
 def _evaluate(args: argparse.Namespace) -> None:
     model = _create(args.model)
-    class_names = IMAGENET100_SYNSETS if args.imagenet100 else None
+    class_names = imagenet100.SYNSETS if args.imagenet100 else None
     result = evaluate(
         model, args.data, class_names=class_names, img_size=args.img_size, batch_size=args.batch_size,
         num_workers=args.workers, device=args.device, progress=sys.stdout.isatty())
@@ -239,6 +298,37 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--dry-run', action='store_true', help='build, verify and show the repository, and stop there')
 
     command = add(
+        'recipe', _recipe, "print the commands that train a network on ImageNet100 with timm's train.py",
+        "Print the commands that train a network, baseline and with memory, on ImageNet100 with timm's train.py: on one "
+        'GPU, on all GPUs of a machine, and on several machines. An update sees the same number of images on each.')
+    command.add_argument('model', help='a network')
+    command.add_argument('--data', default='IMAGENET100', metavar='FOLDER', help='prepared folder (default: IMAGENET100)')
+    command.add_argument('--script', default='train.py', metavar='FILE', help="path of timm's train.py")
+    command.add_argument('--seed', type=int, default=42, metavar='N', help='seed of the run (default: 42)')
+    command.add_argument('--gpus', type=_positive, default=4, metavar='N', help='GPUs of a machine (default: 4)')
+    command.add_argument('--nodes', type=_positive, default=2, metavar='N', help='machines (default: 2)')
+
+    command = add(
+        'collect', _collect, "report finished runs of timm's train.py, baseline against memory",
+        "Read output folders of timm's train.py, refuse unfinished and damaged ones, and report best and last epoch: "
+        'baseline against memory, best with best and last with last. Prints how to publish what has memory.')
+    command.add_argument('runs', nargs='+', metavar='RUN', help='output folder of a run')
+    command.add_argument('--num-images', type=_positive, default=5000, metavar='N',
+                         help='images of the validation set (default: 5000)')
+    command.add_argument('--json', action='store_true', help='print JSON')
+    command.add_argument('--tag', default='in100', help='tag to publish under (default: in100)')
+    command.add_argument('--publish', metavar='ORG', help='publish the best epoch of the run with memory at once')
+    command.add_argument('--data', metavar='FOLDER', help="validation images, instead of those of the run")
+
+    command = add(
+        'run', None, 'run a Python script with these networks registered in timm',
+        'Run a Python script as Python itself would, with these networks registered in timm, also in the Python '
+        'processes that it starts: `run train.py ARGS`, `run -m MODULE ARGS`, `torchrun ... -m mlfm_zoo run train.py ARGS`.')
+    command.add_argument('script', help='script, with its arguments after it')
+
+    add('imagenet100', None, 'prepare ImageNet100 for training, and check it')
+
+    command = add(
         'convert', _convert, "make a checkpoint of the authors' into a folder that timm loads",
         "Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, or ResNet10, 18 "
         'or 34. Network and options are recognised from the file.')
@@ -269,6 +359,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     Returns:
         Exit code: 0, 1 if the command could not go on, or 130 if it was interrupted.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    # two commands become another program, whose options are none of this parser's
+    if argv[:1] == ['run'] and argv[1:2] not in ([], ['-h'], ['--help']):
+        run(argv[1:])
+    if argv[:1] == ['imagenet100']:
+        become_python([imagenet100.__file__, *argv[1:]])
     args = _parser().parse_args(argv)
     try:
         args.run(args)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from mlfm_zoo import LowFrequencyMemoryUnit
 from mlfm_zoo.convert import convert_state_dict, read_checkpoint
-from mlfm_zoo.data import IMAGENET100_SYNSETS
+from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.evaluate import evaluate
 from reference import REFERENCE, load_fill, needs_reference
 
@@ -98,11 +98,11 @@ def test_real_photos(tmp_path):
     convert_checkpoint(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', tmp_path / 'converted')
     model = timm.create_model(f'local-dir:{tmp_path}/converted', pretrained=True)
     photos = REFERENCE / 'imagenet100_samples' / 'val'
-    result = evaluate(model, photos, class_names=IMAGENET100_SYNSETS, img_size=224)
+    result = evaluate(model, photos, class_names=SYNSETS, img_size=224)
     assert result.total == 50
     assert abs(result.top1 - 27) <= 1
     assert abs(result.top5 - 44) <= 1
 
 
 def test_imagenet100_order():
-    assert list(IMAGENET100_SYNSETS) == (REFERENCE / 'imagenet100_synsets.txt').read_text().split()
+    assert list(SYNSETS) == (REFERENCE / 'imagenet100_synsets.txt').read_text().split()

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from timm.data import ImageNetInfo
 
 from hub_server import Client, ClientError, HubServer
-from mlfm_zoo.data import IMAGENET100_SYNSETS
+from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.loading import CheckpointError
 
 MODEL = 'test_mlfm_resnet'
@@ -425,7 +425,7 @@ def test_another_organisation_and_no_network(zoo, tmp_path):
             assert not [name for name in cached(tmp_path / 'home') if 'uncached' in name]
 
 
-ROWS = [sorted(ImageNetInfo('imagenet-1k').label_names()).index(synset) for synset in sorted(IMAGENET100_SYNSETS)]
+ROWS = [sorted(ImageNetInfo('imagenet-1k').label_names()).index(synset) for synset in sorted(SYNSETS)]
 
 
 @pytest.fixture(scope='module')

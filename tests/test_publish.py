@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import mlfm_zoo
 from digits import load_split
 from hub_server import TOKEN, HubServer, environment
-from mlfm_zoo.data import IMAGENET100_SYNSETS
+from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.manifest import read_manifest
 from networks import ALL
 from reference import REFERENCE, load_fill, needs_reference
@@ -227,7 +227,7 @@ def test_authors_checkpoint(server, user):
     entry = read_manifest(user.manifest).checkpoints['mlfm_mobilenetv2_010', 'paper_in100']
     assert entry.kind == 'paper' and entry.source_blob == 'a4b96fee3a10beb0fbea1ed47834bdd1375303d8'
     config = json.loads(server.files('org/mlfm_mobilenetv2_010.paper_in100')['config.json'])
-    assert config['label_names'] == list(IMAGENET100_SYNSETS)
+    assert config['label_names'] == list(SYNSETS)
     assert config['label_descriptions']['n01440764'].startswith('tench')
 
     save_file({'image': torch.from_numpy(load_fill().image('input', (2, 3, 224, 224)))},

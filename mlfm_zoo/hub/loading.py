@@ -47,7 +47,9 @@ def find_checkpoint(model: str, tag: str) -> Checkpoint:
         more = f' and {len(published) - 3} more (python -m mlfm_zoo list {model})' if len(published) > 3 else ''
         ways.append(f'load {", ".join(published[:3])}{more}')
     ways += [f'make {c.name} ({c.recipe})' for c in checkpoints if not c.published and tag in ('', c.tag)]
-    ways.append('build the network untrained with pretrained=False')
+    if tag in ('', 'in100') and model.startswith('mlfm_'):
+        ways.append(f'train it (python -m mlfm_zoo recipe {model})')
+    ways.append('build it untrained with pretrained=False')
     raise CheckpointError(f'{asked} are not published: {", or ".join(ways)}.')
 
 

@@ -14,10 +14,10 @@ import timm
 import torch
 import yaml
 from huggingface_hub import HfApi
-from timm.data import ImageNetInfo
+from timm.data import resolve_data_config, resolve_model_data_config
 from timm.models import load_state_dict, save_for_hf
 
-from ..data import IMAGENET100_SYNSETS
+from ..data import imagenet100
 from ..evaluate import evaluate
 from .card import make_card
 from .loading import CheckpointError, file_digest
@@ -86,10 +86,11 @@ def build_repository(
     model = timm.create_model(model_name, **dict(model_args or {}, num_classes=_num_classes(model_name, state_dict)))
     model.load_state_dict(state_dict)
     model.eval()
+    training_args = _training_args(weights)
+    _take_data_config(model, training_args)
     known = load_manifest().get((model_name, tag))
     if origin is None and known is None:
         raise ValueError(f'The manifest does not know {name}: say with --origin where the weights come from.')
-    training_args = _training_args(weights)
 
     save_for_hf(
         model, folder, model_config=_labels(model.num_classes), model_args=model_args, safe_serialization=True)
@@ -98,7 +99,7 @@ def build_repository(
     measured = {}
     if data is not None:
         result = evaluate(
-            model, data, class_names=IMAGENET100_SYNSETS if model.num_classes == 100 else None, progress=progress)
+            model, data, class_names=imagenet100.SYNSETS if model.num_classes == 100 else None, progress=progress)
         measured = {name: round(100 * correct / result.total, 2)
                     for name, correct in (('top-1', result.top1), ('top-5', result.top5))}
         if top1 is not None and abs(measured['top-1'] - top1) > FIGURE_TOLERANCE:
@@ -226,12 +227,24 @@ def _training_args(weights: Path) -> Dict[str, Any]:
     return args
 
 
+def _take_data_config(model: torch.nn.Module, training_args: Dict[str, Any]) -> None:
+    """Let the model say the image size that it was trained with; how images are prepared must be the network's own."""
+    if not training_args:
+        return
+    trained = resolve_data_config(training_args, model=model)
+    own = resolve_model_data_config(model)
+    for name in ('interpolation', 'mean', 'std', 'crop_pct'):
+        if trained[name] != own[name]:
+            raise ValueError(
+                f'The weights were trained with {name} {trained[name]}, and the network has {own[name]}, which '
+                'pretrained=True would take: train with that, or save them with timm.models.push_to_hf_hub.')
+    model.pretrained_cfg['input_size'] = trained['input_size']
+
+
 def _labels(num_classes: int) -> Dict[str, Any]:
-    if num_classes != len(IMAGENET100_SYNSETS):
+    if num_classes != len(imagenet100.SYNSETS):
         return {}
-    info = ImageNetInfo('imagenet-1k')
-    texts = {synset: info.label_name_to_description(synset) for synset in IMAGENET100_SYNSETS}
-    return dict(label_names=list(IMAGENET100_SYNSETS), label_descriptions=texts)
+    return dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
 
 
 def _verify_outputs(model: torch.nn.Module, folder: Path) -> None:

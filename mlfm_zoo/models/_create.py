@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo
 from timm.models import PretrainedCfg, build_model_with_cfg
 
 from .._timm import FeatureGetterNet
-from ..data import IMAGENET100_SYNSETS
+from ..data import imagenet100
 from ..hub.loading import fetch_checkpoint, find_checkpoint
 from ..memory import LowFrequencyMemoryUnit, check_option
 
@@ -86,7 +86,7 @@ def create_mlfm_model(
             raise ValueError(
                 f'imagenet100_head cuts the classifier of a warm start, expected one of {variant} of 1,000 classes '
                 'with pretrained=True: name it by its tag, or leave imagenet100_head out.')
-        overlay['num_classes'] = len(IMAGENET100_SYNSETS)
+        overlay['num_classes'] = len(imagenet100.SYNSETS)
     if overlay:
         kwargs['pretrained_cfg_overlay'] = overlay
     if kwargs.get('pretrained_strict', True):
@@ -152,7 +152,7 @@ def image_convs(model: nn.Module) -> Tuple[str, ...]:
 def imagenet100_rows() -> List[int]:
     """Rows of an ImageNet-1k classifier that belong to the classes of ImageNet100, in its order."""
     rows = {synset: row for row, synset in enumerate(ImageNetInfo('imagenet-1k').label_names())}
-    return [rows[synset] for synset in IMAGENET100_SYNSETS]
+    return [rows[synset] for synset in imagenet100.SYNSETS]
 
 
 def _identity_memory(model: nn.Module) -> Dict[str, torch.Tensor]:

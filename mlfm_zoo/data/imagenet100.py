@@ -1,0 +1,391 @@
+"""ImageNet100, as the paper uses it: the 100 classes of the Kaggle set ambityga/imagenet100.
+
+It is not the ImageNet-100 of Contrastive Multiview Coding, with which it shares 8 classes.
+
+`prepare` makes a folder that timm's ImageFolder reads, `train/<wnid>` and `val/<wnid>`, of links to a downloaded set.
+The file needs neither torch nor timm and is a program of its own, which `python -m mlfm_zoo imagenet100` becomes:
+135,000 files take little memory then.
+"""
+
+import argparse
+import filecmp
+import json
+import os
+import re
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Union
+
+from PIL import Image
+
+__all__ = ['SYNSETS', 'NUM_IMAGES', 'DataError', 'Summary', 'label_descriptions', 'prepare', 'verify']
+
+# WordNet ids in sorted order, which is the order of the networks' outputs.
+SYNSETS = (
+    'n01440764', 'n01443537', 'n01484850', 'n01491361', 'n01494475', 'n01496331', 'n01498041', 'n01514668',
+    'n01514859', 'n01531178', 'n01537544', 'n01560419', 'n01582220', 'n01592084', 'n01601694', 'n01608432',
+    'n01614925', 'n01622779', 'n01630670', 'n01632458', 'n01632777', 'n01644900', 'n01664065', 'n01665541',
+    'n01667114', 'n01667778', 'n01675722', 'n01677366', 'n01685808', 'n01687978', 'n01693334', 'n01695060',
+    'n01698640', 'n01728572', 'n01729322', 'n01729977', 'n01734418', 'n01735189', 'n01739381', 'n01740131',
+    'n01742172', 'n01749939', 'n01751748', 'n01753488', 'n01755581', 'n01756291', 'n01770081', 'n01770393',
+    'n01773157', 'n01773549', 'n01773797', 'n01774384', 'n01774750', 'n01775062', 'n01776313', 'n01795545',
+    'n01796340', 'n01798484', 'n01806143', 'n01818515', 'n01819313', 'n01820546', 'n01824575', 'n01828970',
+    'n01829413', 'n01833805', 'n01843383', 'n01847000', 'n01855672', 'n01860187', 'n01877812', 'n01883070',
+    'n01910747', 'n01914609', 'n01924916', 'n01930112', 'n01943899', 'n01944390', 'n01950731', 'n01955084',
+    'n01968897', 'n01978287', 'n01978455', 'n01984695', 'n01985128', 'n01986214', 'n02002556', 'n02006656',
+    'n02007558', 'n02011460', 'n02012849', 'n02013706', 'n02018207', 'n02018795', 'n02027492', 'n02028035',
+    'n02037110', 'n02051845', 'n02058221', 'n02077923',
+)
+
+# Images a class.
+NUM_IMAGES = {'train': 1300, 'val': 50}
+
+# Names that the folders of each split go by: whole, or in the shards that Kaggle serves, of classes or of images.
+SPLIT_NAMES = {'train': r'train(\.X\d+)?', 'val': r'(val|validation)(\.X\d*)?'}
+EXTENSIONS = ('.jpeg', '.jpg', '.png')
+PARTIAL = '.partial'
+MARK = 'imagenet100.json'
+
+
+class DataError(ValueError):
+    """A folder is not ImageNet100, or not all of it."""
+
+
+class Summary(NamedTuple):
+    """What was prepared or found.
+
+    Attributes:
+        images: Images of each split.
+        made: Files made anew by this call; the others were there.
+        bad: Broken images by path, and what is wrong with each.
+    """
+    images: Dict[str, int]
+    made: int
+    bad: Dict[str, str]
+
+
+def label_descriptions() -> Dict[str, str]:
+    """What each class is, in words, by its WordNet id, in the order of the networks' outputs."""
+    from timm.data import ImageNetInfo  # here, since preparing needs no timm
+
+    info = ImageNetInfo('imagenet-1k')
+    return {synset: info.label_name_to_description(synset) for synset in SYNSETS}
+
+
+def prepare(
+        source: Union[str, Path],
+        dest: Union[str, Path],
+        copy: bool = False,
+        skip_bad: bool = False,
+        num_images: Optional[Dict[str, int]] = None,
+        progress: bool = False,
+) -> Summary:
+    """Make `dest/train/<wnid>` and `dest/val/<wnid>` of links to the images of a downloaded set.
+
+    Files that are there already are kept, so a call that was stopped goes on where it was. Empty and truncated files
+    and files that are no images are found; damage inside an image is what `verify` with `decode` finds.
+
+    Args:
+        source: The folder of Kaggle's set (train.X1 to train.X4 and val.X), or one with train/<wnid> and val/<wnid>, as
+            of ImageNet-1k; these may lie up to three folders deep in it.
+        dest: Folder to make or to complete.
+        copy: Whether to copy the images instead of linking to them.
+        skip_bad: Whether to go on without broken images.
+        num_images: Images that each class must have, by split; `NUM_IMAGES` if None.
+        progress: Whether to print how far it is.
+
+    Returns:
+        What was made.
+
+    Raises:
+        FileNotFoundError: `source` is not a folder.
+        DataError: It does not hold the 100 classes with all their images, or `dest` holds something else.
+    """
+    source, dest, num_images = Path(source).resolve(), Path(dest).resolve(), num_images or NUM_IMAGES
+    if not source.is_dir():
+        raise FileNotFoundError(f'There is no folder at {source}: give the one that the set was unpacked into.')
+    splits = _find_splits(source, dest)
+    for split, folders in splits.items():
+        _check_classes(split, folders, source)
+    for split in splits:
+        _refuse_other_folders(dest / split)
+    (dest / MARK).unlink(missing_ok=True)
+    images, bad, faults, made = {}, {}, [], 0
+    for split, folders in splits.items():
+        images[split] = 0
+        for i, synset in enumerate(SYNSETS, start=1):
+            files = _class_files([folder / synset for folder in folders])
+            class_bad = {name: what for name, path in files.items() if (what := _fault(path)) is not None}
+            bad.update({str(files[name]): what for name, what in class_bad.items()})
+            good = {name: path for name, path in files.items() if name not in class_bad}
+            made += _make_class(dest / split / synset, good, copy)
+            images[split] += len(good)
+            if len(files) != num_images[split]:
+                faults.append(f'{split}/{synset} has {len(files)} images')
+            if progress:
+                print(f'\r{split}: {i} of {len(SYNSETS)} classes, {images[split]:,} images', end='', flush=True)
+        if progress:
+            print()
+    if faults:
+        _refuse(faults, source, num_images)
+    if bad and not skip_bad:
+        raise DataError(f'{_listed(bad)}\n{len(bad)} images of {source} are broken: put whole ones in their place, or '
+                        'go on without them with --skip-bad.')
+    text = json.dumps({'source': str(source), 'images': images, 'left_out': bad}, indent=2)
+    unfinished = dest / f'{MARK}{PARTIAL}'
+    unfinished.write_text(text, encoding='utf-8')
+    unfinished.replace(dest / MARK)
+    return Summary(images, made, bad)
+
+
+def verify(
+        folder: Union[str, Path],
+        decode: bool = False,
+        num_images: Optional[Dict[str, int]] = None,
+        progress: bool = False,
+) -> Summary:
+    """Check a prepared folder: the 100 classes, their images, and that each image is whole.
+
+    Args:
+        folder: A folder that `prepare` made, or one of the same form.
+        decode: Whether to decode every image, which takes minutes and finds damage inside them.
+        num_images: Images that each class must have, by split; `NUM_IMAGES` if None. Those that `prepare` left out,
+            as asked, are not missed.
+        progress: Whether to print how far it is.
+
+    Returns:
+        What was found.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        DataError: It is not ImageNet100, or not all of it.
+    """
+    folder, num_images = Path(folder).resolve(), num_images or NUM_IMAGES
+    if not folder.is_dir():
+        raise FileNotFoundError(f'There is no folder at {folder}: give one that prepare has made.')
+    left_out = _left_out(folder / MARK)
+    images, bad, faults = {}, {}, []
+    with ProcessPoolExecutor() as pool:
+        for split in NUM_IMAGES:
+            _check_classes(split, [folder / split], folder)
+            _refuse_other_folders(folder / split)
+            images[split] = 0
+            for i, synset in enumerate(SYNSETS, start=1):
+                paths = list(_class_files([folder / split / synset]).values())
+                found = pool.map(_decoding_fault, paths, chunksize=32) if decode else map(_fault, paths)
+                class_bad = {str(path): what for path, what in zip(paths, found) if what is not None}
+                bad.update(class_bad)
+                images[split] += len(paths) - len(class_bad)
+                missed = sum(Path(path).parent.name == synset and _split_of(path) == split for path in left_out)
+                if len(paths) != num_images[split] - missed:
+                    faults.append(f'{split}/{synset} has {len(paths)} images')
+                if progress:
+                    print(f'\r{split}: {i} of {len(SYNSETS)} classes, {images[split]:,} images', end='', flush=True)
+            if progress:
+                print()
+    if faults:
+        _refuse(faults, folder, num_images)
+    if bad:
+        raise DataError(f'{_listed(bad)}\n{len(bad)} images of {folder} are broken: put whole ones in their place, or '
+                        'prepare again with --skip-bad.')
+    return Summary(images, 0, bad)
+
+
+def _find_splits(source: Path, dest: Path) -> Dict[str, List[Path]]:
+    """The folders that hold the classes of each split, nearest to the top."""
+    level = [source]
+    for _ in range(4):
+        for folder in level:
+            inside = sorted(f for f in folder.iterdir() if f.is_dir())
+            found = {
+                split: [f for f in inside if re.fullmatch(pattern, f.name)] for split, pattern in SPLIT_NAMES.items()}
+            for split, folders in found.items():  # what this made beside the shards is no part of them
+                found[split] = [f for f in folders if '.X' in f.name] or folders
+            if all(found.values()):
+                if any(dest in f.parents and '.X' not in f.name for folders in found.values() for f in folders):
+                    raise DataError(f'{dest} is the set itself: name another folder for what is made of it.')
+                return found
+        level = [f for folder in level for f in folder.iterdir()
+                 if f.is_dir() and not re.fullmatch(r'n\d{8}', f.name) and f != dest][:1000]
+    raise DataError(
+        f'{source} has no folders train.X1, train.X2 ... and val.X, and none called train and val: give the folder that '
+        'ambityga/imagenet100 or ImageNet-1k was unpacked into.')
+
+
+def _check_classes(split: str, folders: List[Path], source: Path) -> None:
+    names = {f.name for folder in folders if folder.is_dir() for f in folder.iterdir() if f.is_dir()}
+    classes = {name for name in names if re.fullmatch(r'n\d{8}', name)}
+    common = classes & set(SYNSETS)
+    if len(common) == len(SYNSETS):
+        return
+    where = f'{source} has {len(common)} of the 100 classes in {", ".join(folder.name for folder in folders)}'
+    if not classes:
+        raise DataError(
+            f'{where}: images must lie in a folder for each class, named by its WordNet id like {SYNSETS[0]}.')
+    if len(common) < 50 <= len(classes) <= 200:
+        raise DataError(
+            f'{where}: it is another ImageNet-100, such as that of Contrastive Multiview Coding, which shares 8 classes '
+            'with the one of the paper; get ambityga/imagenet100 from Kaggle, or give an ImageNet-1k folder.')
+    missing = sorted(set(SYNSETS) - common)
+    raise DataError(f'{where}, {missing[0]} is missing: unpack all of the set.')
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    """A folder of no class would be numbered as one by whoever reads the data."""
+    others = [f.name for f in folder.iterdir() if f.is_dir() and f.name not in SYNSETS] if folder.is_dir() else []
+    if others:
+        raise DataError(f'{folder} holds {min(others)}, which is no class of ImageNet100: remove it, or name another '
+                        'folder.')
+
+
+def _class_files(folders: List[Path]) -> Dict[str, Path]:
+    """The files of one class by name, from all shards that have it."""
+    files: Dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if not entry.name.lower().endswith(EXTENSIONS):
+                continue
+            path = Path(entry.path)
+            if entry.name in files and not filecmp.cmp(files[entry.name], path, shallow=False):
+                raise DataError(f'{files[entry.name]} and {path} have one name and are different images: keep one.')
+            files.setdefault(entry.name, path)
+    return files
+
+
+def _fault(path: Path) -> Optional[str]:
+    """What is wrong with an image, from its first and last bytes; None if nothing."""
+    try:
+        with open(path, 'rb', buffering=0) as f:
+            start = f.read(2)
+            size = f.seek(0, os.SEEK_END)
+            f.seek(max(0, size - 2))
+            end = f.read(2)
+    except OSError as error:
+        return f'cannot be read ({error.strerror})'
+    if not size:
+        return 'is empty'
+    if (start, end) == (b'\xff\xd8', b'\xff\xd9'):  # the marks that a JPEG starts and ends with
+        return None
+    return _decoding_fault(path)  # another format, bytes after the end, or broken
+
+
+def _decoding_fault(path: Path) -> Optional[str]:
+    """What is wrong with an image, by decoding it; None if nothing."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            return f'cannot be read ({error.strerror})'
+        return 'is truncated' if 'truncated' in str(error) else 'cannot be decoded as an image'
+    return None
+
+
+def _make_class(folder: Path, files: Dict[str, Path], copy: bool) -> int:
+    """Complete the folder of one class; the number of files made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = {entry.name: entry for entry in os.scandir(folder)}
+    for name in there.keys() - files.keys():
+        if name.endswith(PARTIAL) or there[name].is_symlink():  # of a call that was stopped, or of another source
+            os.unlink(there[name].path)
+        elif name.lower().endswith(EXTENSIONS):
+            raise DataError(f'{there[name].path} is no image of the source: remove it, or name another folder.')
+    made = 0
+    for name, path in files.items():
+        target = folder / name
+        if name in there:
+            if there[name].is_symlink():
+                if not copy and os.readlink(target) == str(path):
+                    continue
+            elif there[name].stat().st_size == path.stat().st_size:
+                continue
+        unfinished = folder / f'.{name}{PARTIAL}'
+        unfinished.unlink(missing_ok=True)
+        try:
+            if copy:
+                shutil.copyfile(path, unfinished)
+            else:
+                os.symlink(path, unfinished)
+            os.replace(unfinished, target)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            hint = 'free some space' if copy else 'copy the images instead, with --copy'
+            raise DataError(f'{target} cannot be made ({error.strerror}): {hint}.') from None
+        made += 1
+    return made
+
+
+def _left_out(mark: Path) -> Dict[str, str]:
+    try:
+        left_out = json.loads(mark.read_text(encoding='utf-8'))['left_out']
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        left_out = None
+    if not isinstance(left_out, dict):
+        raise DataError(f'{mark} is damaged: prepare the folder again.')
+    return left_out
+
+
+def _split_of(path: str) -> Optional[str]:
+    name = Path(path).parent.parent.name
+    return next((split for split, pattern in SPLIT_NAMES.items() if re.fullmatch(pattern, name)), None)
+
+
+def _refuse(faults: List[str], source: Path, num_images: Dict[str, int]) -> None:
+    expected = ' and '.join(f'{n:,} in {split}' for split, n in num_images.items())
+    more = f' (and {len(faults) - 1} more such classes)' if len(faults) > 1 else ''
+    raise DataError(f'{source}: {faults[0]}{more}, expected {expected}: unpack all of the set.')
+
+
+def _listed(bad: Dict[str, str]) -> str:
+    return '\n'.join(f'{path} {what}' for path, what in bad.items())
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run `prepare` or `verify`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog='python -m mlfm_zoo imagenet100', description='Prepare ImageNet100 for training, and check it.')
+    commands = parser.add_subparsers(metavar='COMMAND', dest='command', required=True)
+    command = commands.add_parser(
+        'prepare', help='make train/<wnid> and val/<wnid> of a downloaded set',
+        description="Make DEST/train/<wnid> and DEST/val/<wnid> of Kaggle's ambityga/imagenet100 (train.X1 to train.X4 "
+        'and val.X) or of an ImageNet-1k folder. A call that was stopped goes on where it was.')
+    command.add_argument('source', help='folder that the set was unpacked into')
+    command.add_argument('dest', help='folder to make')
+    command.add_argument('--copy', action='store_true', help='copy the images instead of linking to them')
+    command.add_argument('--skip-bad', action='store_true', help='leave broken images out and go on')
+    check = commands.add_parser(
+        'verify', help='check a prepared folder', description='Check a prepared folder: classes, images, whole files.')
+    check.add_argument('dest', metavar='folder', help='folder that prepare made')
+    check.add_argument('--decode', action='store_true', help='decode every image too, which takes minutes')
+    for each in (command, check):
+        each.add_argument('--num-images', nargs=2, type=int, metavar=('TRAIN', 'VAL'), default=list(NUM_IMAGES.values()),
+                          help='images that each class must have (default: 1300 50)')
+    args = parser.parse_args(argv)
+    num_images, progress = dict(zip(NUM_IMAGES, args.num_images)), sys.stdout.isatty()
+    try:
+        if args.command == 'prepare':
+            summary = prepare(args.source, args.dest, args.copy, args.skip_bad, num_images, progress)
+        else:
+            summary = verify(args.dest, args.decode, num_images, progress)
+    except (DataError, OSError) as error:
+        *listed, message = str(error).splitlines()
+        print('\n'.join([*listed, f'error: {message}']), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('error: interrupted; the same command goes on where it was', file=sys.stderr)
+        return 130
+    if summary.bad:
+        print(_listed(summary.bad))
+    counts = ', '.join(f'{n:,} {split} images' for split, n in summary.images.items())
+    print(f'{Path(args.dest)}: {len(SYNSETS)} classes, {counts}, {len(summary.bad)} left out as broken')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Run any Python script with these networks registered in timm, in it and in every Python process that it starts.
+
+The process becomes the script's interpreter, so `sys.argv`, `sys.path`, `__main__`, signals, exit code and tracebacks are
+those of Python itself. What makes the networks known is `site/sitecustomize.py`, which Python imports at its start when
+the folder is in PYTHONPATH: it imports `mlfm_zoo` after `timm`, in processes that import timm.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import List, NoReturn
+
+__all__ = ['become_python', 'run']
+
+SITE = Path(__file__).with_name('site')
+
+
+def run(command: List[str]) -> NoReturn:
+    """Become `python COMMAND`, with these networks registered whenever timm is imported.
+
+    Args:
+        command: A script with its arguments, or '-m', a module and its arguments.
+    """
+    paths = [str(SITE), *filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))]
+    os.environ['PYTHONPATH'] = os.pathsep.join(dict.fromkeys(paths))
+    become_python(command)
+
+
+def become_python(command: List[str]) -> NoReturn:
+    """Replace this process by the same interpreter, with the same options, running another command."""
+    argv = [sys.executable, *_interpreter_options(), *command]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name == 'nt':  # which cannot replace a process: wait for a child instead
+        sys.exit(subprocess.call(argv))
+    os.execv(sys.executable, argv)
+
+
+def _interpreter_options() -> List[str]:
+    """The options of this interpreter, as -u or -W error: what stands before `-m mlfm_zoo` or the script."""
+    options = sys.orig_argv[1:]
+    for i, option in enumerate(options):
+        if option == '-m' or not option.startswith('-') and options[i - 1] not in ('-W', '-X'):
+            return options[:i]
+    return []
