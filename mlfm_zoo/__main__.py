@@ -191,13 +191,14 @@ def _collect(args: argparse.Namespace) -> None:
     for run in runs:
         if not run.memory:
             continue
-        options = [f'{name}={value!r}' for name, value in run.model_args.items()]
+        options = [f'{name}={value}' for name, value in run.model_args.items()]
         command = [
             'publish', f'{run.model}.{args.tag}', '--weights', str(run.best.checkpoint),
             '--namespace', args.publish or 'ORG', '--top1', f'{run.best.top1:.2f}',
             '--data', args.data or str(Path(run.args.get('data_dir') or 'DATA') / 'val'), '--origin',
             f"trained with timm's train.py, seed {run.args.get('seed')}, epoch {run.best.number + 1} of "
             f'{run.last.number + 1}, the best on the validation images',
+            *(['--manifest', args.manifest] if args.manifest else []),
             *(['--model-kwargs', *options] if options else [])]
         if args.publish is None and not args.json:
             print(f'To publish {run.folder}: python -m mlfm_zoo {shlex.join(command)}')
@@ -318,7 +319,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--json', action='store_true', help='print JSON')
     command.add_argument('--tag', default='in100', help='tag to publish under (default: in100)')
     command.add_argument('--publish', metavar='ORG', help='publish the best epoch of the run with memory at once')
-    command.add_argument('--data', metavar='FOLDER', help="validation images, instead of those of the run")
+    command.add_argument('--data', metavar='FOLDER', help='validation images to publish with, instead of those of the run')
+    command.add_argument('--manifest', metavar='FILE', help='manifest to write when publishing, as of `publish`')
 
     command = add(
         'run', None, 'run a Python script with these networks registered in timm',

@@ -180,12 +180,9 @@ def test_walk_from_images_to_the_hub_and_back(tmp_path, capsys):
     with HubServer() as server:
         user = User(server, tmp_path)
         shutil.move(runs / 'resumed', tmp_path / 'resumed')
-        os.environ['MLFM_ZOO_MANIFEST'] = str(user.manifest)
-        try:
-            result = user.command(
-                'collect', tmp_path / 'resumed', '--publish', 'org', '--tag', 'walked', '--data', data / 'val')
-        finally:
-            del os.environ['MLFM_ZOO_MANIFEST']
+        result = user.command(
+            'collect', tmp_path / 'resumed', '--publish', 'org', '--tag', 'walked', '--data', data / 'val', '--manifest',
+            user.manifest)
         assert result.returncode == 0, result.stderr
         entry = read_manifest(user.manifest).checkpoints['test_mlfm_resnet', 'walked']
         assert entry.measured['top-1'] == pytest.approx(best['memory']['mean'], abs=0.01)
