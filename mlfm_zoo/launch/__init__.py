@@ -1,7 +1,7 @@
 """Run any Python script with these networks registered in timm, in it and in every Python process that it starts.
 
 The process becomes the script's interpreter, so `sys.argv`, `sys.path`, `__main__`, signals, exit code and tracebacks are
-those of Python itself. What makes the networks known is `site/sitecustomize.py`, which Python imports at its start when
+those of Python itself. What makes the networks known is `hook/sitecustomize.py`, which Python imports at its start when
 the folder is in PYTHONPATH: it imports `mlfm_zoo` after `timm`, in processes that import timm.
 """
 
@@ -13,7 +13,7 @@ from typing import List, NoReturn
 
 __all__ = ['become_python', 'run']
 
-SITE = Path(__file__).with_name('site')
+HOOK = Path(__file__).with_name('hook')
 
 
 def run(command: List[str]) -> NoReturn:
@@ -22,7 +22,7 @@ def run(command: List[str]) -> NoReturn:
     Args:
         command: A script with its arguments, or '-m', a module and its arguments.
     """
-    paths = [str(SITE), *filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))]
+    paths = [str(HOOK), *filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))]
     os.environ['PYTHONPATH'] = os.pathsep.join(dict.fromkeys(paths))
     become_python(command)
 
