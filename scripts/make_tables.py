@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of the docs: docs/models.md and docs/checkpoints.md.
+"""Write the tables of README.md and of the docs: docs/models.md, docs/checkpoints.md and docs/results.md.
 
     python scripts/make_tables.py [--check]
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import timm
 
 import mlfm_zoo
+from mlfm_zoo.collect import difference_interval
 from mlfm_zoo.cost import count_cost
 from mlfm_zoo.hub.manifest import manifest_path, paper_accuracies, read_manifest
 
@@ -80,9 +81,66 @@ def checkpoints_page() -> str:
     for c in read_manifest(manifest_path()).checkpoints.values():
         where = c.repo if c.repo else 'the package' if c.kind == 'embedded' else f'{c.source_repo}, not published'
         figures = c.measured if c.kind == 'embedded' else c.reported
-        reported = ', '.join(f'{value:.2f} ({name})' for name, value in figures.items())
+        reported = ', '.join(f'{value:.2f} ({name})' for name, value in figures.items() if 'without' not in name)
         rows.append(f'| `{c.name}` | {c.kind} | {where} | {c.license} | {c.num_classes} | {reported or "-"} |\n')
     return CHECKPOINTS_HEADER + ''.join(rows)
+
+
+RESULTS_HEADER = """# Results on ImageNet100
+
+Top-1 accuracy in percent: what the paper reports, what the authors' logs say, and what this project measured. This page
+is made by `python scripts/make_tables.py` from `weights_manifest.yaml`.
+
+## The paper's table
+
+*Noise* is the difference under which two independent accuracies on the 5,000 validation images are not told apart, with
+95 % confidence. There is one run of each network: of the {total} gains, {small} are within it, and {losses}
+is a loss. *Measured* is of this project's own training; where it is empty, nothing has been trained yet.
+
+| model | paper, trunk | paper, memory | gain | noise | measured |
+| --- | --: | --: | --: | --: | --- |
+"""
+
+LOGS_HEADER = """
+## The authors' logs
+
+The authors' repository holds logs of MobileNetV2, one run each, 150 epochs. Its README, and the paper's table, set the
+*last* epoch of the trunk alone against the *best* epoch with memory, for widths 0.35 to 1.0. Best with best, and last
+with last, the gains are these:
+
+| model | trunk, last | trunk, best | memory, last | memory, best | README | best - best | last - last |
+| --- | --: | --: | --: | --: | --: | --: | --: |
+"""
+
+RESULTS_FOOTER = """
+`python -m mlfm_zoo collect` reports runs of timm's train.py in this way: best with best and last with last, with the
+interval for the number of validation images, and mean and deviation over seeds. See [training](training.md).
+"""
+
+
+def results_page() -> str:
+    checkpoints = read_manifest(manifest_path()).checkpoints.values()
+    rows, small, losses = [], 0, []
+    for model, (trunk, memory) in paper_accuracies().items():
+        noise = difference_interval(trunk, memory, 5000)[1] - (memory - trunk)
+        small += abs(memory - trunk) <= noise
+        losses += [f'{model} ({memory - trunk:+.2f})'] if memory < trunk else []
+        measured = [f'{value:.2f} ({c.tag}: `{c.command}`)' for c in checkpoints
+                    if c.model == model and c.kind == 'trained' for value in c.measured.values()]
+        rows.append(f'| `{model}` | {trunk:.2f} | {memory:.2f} | {memory - trunk:+.2f} | {noise:.2f} | '
+                    f'{", ".join(measured)} |\n')
+    header = RESULTS_HEADER.format(total=len(rows), small=small, losses=' and '.join(losses))
+    logs = []
+    for c in checkpoints:
+        if c.kind == 'paper':
+            r = c.reported
+            best, last = r["authors' log best epoch"], r["authors' log last epoch"]
+            trunk_best, trunk_last = (r[f"authors' log {e} epoch, without memory"] for e in ('best', 'last'))
+            readme = r["authors' README"]
+            logs.append(f"| `{c.model}` | {trunk_last:.2f} | {trunk_best:.2f} | {last:.2f} | {best:.2f} | "
+                        f"{readme:.2f} | {best - trunk_best:+.2f} | "
+                        f"{last - trunk_last:+.2f} |\n")
+    return header + ''.join(rows) + LOGS_HEADER + ''.join(logs) + RESULTS_FOOTER
 
 
 README_MARKS = '<!-- made by scripts/make_tables.py -->\n', '<!-- end of what it made -->\n'
@@ -119,7 +177,8 @@ def main() -> int:
     parser.add_argument('--check', action='store_true', help='write nothing, exit with 1 if a file is out of date')
     args = parser.parse_args()
     pages = {
-        ROOT / 'README.md': readme(), DOCS / 'models.md': models_page(), DOCS / 'checkpoints.md': checkpoints_page()}
+        ROOT / 'README.md': readme(), DOCS / 'models.md': models_page(), DOCS / 'checkpoints.md': checkpoints_page(),
+        DOCS / 'results.md': results_page()}
     if args.check:
         return int(any(not path.exists() or path.read_text() != made for path, made in pages.items()))
     for path, made in pages.items():

@@ -25,7 +25,7 @@ def test_wheel_and_sdist_are_whole(distributions):
     with zipfile.ZipFile(distributions['.whl']) as wheel:
         names = wheel.namelist()
     for name in ('mlfm_zoo/py.typed', 'mlfm_zoo/weights/test_mlfm_resnet.digits.safetensors', 'mlfm_zoo/memory.py',
-                 'mlfm_zoo/weights_manifest.yaml'):
+                 'mlfm_zoo/weights_manifest.yaml', 'mlfm_zoo/launch/hook/sitecustomize.py', 'mlfm_zoo/recipes/resnet.yaml'):
         assert name in names
     assert not [n for n in names if not n.startswith(('mlfm_zoo/', 'mlfm_zoo-'))]
     with tarfile.open(distributions['.gz']) as sdist:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 import yaml
+from PIL import Image
+from timm.data import create_transform
 
 from mlfm_zoo.__main__ import main
 from mlfm_zoo.recipe import RECIPES, load_recipe, training_command
@@ -105,3 +108,16 @@ def test_arguments_are_those_of_timms_script():
              and getattr(node.func, 'attr', '') == 'add_argument']
     flags = {a.value.lstrip('-').replace('-', '_') for call in calls for a in call.args if isinstance(a, ast.Constant)}
     assert TRAIN_ARGUMENTS <= flags
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_augmentation_runs(family):
+    """With the installed Pillow: timm's policies may ask for what it refuses."""
+    s = yaml.safe_load((RECIPES / f'{family}.yaml').read_text())
+    transform = create_transform(
+        32, is_training=True, color_jitter=s['color_jitter'] if 'color_jitter' in s else 0.4, auto_augment=s.get('aa'),
+        interpolation=s['train_interpolation'], re_prob=s.get('reprob', 0))
+    torch.manual_seed(0)
+    image = Image.effect_noise((40, 40), 50).convert('RGB')
+    for _ in range(300):
+        assert transform(image).shape == (3, 32, 32)

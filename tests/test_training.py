@@ -27,9 +27,9 @@ from test_publish import User
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
+LIKE_TIMM = TESTS / 'train_like_timm.py'
 # timm's own train.py where its folder is named, and else a script of the same arguments and files
-SCRIPT = Path(os.environ['MLFM_ZOO_TIMM_SCRIPTS'], 'train.py') if 'MLFM_ZOO_TIMM_SCRIPTS' in os.environ else (
-    TESTS / 'train_like_timm.py')
+SCRIPT = Path(os.environ['MLFM_ZOO_TIMM_SCRIPTS'], 'train.py') if 'MLFM_ZOO_TIMM_SCRIPTS' in os.environ else LIKE_TIMM
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
 
 
@@ -47,8 +47,9 @@ def few_digits(tmp_path_factory):
 
 
 def command(data, output, experiment, *options, epochs=2, processes=1):
-    launcher = [sys.executable] if processes == 1 else TORCHRUN
-    return [*launcher, '-m', 'mlfm_zoo', 'run', str(SCRIPT), '--data-dir', str(data), '--output', str(output),
+    # timm's own runs several processes on GPUs only, whatever the network: it names a device to DDP
+    launcher, script = ([sys.executable], SCRIPT) if processes == 1 else (TORCHRUN, LIKE_TIMM)
+    return [*launcher, '-m', 'mlfm_zoo', 'run', str(script), '--data-dir', str(data), '--output', str(output),
             '--experiment', experiment, '--model', 'test_mlfm_resnet', '--num-classes', '10', '--device', 'cpu',
             '--epochs', str(epochs), '--warmup-epochs', '0', '--opt', 'sgd', '--lr', '0.05', '--batch-size', '32',
             '--workers', '1', '--smoothing', '0', '--no-prefetcher', *options]

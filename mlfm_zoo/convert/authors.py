@@ -15,9 +15,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 import safetensors.torch
 import timm
 import torch
-from timm.models import save_for_hf
 
 from .._timm import round_channels
+from ..hub.configs import save_model
 
 __all__ = ['Conversion', 'convert_checkpoint', 'convert_state_dict', 'read_checkpoint']
 
@@ -167,12 +167,10 @@ def convert_checkpoint(path: Union[str, Path], output: Union[str, Path]) -> Conv
     output = output.resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as unfinished:
-        save_for_hf(model, unfinished, model_args=conversion.model_args, safe_serialization=True)
+        save_model(model, Path(unfinished), model_args=conversion.model_args)
         output.mkdir(exist_ok=True)
         for name in ('model.safetensors', 'config.json'):
-            file = Path(unfinished, name)
-            file.chmod(0o644)  # safetensors makes its files private
-            file.replace(output / name)
+            Path(unfinished, name).replace(output / name)
     return conversion
 
 

@@ -1,15 +1,18 @@
-"""timm's pretrained configs of the networks, made from the manifest."""
+"""timm's configs: of the pretrained networks, made from the manifest, and of a folder that a network is saved in."""
 
 import dataclasses
+import json
 from collections import deque
-from typing import Any, Dict
+from pathlib import Path
+from typing import Any, Dict, Optional
 
 import timm
-from timm.models import DefaultCfg, PretrainedCfg
+import torch.nn as nn
+from timm.models import DefaultCfg, PretrainedCfg, save_for_hf
 
 from .manifest import PACKAGE, Checkpoint, load_manifest
 
-__all__ = ['default_cfgs_from_manifest']
+__all__ = ['default_cfgs_from_manifest', 'save_model']
 
 # What the name of a network alone stands for: the first of these kinds that is published, and else nothing.
 DEFAULT_KINDS = ('trained', 'paper', 'embedded')
@@ -39,6 +42,32 @@ def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str
             tags=deque([default, *(tag for tag in cfgs if tag != default)]), cfgs=cfgs,
             is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
     return default_cfgs
+
+
+def save_model(
+        model: nn.Module,
+        folder: Path,
+        model_config: Optional[Dict[str, Any]] = None,
+        model_args: Optional[Dict[str, Any]] = None,
+) -> None:
+    """Save model.safetensors and config.json as timm does, readable by everybody, and by transformers too.
+
+    timm says the number of classes at the top of config.json and among `model_args`; transformers 5 passes both on and
+    fails, so it is left at the top only, where timm reads it as well.
+
+    Args:
+        model: A timm model.
+        folder: Folder to write into.
+        model_config: What config.json says beside what timm writes.
+        model_args: Arguments that build the network, beside the registered ones.
+    """
+    save_for_hf(model, folder, model_config=model_config, model_args=model_args, safe_serialization=True)
+    file = folder / 'config.json'
+    config = json.loads(file.read_text(encoding='utf-8'))
+    config.get('model_args', {}).pop('num_classes', None)
+    file.write_text(json.dumps(config, indent=2), encoding='utf-8')
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors makes its files private
 
 
 def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> PretrainedCfg:

@@ -15,11 +15,12 @@ import torch
 import yaml
 from huggingface_hub import HfApi
 from timm.data import resolve_data_config, resolve_model_data_config
-from timm.models import load_state_dict, save_for_hf
+from timm.models import load_state_dict
 
 from ..data import imagenet100
 from ..evaluate import evaluate
 from .card import make_card
+from .configs import save_model
 from .loading import CheckpointError, file_digest
 from .manifest import Checkpoint, ManifestError, load_manifest, manifest_path, read_manifest
 
@@ -92,8 +93,7 @@ def build_repository(
     if origin is None and known is None:
         raise ValueError(f'The manifest does not know {name}: say with --origin where the weights come from.')
 
-    save_for_hf(
-        model, folder, model_config=_labels(model.num_classes), model_args=model_args, safe_serialization=True)
+    save_model(model, folder, _labels(model), model_args)
     file = folder / 'model.safetensors'
     _verify_outputs(model, folder)
     measured = {}
@@ -121,8 +121,6 @@ def build_repository(
     if training_args:
         (folder / 'args.yaml').write_text(yaml.safe_dump(training_args), encoding='utf-8')
     (folder / 'README.md').write_text(make_card(checkpoint, model_args, training_args), encoding='utf-8')
-    for path in folder.iterdir():
-        path.chmod(0o644)
     return Repository(folder, checkpoint)
 
 
@@ -241,10 +239,12 @@ def _take_data_config(model: torch.nn.Module, training_args: Dict[str, Any]) -> 
     model.pretrained_cfg['input_size'] = trained['input_size']
 
 
-def _labels(num_classes: int) -> Dict[str, Any]:
-    if num_classes != len(imagenet100.SYNSETS):
-        return {}
-    return dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
+def _labels(model: torch.nn.Module) -> Dict[str, Any]:
+    """Names of the classes, and what they are in words, where they are known."""
+    if model.num_classes == len(imagenet100.SYNSETS):
+        return dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
+    names = model.pretrained_cfg.get('label_names') or ()
+    return dict(label_names=list(names)) if len(names) == model.num_classes else {}
 
 
 def _verify_outputs(model: torch.nn.Module, folder: Path) -> None:

@@ -1,0 +1,84 @@
+"""Fine-tune a network with memory on one's own images: python examples/fine_tune.py FOLDER --model mlfm_resnet50.a1_in1k
+
+FOLDER holds train/<class> and val/<class>. A warm start is calibrated first, so that training starts from the network
+that its weights make; then the new classifier and, with layer decay, the rest are trained.
+"""
+
+import argparse
+
+import timm
+import torch
+from timm.data import create_dataset, create_loader, resolve_model_data_config
+from timm.optim import create_optimizer_v2
+from timm.utils import AverageMeter, accuracy
+
+import mlfm_zoo
+
+
+def fine_tune(
+        folder: str,
+        model_name: str = 'mlfm_resnet50.a1_in1k',
+        in_chans: int = 3,
+        epochs: int = 5,
+        batch_size: int = 32,
+        lr: float = 1e-3,
+        layer_decay: float = 0.75,
+        freeze_trunk: bool = False,
+        device: str = 'cpu',
+) -> tuple[torch.nn.Module, float]:
+    """Fine-tune and validate; returns the model and its top-1 accuracy in percent on FOLDER/val."""
+    datasets = {split: create_dataset('', folder, split=split, input_img_mode={1: 'L', 3: 'RGB', 4: 'RGBA'}[in_chans])
+                for split in ('train', 'val')}
+    num_classes = len(datasets['train'].reader.class_to_idx)
+    model = timm.create_model(model_name, pretrained=True, num_classes=num_classes, in_chans=in_chans).to(device)
+    config = resolve_model_data_config(model)
+    if in_chans != 3:  # there are no statistics for other channels
+        config.update(mean=(0.5,) * in_chans, std=(0.5,) * in_chans)
+    loaders = {
+        split: create_loader(
+            dataset, config['input_size'], batch_size, is_training=split == 'train', no_aug=True, num_workers=2,
+            interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'],
+            use_prefetcher=False, device=torch.device(device))
+        for split, dataset in datasets.items()}
+    if model.memory.units()[0].is_identity():  # a warm start: the memory has learnt nothing yet
+        mlfm_zoo.calibrate_memory(model, loaders['train'])
+    if freeze_trunk:  # all but memory and classifier
+        model.requires_grad_(False)
+        model.memory.requires_grad_(True)
+        model.get_classifier().requires_grad_(True)
+    optimizer = create_optimizer_v2(
+        model, 'adamw', lr, weight_decay=0.05, layer_decay=None if freeze_trunk else layer_decay)
+    for epoch in range(epochs):
+        model.train()
+        if freeze_trunk:  # a frozen norm keeps its statistics too
+            for name, module in model.named_modules():
+                if isinstance(module, torch.nn.BatchNorm2d) and not name.startswith('memory.'):
+                    module.eval()
+        loss_meter = AverageMeter()
+        for images, targets in loaders['train']:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(images.to(device)), targets.to(device))
+            loss.backward()
+            optimizer.step()
+            loss_meter.update(loss.item(), len(images))
+        top1 = AverageMeter()
+        model.eval()
+        with torch.inference_mode():
+            for images, targets in loaders['val']:
+                top1.update(accuracy(model(images.to(device)), targets.to(device))[0].item(), len(images))
+        print(f'epoch {epoch + 1} of {epochs}: loss {loss_meter.avg:.3f}, top-1 {top1.avg:.2f} %')
+    return model, top1.avg
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folder')
+    parser.add_argument('--model', default='mlfm_resnet50.a1_in1k')
+    parser.add_argument('--in-chans', type=int, default=3)
+    parser.add_argument('--epochs', type=int, default=5)
+    parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--freeze-trunk', action='store_true')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    args = parser.parse_args()
+    fine_tune(args.folder, args.model, args.in_chans, args.epochs, lr=args.lr, freeze_trunk=args.freeze_trunk,
+              device=args.device)
