@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-timm test-lower-bounds docs tables clean
+# Tests run in two processes: threads of each would wait for those of the other.
+test test-slow test-timm test-lower-bounds: export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-slow test-timm test-lower-bounds bench docs tables clean
 .DEFAULT_GOAL := test
 
 # Creates the embedded pretrained model, classifies held-out digits and draws what the memory holds.
@@ -28,6 +31,10 @@ test-lower-bounds:
 	$(PYTHON) -m venv $(VENV)-lower
 	$(VENV)-lower/bin/pip install --quiet -e '.[test-core]' -r tests/lower-bounds.txt
 	$(VENV)-lower/bin/python -m pytest -m 'not slow' -n 2 --ignore tests/test_export.py --ignore tests/test_fine_tuning.py $(ARGS)
+
+# What the memory costs in time, against the plain trunk and a unit on pytorch_wavelets.
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/speed.py mlfm_mobilenetv2_100 mlfm_resnet50 $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -21,13 +21,15 @@ four-band filter bank of which three bands are thrown away, and the image's band
 before. Where a trunk rounds odd sides down, as ConvNeXt's patch stem does, the low band does too.
 """
 
+import copy
 from types import MappingProxyType
 from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.models import register_notrace_function
+from timm.models import checkpoint, register_notrace_function
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 __all__ = ['low_band', 'image_bands', 'LowFrequencyMemoryUnit', 'LowFrequencyMemory', 'MemorySite', 'PassThrough']
 
@@ -37,6 +39,10 @@ MEMORY_SUPPLEMENTS = ('all', 'all_but_last', 'none')
 # What a gate of a unit at identity puts out: far enough above 0 for its ReLU to stay open while it is trained, near
 # enough for x to keep its precision in bfloat16.
 IDENTITY_OFFSET = 1 / 32
+
+# A fused unit on a CPU takes a batch in parts of this size. Its passes over a part then stay in the cache, and the
+# memory that they need is taken from the system once.
+PART_BYTES = 2 << 20
 
 
 def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
@@ -52,7 +58,7 @@ def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
     """
     # The Haar LL coefficient of a 2x2 cell is half its sum. At an odd border, ceil_mode averages the pixels that are
     # there, which is the mean of the extended cell too, since the extension repeats them.
-    return 2 * F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=ceil_mode)
+    return F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=ceil_mode).mul_(2)
 
 
 def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[bool]] = None) -> List[torch.Tensor]:
@@ -90,7 +96,37 @@ class Gate(nn.Module):
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.norm(self.conv(x)))
+        return F.relu(self.norm(self.conv(x)), inplace=True)
+
+    @torch.jit.ignore
+    def fold_norm(self) -> 'FoldedGate':
+        """The gate in eval mode, as one convolution and ReLU."""
+        return FoldedGate(self)
+
+
+class FoldedGate(nn.Module):
+    """A gate whose norm is folded into its convolution, for inference; it cannot be saved as a checkpoint.
+
+    Args:
+        gate: The gate, which is left as it is.
+    """
+
+    def __init__(self, gate: Gate):
+        super().__init__()
+        norm = gate.norm
+        self.conv = copy.deepcopy(gate.conv)
+        self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
+            gate.conv.weight, gate.conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.conv(x), inplace=True)
+
+    @torch.jit.ignore
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        if not keep_vars:  # torch.export asks for the variables themselves
+            raise RuntimeError(
+                'The memory of this network is fused, which no checkpoint can hold: save the network before fuse().')
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
 class LowFrequencyMemoryUnit(nn.Module):
@@ -135,6 +171,8 @@ class LowFrequencyMemoryUnit(nn.Module):
         self.forget = forget
         self.ceil_mode = ceil_mode
         self.last = last
+        self.fused = False
+        self.grad_checkpointing = False
         self.input_gate = Gate(memory_chs, num_chs, kernel_size=1, **dd)
         self.supplement_gate = Gate(in_chans, num_chs, kernel_size=3, **dd) if supplement else None
         self.output_gate = nn.BatchNorm2d(num_chs, **dd)
@@ -156,17 +194,84 @@ class LowFrequencyMemoryUnit(nn.Module):
             The feature that replaces x (N, C, H, W), and the next memory: C channels for update 'add', 2C with x
             first for 'cat', with sides halved as often as the unit forgets.
         """
+        if not torch.jit.is_scripting():
+            if self.fused and _may_overwrite(x):
+                return self._forward_in_place(x, memory, bands)
+            if self.grad_checkpointing:
+                return checkpoint(self._forward, x, memory, bands)
+        return self._forward(x, memory, bands)
+
+    def _forward(
+            self,
+            x: torch.Tensor,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
         low = self.input_gate(memory)
         if self.supplement_gate is not None:
             low = low + self.supplement_gate(bands[self.level])
         fused = x + low
-        memory = fused if self.update == 'add' else torch.cat([x, low], dim=1)
         # Nothing reads the last memory. A scripted, compiled or exported graph leaves its low band out, which would
         # only tie the graph to sizes at which that band has more than one pixel.
-        if not (self.last and (torch.jit.is_scripting() or torch.compiler.is_compiling())):
-            for _ in range(self.forget):
-                memory = low_band(memory, self.ceil_mode)
+        forget = self.forget
+        if self.last and (torch.jit.is_scripting() or torch.compiler.is_compiling()):
+            forget = 0
+        if self.update == 'add':
+            memory = self._forget(fused, forget)
+        else:  # the low bands of a concatenation are those of its parts, which are smaller to put together
+            memory = torch.cat([self._forget(x, forget), self._forget(low, forget)], dim=1)
         return self.output_gate(fused), memory
+
+    def _forget(self, x: torch.Tensor, levels: int) -> torch.Tensor:
+        for _ in range(levels):
+            x = low_band(x, self.ceil_mode)
+        return x
+
+    @torch.jit.ignore
+    def _forward_in_place(
+            self,
+            x: torch.Tensor,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """As `forward`, but x is overwritten, and on a CPU the batch is taken in parts that its cache holds."""
+        bn = self.output_gate
+        scale = (bn.weight * (bn.running_var + bn.eps).rsqrt())[:, None, None]
+        shift = bn.bias[:, None, None] - bn.running_mean[:, None, None] * scale
+        part = len(x) if x.device.type != 'cpu' else max(1, PART_BYTES // max(1, x[:1].numel() * x.element_size()))
+        memories = []
+        for i in range(0, len(x), part):
+            x_part = x[i:i + part]
+            low = self.input_gate(memory[i:i + part])
+            if self.supplement_gate is not None:
+                low.add_(self.supplement_gate(bands[self.level][i:i + part]))
+            if self.update == 'cat' and not self.last:
+                memories.append(torch.cat([self._forget(x_part, self.forget), self._forget(low, self.forget)], dim=1))
+            x_part.add_(low)
+            if self.update == 'add' and not self.last:
+                memories.append(self._forget(x_part, self.forget) if self.forget else x_part.clone())
+            torch.addcmul(shift, x_part, scale, out=x_part)
+        if self.last:  # nothing reads its memory
+            return x, x
+        return x, memories[0] if len(memories) == 1 else torch.cat(memories)
+
+    @torch.jit.ignore
+    def fuse(self) -> 'LowFrequencyMemoryUnit':
+        """Make the unit ready for inference: its gates' norms are folded into their convolutions.
+
+        Outputs are those of eval mode before, to rounding. Without gradients the unit then works in place: it
+        overwrites the feature that it is given, as the ReLU of a trunk does. A fused unit cannot be trained further or
+        saved as a checkpoint.
+
+        Returns:
+            The unit itself, as `timm.models.reparameterize_model` expects.
+        """
+        if not self.fused:
+            self.input_gate = self.input_gate.fold_norm()
+            if self.supplement_gate is not None:
+                self.supplement_gate = self.supplement_gate.fold_norm()
+            self.fused = True
+        return self
 
     @torch.no_grad()
     def init_identity(self) -> None:
@@ -200,7 +305,8 @@ class LowFrequencyMemoryUnit(nn.Module):
 
     def is_identity(self) -> bool:
         """Whether the gates are as `init_identity` sets them."""
-        return all(bool((g.norm.weight == 0).all() and (g.norm.bias == IDENTITY_OFFSET).all()) for g in self._gates())
+        return not self.fused and all(
+            bool((g.norm.weight == 0).all() and (g.norm.bias == IDENTITY_OFFSET).all()) for g in self._gates())
 
     @torch.jit.ignore
     def _gates(self) -> List[Gate]:
@@ -312,6 +418,17 @@ class LowFrequencyMemory(nn.Module):
         """The units in the order in which the trunk passes them."""
         return [m for m in self.modules() if isinstance(m, LowFrequencyMemoryUnit)]
 
+    def fuse(self) -> 'LowFrequencyMemory':
+        """Fuse every unit, see `LowFrequencyMemoryUnit.fuse`; returns the memory itself."""
+        for unit in self.units():
+            unit.fuse()
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether units keep only their inputs for the backward pass and compute the rest again."""
+        for unit in self.units():
+            unit.grad_checkpointing = enable
+
     def init_identity(self) -> None:
         """Set every unit to the identity, see `LowFrequencyMemoryUnit.init_identity`."""
         for unit in self.units():
@@ -331,6 +448,13 @@ class LowFrequencyMemory(nn.Module):
         """
         check_image_size(image, self.reduction)
         return image_bands(image, self.num_levels, self.ceil_modes)
+
+
+def _may_overwrite(x: torch.Tensor) -> bool:
+    """Whether a fused unit may work in place: on real tensors, where neither gradients nor a graph are recorded."""
+    return (
+        isinstance(x, torch.Tensor) and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing() and not torch.is_autocast_enabled(x.device.type))
 
 
 @register_notrace_function

@@ -17,7 +17,7 @@ from ..data import imagenet100
 from ..hub.loading import fetch_checkpoint, find_checkpoint
 from ..memory import LowFrequencyMemoryUnit, check_option
 
-__all__ = ['CheckedLoading', 'create_mlfm_model', 'image_convs']
+__all__ = ['MemoryNetwork', 'create_mlfm_model', 'image_convs']
 
 
 # What a pretrained config names a place for weights with.
@@ -168,9 +168,27 @@ def _identity_memory(model: nn.Module) -> Dict[str, torch.Tensor]:
     return weights
 
 
-class CheckedLoading(nn.Module):
-    """Says in one sentence why weights do not fit, where torch would list every parameter."""
+class MemoryNetwork(nn.Module):
+    """What networks with memory share, to be put before the trunk's class."""
 
+    def fuse(self) -> 'MemoryNetwork':
+        """Fuse the memory for inference, as `timm.models.reparameterize_model` does; the trunk is left as it is.
+
+        Outputs are those of eval mode before, to rounding. A fused network cannot be saved as a checkpoint.
+
+        Returns:
+            The network itself.
+        """
+        self.memory.fuse()
+        return self
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether blocks and memory units compute their insides again in the backward pass."""
+        super().set_grad_checkpointing(enable)
+        self.memory.set_grad_checkpointing(enable)
+
+    # Says in one sentence why weights do not fit, where torch would list every parameter.
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         if strict:
             _refuse_misfit(self, state_dict, _faults(self.state_dict(), state_dict))

@@ -20,7 +20,7 @@ from timm.models import ConvNeXt, register_model
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite
-from ._create import CheckedLoading, create_mlfm_model, image_convs
+from ._create import MemoryNetwork, create_mlfm_model, image_convs
 
 __all__ = ['MLFMConvNeXt', 'PartialConvNeXt']
 
@@ -83,7 +83,7 @@ class PartialConvNeXt(ConvNeXt):
                     nn.init.zeros_(block.conv_dw.bias)
 
 
-class MLFMConvNeXt(CheckedLoading, PartialConvNeXt):
+class MLFMConvNeXt(MemoryNetwork, PartialConvNeXt):
     """ConvNeXt with a memory unit after the stem and after every stage.
 
     Args:

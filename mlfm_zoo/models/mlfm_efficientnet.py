@@ -20,12 +20,12 @@ from timm.models import EfficientNet, checkpoint_seq, register_model
 from .._timm import decode_arch_def, feature_take_indices, resolve_act_layer, resolve_bn_args, round_channels
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite
-from ._create import CheckedLoading, create_mlfm_model, image_convs
+from ._create import MemoryNetwork, create_mlfm_model, image_convs
 
 __all__ = ['MLFMEfficientNet']
 
 
-class MLFMEfficientNet(CheckedLoading, EfficientNet):
+class MLFMEfficientNet(MemoryNetwork, EfficientNet):
     """EfficientNet with a memory unit after the stem and after every stage but the first and the last.
 
     Args:

@@ -15,12 +15,12 @@ from timm.models import MetaNeXt, register_model
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite
-from ._create import CheckedLoading, create_mlfm_model, image_convs
+from ._create import MemoryNetwork, create_mlfm_model, image_convs
 
 __all__ = ['MLFMMetaNeXt']
 
 
-class MLFMMetaNeXt(CheckedLoading, MetaNeXt):
+class MLFMMetaNeXt(MemoryNetwork, MetaNeXt):
     """MetaNeXt, the network of InceptionNeXt, with a memory unit after the stem and after every stage.
 
     Args:

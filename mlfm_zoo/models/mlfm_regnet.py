@@ -15,12 +15,12 @@ from timm.models import RegNet, RegNetCfg, register_model
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite, PassThrough
-from ._create import CheckedLoading, create_mlfm_model, image_convs
+from ._create import MemoryNetwork, create_mlfm_model, image_convs
 
 __all__ = ['MLFMRegNet']
 
 
-class MLFMRegNet(CheckedLoading, RegNet):
+class MLFMRegNet(MemoryNetwork, RegNet):
     """RegNet with a memory unit after the stem and after every stage.
 
     Args:

@@ -19,12 +19,12 @@ from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint, register_mod
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import LowFrequencyMemory, MemorySite, PassThrough, check_option
-from ._create import CheckedLoading, create_mlfm_model, image_convs
+from ._create import MemoryNetwork, create_mlfm_model, image_convs
 
 __all__ = ['MLFMResNet']
 
 
-class MLFMResNet(CheckedLoading, ResNet):
+class MLFMResNet(MemoryNetwork, ResNet):
     """ResNet with a memory unit after the stem, after its pooling and after every stage.
 
     Args:
