@@ -238,9 +238,11 @@ class LowFrequencyMemoryUnit(nn.Module):
         bn = self.output_gate
         scale = (bn.weight * (bn.running_var + bn.eps).rsqrt())[:, None, None]
         shift = bn.bias[:, None, None] - bn.running_mean[:, None, None] * scale
-        part = len(x) if x.device.type != 'cpu' else max(1, PART_BYTES // max(1, x[:1].numel() * x.element_size()))
+        part = max(1, len(x))
+        if x.device.type == 'cpu':
+            part = max(1, PART_BYTES // max(1, x[:1].numel() * x.element_size()))
         memories = []
-        for i in range(0, len(x), part):
+        for i in range(0, max(1, len(x)), part):  # once for an empty batch
             x_part = x[i:i + part]
             low = self.input_gate(memory[i:i + part])
             if self.supplement_gate is not None:

@@ -74,6 +74,12 @@ def test_unit(update, forget, supplement):
             close(actual, expected)
 
 
+def test_empty_batch():
+    model = create('test_mlfm_resnet')
+    with torch.no_grad():
+        assert model.fuse()(torch.randn(0, 3, 64, 64)).shape == (0, model.num_classes)
+
+
 @small
 def test_half_precision(name):
     model = create(name)

@@ -261,6 +261,8 @@ def test_round_trip_of_every_network(server, user, name):
     server.clear()
     assert_same_logits(user.code(LOGITS.format(name=name), offline=True), model)
     assert not server.requests
+    if name == 'mlfm_resnet50':
+        assert_same_logits(user.code(LOGITS.format(name='hf-hub:org/mlfm_resnet50.in100')), model)
     size = read_manifest(user.manifest).checkpoints[name, 'in100'].size
     blob = next(p for p in user.home.rglob('blobs/*') if p.stat().st_size == size)
     with open(blob, 'r+b') as f:
