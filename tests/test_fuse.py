@@ -162,8 +162,12 @@ def test_checkpointing_covers_the_units(name):
         network.set_grad_checkpointing(enable)
         assert all(unit.grad_checkpointing == enable for unit in network.memory.units())
         sizes = {}
-        with torch.autograd.graph.saved_tensors_hooks(
-                lambda t: sizes.setdefault(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) and t, lambda t: t):
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = network(image).square().sum()
         loss.backward()
         gradients.append([p.grad for p in network.parameters()])
