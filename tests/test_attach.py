@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 import mlfm_zoo
-from digits import load_split, to_batch
 
 # one or more of each class, with what makes it special: groups, deep stems, attention, other stages, other norms
 NETWORKS = [
@@ -76,26 +75,6 @@ def test_options_and_refusals():
     with pytest.raises(TypeError):
         mlfm_zoo.attach_memory(plain, memory_gate=1)
     assert type(plain) is timm.models.ResNet and not hasattr(plain, 'memory')
-
-
-@pytest.fixture(scope='module')
-def trained_trunk():
-    """A plain network that tells digits apart, and the digits."""
-    torch.manual_seed(0)
-    model = timm.create_model('test_mlfm_resnet', memory=False)
-    train, test = load_split()
-    images, labels = to_batch(train.images, model), train.labels
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    # a rate that falls to 0 ends at the same accuracy on every machine, whatever its rounding
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=6 * 22)
-    model.train()
-    for _ in range(6):
-        for batch in torch.randperm(len(images))[:1408].split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(model(images[batch]), labels[batch]).backward()
-            optimizer.step()
-            scheduler.step()
-    return model, images, to_batch(test.images, model), test.labels
 
 
 def training_logits(model, images):

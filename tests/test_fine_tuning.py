@@ -1,5 +1,6 @@
 """Fine-tuning and other libraries that build on timm: the guide's own code, and torchvision, transformers and smp."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,12 +11,12 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save
 from timm.models import group_parameters
 from torch import nn
 
 from digits import load_split
 from hub_server import HubServer
-from mlfm_zoo.hub.manifest import read_manifest
 from networks import ALL, SMALL
 from test_publish import WEIGHTS, User
 from test_training import write_digits
@@ -37,24 +38,26 @@ def test_example(data, options):
     assert float(re.findall(r'top-1 ([\d.]+) %', result.stdout)[-1]) > 80, result.stdout
 
 
-def test_warm_start_is_calibrated_by_the_example(data, tmp_path):
-    """From a trunk's own weights, through a Hub: after calibration and few steps nearly all digits are right."""
+def test_example_from_a_warm_start(data, trained_trunk, tmp_path):
+    """A trunk that tells digits apart, from a Hub: the example calibrates its memory and keeps what it knows."""
+    trunk, *_ = trained_trunk
     with HubServer() as server:
         user = User(server, tmp_path)
-        assert user.publish('test_mlfm_resnet.mine', WEIGHTS, '--origin', 'a test').returncode == 0
-        text = user.manifest.read_text().replace('kind: trained', 'kind: warm_start')
-        user.manifest.write_text(text)
-        assert read_manifest(user.manifest)
-        accuracy = user.code(f'''
-import sys
+        server.add_repo('org/trunk', {'model.safetensors': save(trunk.state_dict())})
+        entry = dict(model='test_mlfm_resnet', tag='trunk', kind='warm_start', published=True, repo='org/trunk',
+                     file='model.safetensors', num_classes=trunk.num_classes, input_size=[3, 64, 64],
+                     license='apache-2.0', origin='made by a test')
+        user.manifest.write_text(json.dumps({'version': 1, 'checkpoints': [entry]}))
+        before, after, identity = user.code(f'''
+import contextlib, io, sys
 sys.path.insert(0, {str(ROOT / 'examples')!r})
 from fine_tune import fine_tune
-import contextlib, io
 with contextlib.redirect_stdout(io.StringIO()):
-    model, top1 = fine_tune({str(data)!r}, 'test_mlfm_resnet.mine', epochs=1, lr=1e-4)
-print(json.dumps(top1))
+    before = fine_tune({str(data)!r}, 'test_mlfm_resnet.trunk', epochs=1, lr=0)
+    after = fine_tune({str(data)!r}, 'test_mlfm_resnet.trunk', epochs=1, lr=1e-4)
+print(json.dumps([before[1], after[1], after[0].memory.units()[0].is_identity()]))
 ''')
-    assert accuracy > 0
+    assert before > 85 and after > 85 and not identity
 
 
 def layers(model, coarse=False):
@@ -150,6 +153,7 @@ def test_transformers(tmp_path):
         test.images[0].save(tmp_path / 'digit.png')
         logits, answers, again, label = user.code('''
 from PIL import Image
+from safetensors.torch import save
 from transformers import AutoImageProcessor, TimmWrapperForImageClassification, pipeline
 model = TimmWrapperForImageClassification.from_pretrained('org/test_mlfm_resnet.mine').eval()
 processor = AutoImageProcessor.from_pretrained('org/test_mlfm_resnet.mine')

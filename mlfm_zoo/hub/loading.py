@@ -1,5 +1,6 @@
 """From a checkpoint of the manifest to a file on this machine whose bytes are the ones that the manifest names."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -71,11 +72,17 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
         verify_file(path, checkpoint)
         return path
     where = f'{checkpoint.hub_repo}/{checkpoint.file}'
+    blobs = Path(cache_dir or constants.HF_HUB_CACHE, f'models--{checkpoint.hub_repo.replace("/", "--")}', 'blobs')
+    unfinished_before = set(blobs.glob('*.incomplete'))
     try:
         path = Path(hf_hub_download(
             checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir))
     except Exception as error:  # the client raises those of its http library too, which differs between its versions
         raise CheckpointError(_download_fault(error, checkpoint, where, cache_dir)) from error
+    finally:  # older clients leave what they had when they were stopped
+        for unfinished in set(blobs.glob('*.incomplete')) - unfinished_before:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
     # The Hub names an LFS file by its SHA-256, and its client the file in the cache by that.
     if checkpoint.sha256 is None and re.fullmatch('[0-9a-f]{64}', path.resolve().name):
         checkpoint = dataclasses.replace(checkpoint, sha256=path.resolve().name)
