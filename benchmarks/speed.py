@@ -206,14 +206,15 @@ def table(result: Dict[str, Any]) -> str:
 
 
 def draw(results: List[Dict[str, Any]], file: Path, title: str) -> None:
-    """Cost in time against cost in arithmetic, a point a network."""
+    """Cost in time against cost in arithmetic, a point a network; what is noise is left out."""
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(figsize=(7, 5), layout='constrained')
     shown = [v for v in results[0]['variants'] if not v.startswith('plain')]
     for variant, marker in zip(shown, 'osD^vPX'):
-        axes.plot([r['arithmetic'] for r in results], [r['variants'][variant]['ratio']['median'] for r in results],
+        quoted = [r for r in results if not r['variants'][variant]['noise']]
+        axes.plot([r['arithmetic'] for r in quoted], [r['variants'][variant]['ratio']['median'] for r in quoted],
                   marker, label=variant, alpha=0.7)
     limits = [1, max(r['arithmetic'] for r in results) * 1.05]
     axes.plot(limits, limits, 'k-', linewidth=1, label='its arithmetic')
