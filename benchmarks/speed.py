@@ -5,7 +5,10 @@
 
 Variants take turns: in each round every one runs once, and its ratio to the plain trunk is that of the same round. A
 compiled variant is set against the compiled trunk. The median over the rounds is reported with the quartiles, and
-called noise where the quartiles lie farther apart than the ratio from 1. Variants:
+called noise where its 95 % interval is wider than the ratio's distance from 1. On CPUs each variant has a process of
+its own, since what one leaves behind in memory changes the speed of the next, and its allocator keeps freed memory, as
+jemalloc and tcmalloc do. With --system-malloc it gives memory back to the system as glibc's does by default: how much
+of it a network then has to get anew in every step differs from process to process, by luck. Variants:
 
     plain      timm's network, memory=False
     memory     this package's network
@@ -20,12 +23,17 @@ With --output, results.json and a picture, cost against multiply-adds, are writt
 import argparse
 import ctypes
 import json
+import math
+import multiprocessing
+import os
 import platform
 import statistics
 import sys
 import time
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import timm
 import torch
@@ -34,28 +42,15 @@ import torch.nn.functional as F
 import mlfm_zoo
 from mlfm_zoo.cost import count_cost
 
+# glibc reads this when a process starts: no memory maps of their own for large blocks, no return of freed memory.
+KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
+
 REFERENCES = {'compiled': 'plain compiled', 'saving': 'plain saving', 'graph': 'plain graph'}
 
 
 def reference_of(variant: str) -> str:
     """The plain variant that a variant is set against."""
     return next((plain for word, plain in REFERENCES.items() if word in variant), 'plain')
-
-
-def build(name: str, variant: str, args: argparse.Namespace) -> torch.nn.Module:
-    torch.manual_seed(0)
-    model = timm.create_model(name, memory='plain' not in variant).to(args.device)
-    model.train(args.train)
-    if args.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    if 'fused' in variant:
-        model.fuse()
-    if 'wavelets' in variant:
-        from wavelet_unit import use_wavelet_units
-        model = use_wavelet_units(model).to(args.device)
-    if 'saving' in variant:
-        model.set_grad_checkpointing()
-    return model
 
 
 def variants_of(args: argparse.Namespace) -> List[str]:
@@ -72,121 +67,191 @@ def variants_of(args: argparse.Namespace) -> List[str]:
     return variants
 
 
-def make_step(model: torch.nn.Module, variant: str, image: torch.Tensor, args: argparse.Namespace) -> Callable[[], None]:
-    """One inference or one training step, without input and output."""
-    if 'compiled' in variant:
-        model = torch.compile(model)
-    autocast = torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.amp)
-    if args.train:
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        target = torch.arange(len(image), device=args.device) % 100
+class Variant:
+    """One variant of a network and one input for it, ready to run.
 
-        def step():
-            optimizer.zero_grad()
-            with autocast:
-                loss = F.cross_entropy(model(image), target)
-            loss.backward()
-            optimizer.step()
-        return step
+    Args:
+        name: Registered name.
+        variant: Name of the variant, see the top of this file.
+        size: Side of the image.
+        args: The command's arguments.
+    """
 
-    @torch.inference_mode()
-    def infer():
-        with autocast:
-            model(image)
-    if 'graph' in variant:
+    def __init__(self, name: str, variant: str, size: int, args: argparse.Namespace):
+        torch.manual_seed(0)
+        self.device = args.device
+        self.image = torch.randn(args.batch_size, 3, size, size).to(args.device)
+        self.model = timm.create_model(name, memory='plain' not in variant).to(args.device).train(args.train)
+        if 'fused' in variant:
+            self.model.fuse()
+        if 'wavelets' in variant:
+            from wavelet_unit import use_wavelet_units
+            self.model = use_wavelet_units(self.model).to(args.device)
+        if 'saving' in variant:
+            self.model.set_grad_checkpointing()
+        if args.channels_last:
+            self.image = self.image.to(memory_format=torch.channels_last)
+            self.model = self.model.to(memory_format=torch.channels_last)
+        network = torch.compile(self.model) if 'compiled' in variant else self.model
+        autocast = torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.amp)
+        if args.train:
+            optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+            target = torch.arange(args.batch_size, device=args.device) % 100
+
+            def step():
+                optimizer.zero_grad()
+                with autocast:
+                    loss = F.cross_entropy(network(self.image), target)
+                loss.backward()
+                optimizer.step()
+        else:
+            @torch.inference_mode()
+            def step():
+                with autocast:
+                    network(self.image)
+        self.step = step
+
+    @torch.no_grad()
+    def logits(self) -> torch.Tensor:
+        return self.model(self.image[:1]).cpu()
+
+    def warm(self) -> None:
+        for _ in range(3):
+            self.step()
+
+    def record(self) -> None:
+        """Put the step into a CUDA graph."""
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):
-            for _ in range(3):
-                infer()
+            self.warm()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            infer()
-        return graph.replay
-    return infer
+            self.step()
+        self.step = graph.replay
+
+    def seconds(self) -> float:
+        """Run one step."""
+        if self.device == 'cuda':
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        self.step()
+        if self.device == 'cuda':
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def peak_mib(self) -> Optional[float]:
+        """Memory that one step takes at its peak beyond what is there before, in MiB; None where it cannot be known."""
+        if self.device == 'cuda':
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self.step()
+            torch.cuda.synchronize()
+            return (torch.cuda.max_memory_allocated() - before) / 2 ** 20
+        if sys.platform != 'linux':
+            return None
+        ctypes.CDLL(None).malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
+
+        def read(field: str) -> int:
+            return int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith(field)))
+        before = read('VmRSS')
+        self.step()
+        return (read('VmHWM') - before) / 1024
 
 
-def seconds(step: Callable[[], None], device: str) -> float:
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+class RemoteVariant:
+    """A variant in a process of its own, where no other leaves its traces in memory: the allocator is as a user has it.
+
+    Args:
+        *args: Those of `Variant`.
+    """
+
+    def __init__(self, *args):
+        context = multiprocessing.get_context('forkserver')
+        context.set_forkserver_preload(['timm', 'mlfm_zoo'])
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=self._serve, args=(theirs, args), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    @staticmethod
+    def _serve(connection: Connection, args: Tuple) -> None:
+        variant = Variant(*args)
+        while method := connection.recv():
+            connection.send(getattr(variant, method)())
+
+    def _ask(self, method: str) -> Any:
+        self.connection.send(method)
+        return self.connection.recv()
+
+    def logits(self) -> torch.Tensor:
+        return self._ask('logits')
+
+    def warm(self) -> None:
+        self._ask('warm')
+
+    def seconds(self) -> float:
+        return self._ask('seconds')
+
+    def peak_mib(self) -> Optional[float]:
+        return self._ask('peak_mib')
+
+    def close(self) -> None:
+        self.connection.send(None)
+        self.process.join()
 
 
-def peak_mib(step: Callable[[], None], device: str) -> Optional[float]:
-    """Memory that one step takes at its peak beyond what is there before, in MiB; None where it cannot be known."""
-    if device == 'cuda':
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 2 ** 20
-    if sys.platform != 'linux':
-        return None
-    ctypes.CDLL(None).malloc_trim(0)
-    Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
-
-    def read(field: str) -> int:
-        return int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith(field)))
-    before = read('VmRSS')
-    step()
-    return (read('VmHWM') - before) / 1024
-
-
-def quartiles(values: List[float]) -> Dict[str, float]:
+def spread(values: List[float]) -> Dict[str, float]:
+    """Median, quartiles, and an interval that holds the true median 95 times in 100, from the order of the values."""
     low, median, high = statistics.quantiles(values, n=4)
-    return dict(median=median, low=low, high=high)
+    ordered = sorted(values)
+    n = len(ordered)
+    rank, tail = 0, 0.5 ** n  # chance that the true median lies below the value of this rank
+    while tail <= 0.025:
+        rank += 1
+        tail += math.comb(n, rank) * 0.5 ** n
+    rank = max(rank - 1, 0)
+    return dict(median=median, low=low, high=high, sure_low=ordered[rank], sure_high=ordered[n - 1 - rank])
 
 
-@torch.no_grad()
-def check_outputs(models: Dict[str, torch.nn.Module], image: torch.Tensor, args: argparse.Namespace) -> None:
-    """What is compared must compute the same; in training mode the norms' statistics are left as they were."""
-    if args.train or args.amp:
-        return
-    logits = {v: model(image[:1]) for v, model in models.items()}
-    for plain, name in ((True, 'plain'), (False, 'memory')):
-        for variant in (v for v in models if ('plain' in v) == plain):
-            error = ((logits[variant] - logits[name]).abs().max() / logits[name].abs().max()).item()
-            assert error < 1e-4, f'{variant} differs from {name} by {error:.1e}'
+def check_outputs(variants: Dict[str, Any]) -> None:
+    """What is compared must compute the same."""
+    logits = {name: variant.logits() for name, variant in variants.items()}
+    for plain, reference in ((True, 'plain'), (False, 'memory')):
+        for name in (v for v in variants if ('plain' in v) == plain):
+            error = ((logits[name] - logits[reference]).abs().max() / logits[reference].abs().max()).item()
+            assert error < 1e-4, f'{name} differs from {reference} by {error:.1e}'
 
 
 def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     size = args.size or timm.get_pretrained_cfg_value(name, 'input_size')[-1]
-    image = torch.randn(args.batch_size, 3, size, size, device=args.device)
-    if args.channels_last:
-        image = image.to(memory_format=torch.channels_last)
-    variants = variants_of(args)
-    models = {v: build(name, v, args) for v in variants}
-    check_outputs(models, image, args)
-    steps = {v: make_step(models[v], v, image, args) for v in variants}
-    for i, step in enumerate(steps.values(), start=1):
-        for _ in range(2):
-            step()
-        if sys.stderr.isatty():
-            print(f'\r{name}: warmed {i} of {len(steps)}', end='', file=sys.stderr, flush=True)
+    progress = partial(print, end='', file=sys.stderr, flush=True) if sys.stderr.isatty() else lambda text: None
+    place = Variant if args.device == 'cuda' else RemoteVariant
+    variants = {v: place(name, v, size, args) for v in variants_of(args)}
+    if not (args.train or args.amp):
+        check_outputs(variants)
+    for i, (label, variant) in enumerate(variants.items(), start=1):
+        variant.record() if 'graph' in label else variant.warm()
+        progress(f'\r{name}: warmed {i} of {len(variants)}')
     times: Dict[str, List[float]] = {v: [] for v in variants}
     for i in range(args.rounds):
-        order = variants if i % 2 else variants[::-1]
-        for variant in order:
-            times[variant].append(seconds(steps[variant], args.device))
-        if sys.stderr.isatty():
-            print(f'\r{name}: round {i + 1} of {args.rounds}   ', end='', file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+        for label in list(variants)[::1 if i % 2 else -1]:
+            times[label].append(variants[label].seconds())
+        progress(f'\r{name}: round {i + 1} of {args.rounds}   ')
+    progress('\n')
     shape = (3, size, size)
     arithmetic = count_cost(name, shape).madds / count_cost(name, shape, memory=False).madds
     rows = {}
-    for variant in variants:
-        plain = times[reference_of(variant)]
-        ratio = quartiles([t / p for t, p in zip(times[variant], plain)])
-        rows[variant] = dict(
-            seconds=quartiles(times[variant]), images_per_second=args.batch_size / statistics.median(times[variant]),
-            ratio=ratio, noise=ratio['high'] - ratio['low'] > abs(ratio['median'] - 1),
-            peak_mib=peak_mib(steps[variant], args.device))
+    for label, variant in variants.items():
+        ratio = spread([t / p for t, p in zip(times[label], times[reference_of(label)])])
+        rows[label] = dict(
+            seconds=spread(times[label]), images_per_second=args.batch_size / statistics.median(times[label]),
+            ratio=ratio, noise=ratio['sure_high'] - ratio['sure_low'] > abs(ratio['median'] - 1),
+            peak_mib=variant.peak_mib())
+        if place is RemoteVariant:
+            variant.close()
     return dict(model=name, size=size, arithmetic=arithmetic, variants=rows)
 
 
@@ -225,6 +290,14 @@ def draw(results: List[Dict[str, Any]], file: Path, title: str) -> None:
     figure.savefig(file, dpi=120)
 
 
+def cpu_name() -> str:
+    """Name of the processor, as far as the system tells."""
+    file = Path('/proc/cpuinfo')
+    names = [line.partition(':')[2].strip() for line in file.read_text().splitlines() if line.startswith('model name')
+             ] if file.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('models', nargs='+', help="networks, or 'all'")
@@ -234,16 +307,19 @@ def main() -> None:
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument('--no-channels-last', dest='channels_last', action='store_false')
+    parser.add_argument('--system-malloc', action='store_true', help='return freed memory to the system (CPU)')
     parser.add_argument('--batch-size', type=int, default=8, help='images a step; 1 for latency')
     parser.add_argument('--size', type=int, help="image size, instead of each network's own")
-    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--rounds', type=int, default=21)
     parser.add_argument('--output', type=Path, help='folder for results.json and cost.png')
     args = parser.parse_args()
-    if args.rounds < 4:
-        parser.error('quartiles need at least 4 rounds')
+    if args.rounds < 6:
+        parser.error('the interval of a median needs at least 6 rounds')
+    if not args.system_malloc:
+        os.environ.update(KEEP_MEMORY)  # for the variants' processes
     names = timm.list_models('mlfm_*') if args.models == ['all'] else args.models
     machine = dict(
-        machine=torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine(),
+        machine=torch.cuda.get_device_name() if args.device == 'cuda' else cpu_name(),
         threads=torch.get_num_threads(), torch=torch.__version__, timm=timm.__version__, mlfm_zoo=mlfm_zoo.__version__,
         command=' '.join(['python benchmarks/speed.py', *sys.argv[1:]]))
     print(', '.join(f'{k} {v}' for k, v in machine.items()))
@@ -252,9 +328,12 @@ def main() -> None:
         results.append(measure(name, args))
         print(table(results[-1]), flush=True)
         torch.compiler.reset()
+        if args.output:  # what is there so far outlives an interruption
+            args.output.mkdir(parents=True, exist_ok=True)
+            unfinished = args.output / 'results.json.tmp'
+            unfinished.write_text(json.dumps(dict(machine, results=results), indent=1))
+            unfinished.replace(args.output / 'results.json')
     if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / 'results.json').write_text(json.dumps(dict(machine, results=results), indent=1))
         kind = 'training step' if args.train else 'inference'
         draw(results, args.output / 'cost.png', f'{kind}, {args.device}, batch {args.batch_size}')
 

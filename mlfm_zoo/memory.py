@@ -41,8 +41,10 @@ MEMORY_SUPPLEMENTS = ('all', 'all_but_last', 'none')
 IDENTITY_OFFSET = 1 / 32
 
 # A fused unit on a CPU takes a batch in parts of this size. Its passes over a part then stay in the cache, and the
-# memory that they need is taken from the system once.
-PART_BYTES = 2 << 20
+# memory that they need is taken from the system once. Parts are larger where the input gate has many weights, which a
+# convolution lays out anew for every part.
+PART_BYTES = 7 << 19
+PART_WEIGHTS = 8
 
 
 def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
@@ -58,6 +60,8 @@ def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
     """
     # The Haar LL coefficient of a 2x2 cell is half its sum. At an odd border, ceil_mode averages the pixels that are
     # there, which is the mean of the extended cell too, since the extension repeats them.
+    if not torch.jit.is_scripting() and _pools_slowly(x):
+        return F.conv2d(x, x.new_full((x.shape[1], 1, 2, 2), 0.5), stride=2, groups=x.shape[1])
     return F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=ceil_mode).mul_(2)
 
 
@@ -240,20 +244,27 @@ class LowFrequencyMemoryUnit(nn.Module):
         shift = bn.bias[:, None, None] - bn.running_mean[:, None, None] * scale
         part = max(1, len(x))
         if x.device.type == 'cpu':
-            part = max(1, PART_BYTES // max(1, x[:1].numel() * x.element_size()))
+            size = PART_BYTES + PART_WEIGHTS * self.input_gate.conv.weight.nbytes
+            part = max(1, size // max(1, x[:1].nbytes))
         memories = []
         for i in range(0, max(1, len(x)), part):  # once for an empty batch
             x_part = x[i:i + part]
             low = self.input_gate(memory[i:i + part])
             if self.supplement_gate is not None:
                 low.add_(self.supplement_gate(bands[self.level][i:i + part]))
-            if self.update == 'cat' and not self.last:
+            if self.last:  # nothing reads its memory
+                fused = x_part.add_(low)
+            elif self.update == 'cat':
                 memories.append(torch.cat([self._forget(x_part, self.forget), self._forget(low, self.forget)], dim=1))
-            x_part.add_(low)
-            if self.update == 'add' and not self.last:
-                memories.append(self._forget(x_part, self.forget) if self.forget else x_part.clone())
-            torch.addcmul(shift, x_part, scale, out=x_part)
-        if self.last:  # nothing reads its memory
+                fused = x_part.add_(low)
+            elif self.forget:
+                fused = x_part.add_(low)
+                memories.append(self._forget(fused, self.forget))
+            else:
+                fused = x_part + low
+                memories.append(fused)
+            torch.addcmul(shift, fused, scale, out=x_part)
+        if self.last:
             return x, x
         return x, memories[0] if len(memories) == 1 else torch.cat(memories)
 
@@ -454,9 +465,23 @@ class LowFrequencyMemory(nn.Module):
 
 def _may_overwrite(x: torch.Tensor) -> bool:
     """Whether a fused unit may work in place: on real tensors, where neither gradients nor a graph are recorded."""
+    return _is_eager(x) and not torch.is_grad_enabled()
+
+
+@torch.jit.ignore
+def _pools_slowly(x: torch.Tensor) -> bool:
+    """Whether a convolution halves x faster than pooling: a CPU pools few channels in channels_last one by one."""
     return (
-        isinstance(x, torch.Tensor) and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing() and not torch.is_autocast_enabled(x.device.type))
+        _is_eager(x) and x.device.type == 'cpu' and x.dtype == torch.float32 and 0 < x.shape[1] <= 8 and len(x) > 0
+        and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0 and x.is_contiguous(memory_format=torch.channels_last)
+        and not (torch.is_grad_enabled() and x.requires_grad))
+
+
+def _is_eager(x: torch.Tensor) -> bool:
+    """Whether x is a real tensor, computed with at once and in its own dtype."""
+    return (
+        isinstance(x, torch.Tensor) and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+        and not (torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)))
 
 
 @register_notrace_function

@@ -80,6 +80,11 @@ def test_empty_batch():
         assert model.fuse()(torch.randn(0, 3, 64, 64)).shape == (0, model.num_classes)
 
 
+def test_meta_device():
+    with torch.device('meta'), torch.no_grad():
+        assert timm.create_model('test_mlfm_resnet').fuse()(torch.empty(2, 3, 64, 64)).shape == (2, 10)
+
+
 @small
 def test_half_precision(name):
     model = create(name)
