@@ -22,6 +22,9 @@ before. Where a trunk rounds odd sides down, as ConvNeXt's patch stem does, the 
 """
 
 import copy
+import os
+from functools import lru_cache, partial
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -199,8 +202,8 @@ class LowFrequencyMemoryUnit(nn.Module):
             first for 'cat', with sides halved as often as the unit forgets.
         """
         if not torch.jit.is_scripting():
-            if self.fused and _may_overwrite(x):
-                return self._forward_in_place(x, memory, bands)
+            if self.fused and not self.training and _is_eager(x) and not torch.is_grad_enabled():
+                return self._forward_fused(x, memory, bands)
             if self.grad_checkpointing:
                 return checkpoint(self._forward, x, memory, bands)
         return self._forward(x, memory, bands)
@@ -232,6 +235,50 @@ class LowFrequencyMemoryUnit(nn.Module):
         return x
 
     @torch.jit.ignore
+    def _forward_fused(
+            self,
+            x: torch.Tensor,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """As `forward` in eval mode, in the fastest way that there is; x may be overwritten."""
+        autocast = _is_autocast(x)
+        plain = self._forward if autocast else self._forward_in_place  # autocast may give x another dtype than the rest
+        if not _kernel_applies(x):
+            return plain(x, memory, bands)
+        from .kernel import fastest
+        magnitude = x.numel().bit_length()  # not the very size: images may come in a thousand of them
+        key = (magnitude, x.shape[1], x.dtype, x.device, memory.shape[1], memory.dtype, autocast, self.update,
+               self.forget, self.last, self.supplement_gate is None)
+        ways = [partial(way, memory=memory, bands=bands) for way in (plain, self._forward_kernel)]
+        return ways[fastest(key, ways, x)](x)
+
+    @torch.jit.ignore
+    def _forward_kernel(
+            self,
+            x: torch.Tensor,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """As `forward`, with one kernel for all that follows the convolutions."""
+        from .kernel import fuse_memory
+        supplement = None if self.supplement_gate is None else self.supplement_gate.conv(bands[self.level])
+        y, memory = fuse_memory(
+            x, self.input_gate.conv(memory), supplement, *self._output_affine(), self.update == 'cat', self.forget > 0,
+            self.ceil_mode, self.last)
+        if self.last:
+            return y, y
+        for _ in range(self.forget - 1):
+            memory = low_band(memory, self.ceil_mode)
+        return y, memory
+
+    def _output_affine(self) -> Tuple[torch.Tensor, torch.Tensor]:
+        """The output gate in eval mode: factor and summand for each channel (C,)."""
+        bn = self.output_gate
+        scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
+        return scale, bn.bias - bn.running_mean * scale
+
+    @torch.jit.ignore
     def _forward_in_place(
             self,
             x: torch.Tensor,
@@ -239,9 +286,7 @@ class LowFrequencyMemoryUnit(nn.Module):
             bands: List[torch.Tensor],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, but x is overwritten, and on a CPU the batch is taken in parts that its cache holds."""
-        bn = self.output_gate
-        scale = (bn.weight * (bn.running_var + bn.eps).rsqrt())[:, None, None]
-        shift = bn.bias[:, None, None] - bn.running_mean[:, None, None] * scale
+        scale, shift = (t[:, None, None] for t in self._output_affine())
         part = max(1, len(x))
         if x.device.type == 'cpu':
             size = PART_BYTES + PART_WEIGHTS * self.input_gate.conv.weight.nbytes
@@ -463,25 +508,36 @@ class LowFrequencyMemory(nn.Module):
         return image_bands(image, self.num_levels, self.ceil_modes)
 
 
-def _may_overwrite(x: torch.Tensor) -> bool:
-    """Whether a fused unit may work in place: on real tensors, where neither gradients nor a graph are recorded."""
-    return _is_eager(x) and not torch.is_grad_enabled()
+def _kernel_applies(x: torch.Tensor) -> bool:
+    """Whether the Triton kernel takes x; on a CPU Triton's interpreter runs it, for tests."""
+    return (
+        (x.is_cuda or os.environ.get('TRITON_INTERPRET') == '1') and _has_triton()
+        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and x.is_contiguous(memory_format=torch.channels_last))
+
+
+@lru_cache(maxsize=None)
+def _has_triton() -> bool:
+    return find_spec('triton') is not None
 
 
 @torch.jit.ignore
 def _pools_slowly(x: torch.Tensor) -> bool:
     """Whether a convolution halves x faster than pooling: a CPU pools few channels in channels_last one by one."""
     return (
-        _is_eager(x) and x.device.type == 'cpu' and x.dtype == torch.float32 and 0 < x.shape[1] <= 8 and len(x) > 0
-        and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0 and x.is_contiguous(memory_format=torch.channels_last)
-        and not (torch.is_grad_enabled() and x.requires_grad))
+        _is_eager(x) and not _is_autocast(x) and x.device.type == 'cpu' and x.dtype == torch.float32
+        and 0 < x.shape[1] <= 8 and len(x) > 0 and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+        and x.is_contiguous(memory_format=torch.channels_last) and not (torch.is_grad_enabled() and x.requires_grad))
 
 
 def _is_eager(x: torch.Tensor) -> bool:
-    """Whether x is a real tensor, computed with at once and in its own dtype."""
-    return (
-        isinstance(x, torch.Tensor) and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-        and not (torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)))
+    """Whether x is a real tensor, computed with at once."""
+    return isinstance(x, torch.Tensor) and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def _is_autocast(x: torch.Tensor) -> bool:
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 @register_notrace_function
