@@ -17,7 +17,9 @@ of it a network then has to get anew in every step differs from process to proce
     wavelets   the unit written on pytorch_wavelets after its equations
     graph      fused and plain in a CUDA graph (CUDA, inference)
 
-With --output, results.json and a picture, cost against multiply-adds, are written there.
+With --output, results.json and a picture, cost against multiply-adds, are written there; results of networks that
+lie there already are replaced, and others kept, if machine, versions and setting are the same. On a GPU the fused units
+choose between a Triton kernel and torch's own by timing both; MLFM_KERNEL=0 and MLFM_KERNEL=1 choose for them.
 """
 
 import argparse
@@ -58,7 +60,7 @@ def variants_of(args: argparse.Namespace) -> List[str]:
     variants = ['plain', *ours]
     if args.wavelets:
         variants.append('wavelets')
-    if args.train:
+    if args.train and args.saving:
         variants += ['plain saving', 'memory saving']
     if args.compile:
         variants += ['plain compiled', f'{ours[-1]} compiled']
@@ -140,6 +142,15 @@ class Variant:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
+    def page_faults(self) -> Optional[int]:
+        """Pages that one step asks the system for; None where it cannot be known."""
+        if self.device == 'cuda' or sys.platform == 'win32':
+            return None
+        import resource
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        self.step()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
     def peak_mib(self) -> Optional[float]:
         """Memory that one step takes at its peak beyond what is there before, in MiB; None where it cannot be known."""
         if self.device == 'cuda':
@@ -148,7 +159,7 @@ class Variant:
             torch.cuda.reset_peak_memory_stats()
             self.step()
             torch.cuda.synchronize()
-            return (torch.cuda.max_memory_allocated() - before) / 2 ** 20
+            return round((torch.cuda.max_memory_allocated() - before) / 2 ** 20, 1)
         if sys.platform != 'linux':
             return None
         ctypes.CDLL(None).malloc_trim(0)
@@ -158,7 +169,7 @@ class Variant:
             return int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith(field)))
         before = read('VmRSS')
         self.step()
-        return (read('VmHWM') - before) / 1024
+        return round((read('VmHWM') - before) / 1024, 1)
 
 
 class RemoteVariant:
@@ -195,6 +206,9 @@ class RemoteVariant:
     def seconds(self) -> float:
         return self._ask('seconds')
 
+    def page_faults(self) -> Optional[int]:
+        return self._ask('page_faults')
+
     def peak_mib(self) -> Optional[float]:
         return self._ask('peak_mib')
 
@@ -213,7 +227,8 @@ def spread(values: List[float]) -> Dict[str, float]:
         rank += 1
         tail += math.comb(n, rank) * 0.5 ** n
     rank = max(rank - 1, 0)
-    return dict(median=median, low=low, high=high, sure_low=ordered[rank], sure_high=ordered[n - 1 - rank])
+    found = dict(median=median, low=low, high=high, sure_low=ordered[rank], sure_high=ordered[n - 1 - rank])
+    return {k: round(v, 5) for k, v in found.items()}
 
 
 def check_outputs(variants: Dict[str, Any]) -> None:
@@ -228,8 +243,8 @@ def check_outputs(variants: Dict[str, Any]) -> None:
 def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     size = args.size or timm.get_pretrained_cfg_value(name, 'input_size')[-1]
     progress = partial(print, end='', file=sys.stderr, flush=True) if sys.stderr.isatty() else lambda text: None
-    place = Variant if args.device == 'cuda' else RemoteVariant
-    variants = {v: place(name, v, size, args) for v in variants_of(args)}
+    kind = Variant if args.device == 'cuda' else RemoteVariant
+    variants = {v: kind(name, v, size, args) for v in variants_of(args)}
     if not (args.train or args.amp):
         check_outputs(variants)
     for i, (label, variant) in enumerate(variants.items(), start=1):
@@ -247,12 +262,19 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     for label, variant in variants.items():
         ratio = spread([t / p for t, p in zip(times[label], times[reference_of(label)])])
         rows[label] = dict(
-            seconds=spread(times[label]), images_per_second=args.batch_size / statistics.median(times[label]),
+            seconds=spread(times[label]),
+            images_per_second=round(args.batch_size / statistics.median(times[label]), 2),
             ratio=ratio, noise=ratio['sure_high'] - ratio['sure_low'] > abs(ratio['median'] - 1),
-            peak_mib=variant.peak_mib())
-        if place is RemoteVariant:
+            page_faults=variant.page_faults(), peak_mib=variant.peak_mib())
+        if kind is RemoteVariant:
             variant.close()
-    return dict(model=name, size=size, arithmetic=arithmetic, variants=rows)
+    words = sys.argv[1:]
+    if '--output' in words:  # where the results lie does not change them
+        place = words.index('--output')
+        del words[place:place + 2]
+    command = ' '.join(['python benchmarks/speed.py', *words])
+    return dict(
+        model=name, size=size, arithmetic=round(arithmetic, 4), rounds=args.rounds, command=command, variants=rows)
 
 
 def table(result: Dict[str, Any]) -> str:
@@ -265,22 +287,28 @@ def table(result: Dict[str, Any]) -> str:
         elif row['noise']:
             cost = f'noise: {ratio["low"]:.2f} to {ratio["high"]:.2f}'
         space = '' if peak is None else f'{peak:8.0f} MiB'
-        lines.append(f'  {variant:16} {1000 * row["seconds"]["median"]:9.1f} ms {row["images_per_second"]:9.1f} images/s '
+        if row['page_faults'] is not None:
+            space += f'{row["page_faults"]:8} faults'
+        speed = f'{1000 * row["seconds"]["median"]:9.1f} ms {row["images_per_second"]:9.1f} images/s'
+        lines.append(f'  {variant:16} {speed} '
                      f'{space}  {cost}')
     return '\n'.join(lines)
 
 
 def draw(results: List[Dict[str, Any]], file: Path, title: str) -> None:
-    """Cost in time against cost in arithmetic, a point a network; what is noise is left out."""
+    """Cost in time against cost in arithmetic, a point a network; what is noise is hollow."""
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(figsize=(7, 5), layout='constrained')
     shown = [v for v in results[0]['variants'] if not v.startswith('plain')]
-    for variant, marker in zip(shown, 'osD^vPX'):
-        quoted = [r for r in results if not r['variants'][variant]['noise']]
-        axes.plot([r['arithmetic'] for r in quoted], [r['variants'][variant]['ratio']['median'] for r in quoted],
-                  marker, label=variant, alpha=0.7)
+    for i, (variant, marker) in enumerate(zip(shown, 'osD^vPX')):
+        for noise in (False, True):
+            rows = [r for r in results if r['variants'][variant]['noise'] == noise]
+            axes.plot(
+                [r['arithmetic'] for r in rows], [r['variants'][variant]['ratio']['median'] for r in rows], marker,
+                color=f'C{i}', alpha=0.7, markerfacecolor='none' if noise else None, label=None if noise else variant)
+    axes.plot([], [], 'ko', markerfacecolor='none', label='hollow: nearer to 1 than its noise')
     limits = [1, max(r['arithmetic'] for r in results) * 1.05]
     axes.plot(limits, limits, 'k-', linewidth=1, label='its arithmetic')
     axes.plot(limits, [1.5 * x for x in limits], 'k:', linewidth=1, label='1.5 times its arithmetic')
@@ -304,6 +332,7 @@ def main() -> None:
     parser.add_argument('--train', action='store_true', help='a training step instead of inference')
     parser.add_argument('--compile', action='store_true', help='compiled variants too')
     parser.add_argument('--no-wavelets', dest='wavelets', action='store_false', help='without pytorch_wavelets')
+    parser.add_argument('--no-saving', dest='saving', action='store_false', help='without gradient checkpointing')
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument('--no-channels-last', dest='channels_last', action='store_false')
@@ -318,24 +347,37 @@ def main() -> None:
     if not args.system_malloc:
         os.environ.update(KEEP_MEMORY)  # for the variants' processes
     names = timm.list_models('mlfm_*') if args.models == ['all'] else args.models
-    machine = dict(
+    setting = dict(
         machine=torch.cuda.get_device_name() if args.device == 'cuda' else cpu_name(),
         threads=torch.get_num_threads(), torch=torch.__version__, timm=timm.__version__, mlfm_zoo=mlfm_zoo.__version__,
-        command=' '.join(['python benchmarks/speed.py', *sys.argv[1:]]))
-    print(', '.join(f'{k} {v}' for k, v in machine.items()))
-    results = []
+        train=args.train, device=args.device, amp=args.amp, channels_last=args.channels_last,
+        system_malloc=args.system_malloc, batch_size=args.batch_size, size=args.size)
+    print(', '.join(f'{k} {v}' for k, v in setting.items()))
+    results = read_results(args.output, setting) if args.output else {}
     for name in names:
-        results.append(measure(name, args))
-        print(table(results[-1]), flush=True)
+        results[name] = measure(name, args)
+        print(table(results[name]), flush=True)
         torch.compiler.reset()
         if args.output:  # what is there so far outlives an interruption
             args.output.mkdir(parents=True, exist_ok=True)
             unfinished = args.output / 'results.json.tmp'
-            unfinished.write_text(json.dumps(dict(machine, results=results), indent=1))
+            unfinished.write_text(json.dumps(dict(setting, results=list(results.values())), indent=1) + '\n')
             unfinished.replace(args.output / 'results.json')
     if args.output:
         kind = 'training step' if args.train else 'inference'
-        draw(results, args.output / 'cost.png', f'{kind}, {args.device}, batch {args.batch_size}')
+        draw(list(results.values()), args.output / 'cost.png', f'{kind}, {args.device}, batch {args.batch_size}')
+
+
+def read_results(folder: Path, setting: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
+    """Results that lie in a folder, by network."""
+    file = folder / 'results.json'
+    if not file.exists():
+        return {}
+    there = json.loads(file.read_text())
+    results = there.pop('results')
+    if there != setting:
+        sys.exit(f'{file} was measured in another setting, expected {setting}: name another folder.')
+    return {r['model']: r for r in results}
 
 
 if __name__ == '__main__':

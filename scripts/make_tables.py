@@ -1,15 +1,19 @@
-"""Write the tables of README.md and of the docs: docs/models.md, docs/checkpoints.md and docs/results.md.
+"""Write the tables of README.md and of the docs: docs/models.md, checkpoints.md, results.md and cost.md.
 
     python scripts/make_tables.py [--check]
 
 Multiply-adds are those of convolutions and linear layers for one image of the size in the table, half of what torch's
 own FlopCounterMode counts. Nothing is computed: the networks are built on the meta device. The checkpoints are those of
-weights_manifest.yaml, and so are the accuracies that the paper reports. With --check nothing is written, and the exit code says whether the files are up to date.
+weights_manifest.yaml, and so are the accuracies that the paper reports. What time the memory costs was measured by
+benchmarks/speed.py and lies in benchmarks/results. With --check nothing is written, and the exit code says whether the
+files are up to date.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any, Dict
 
 import timm
 
@@ -143,7 +147,14 @@ def results_page() -> str:
     return header + ''.join(rows) + LOGS_HEADER + ''.join(logs) + RESULTS_FOOTER
 
 
-README_MARKS = '<!-- made by scripts/make_tables.py -->\n', '<!-- end of what it made -->\n'
+MARKS = '<!-- made by scripts/make_tables.py -->\n', '<!-- end of what it made -->\n'
+
+
+def between_marks(page: Path, made: str) -> str:
+    """A page with what stands between its two marks made anew."""
+    before, _, rest = page.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f'{before}{MARKS[0]}{made}{MARKS[1]}{after}'
 
 
 def readme() -> str:
@@ -167,9 +178,74 @@ def readme() -> str:
          'see [all checkpoints](docs/checkpoints.md)'),
     ]
     table = '| weights | what there is | measured |\n| --- | --- | --- |\n' + ''.join(f'| {" | ".join(r)} |\n' for r in rows)
-    before, _, rest = (ROOT / 'README.md').read_text().partition(README_MARKS[0])
-    _, _, after = rest.partition(README_MARKS[1])
-    return f'{before}{README_MARKS[0]}{table}{README_MARKS[1]}{after}'
+    return between_marks(ROOT / 'README.md', table)
+
+
+SETTINGS = {  # folders of benchmarks/results
+    'inference': 'inference',
+    'compiled': 'inference, `torch.compile`',
+    'system-malloc': 'inference, memory returned to the system',
+    'latency': 'inference, batch 1',
+    'bfloat16': 'inference, bfloat16 autocast',
+    'training-saving': 'training step',
+}
+
+
+def read_measured(setting: str) -> Dict[str, Any]:
+    """What benchmarks/speed.py has written, with its results by network."""
+    measured = json.loads((ROOT / 'benchmarks' / 'results' / setting / 'results.json').read_text())
+    return dict(measured, results={r['model']: r for r in measured['results']})
+
+
+def cost_cell(result: Dict[str, Any], variant: str) -> str:
+    row = result['variants'][variant]
+    low, median, high = (row['ratio'][k] for k in ('low', 'median', 'high'))
+    return f'noise ({low:.2f} to {high:.2f})' if row['noise'] else f'**{median:.2f}** ({low:.2f} to {high:.2f})'
+
+
+def cost_page() -> str:
+    """docs/cost.md with its tables of measured times, between two marks, made anew."""
+    measured = {setting: read_measured(setting) for setting in (*SETTINGS, 'training')}
+    inference, training = measured['inference'], measured['training']['results']
+    names = list(measured['compiled']['results'])
+    heads = [f'`{name}`' for name in names]
+    lines = [
+        f"{inference['threads']} cores of {inference['machine']}, torch {inference['torch']}, timm {inference['timm']}, "
+        'float32 where nothing else is said, channels_last, batch 8 at 224 x 224.\n\n',
+        f'| setting | variant | {" | ".join(heads)} |\n| --- | --- |{" --: |" * len(names)}\n',
+        '| multiply-adds | memory |', *(f' {inference["results"][n]["arithmetic"]:.2f} |' for n in names), '\n']
+    for setting, label in SETTINGS.items():
+        results = measured[setting]['results']
+        for variant in results[names[0]]['variants']:
+            if not variant.startswith('plain') and (setting != 'compiled' or 'compiled' in variant):
+                cells = [cost_cell(results[name], variant) for name in names]
+                lines.append(f'| {label} | {variant} | {" | ".join(cells)} |\n')
+    lines.append('\nPeak memory of a training step, MiB beside weights and images:\n\n'
+                 f'| variant | {" | ".join(heads)} |\n| --- |{" --: |" * len(names)}\n')
+    results = measured['training-saving']['results']
+    for variant in results[names[0]]['variants']:
+        cells = [f'{results[name]["variants"][variant]["peak_mib"]:.0f}' for name in names]
+        lines.append(f'| {variant} | {" | ".join(cells)} |\n')
+    worst = {}
+    for variant in ('fused', 'memory'):
+        worst[variant] = max(
+            (r['variants'][variant]['ratio']['median'] / r['arithmetic'], n) for n, r in inference['results'].items())
+    lines.append('\n### All networks\n\nAt the most a fused network takes '
+                 f'{worst["fused"][0]:.2f} times its ratio of multiply-adds (`{worst["fused"][1]}`), and one that is not '
+                 f'fused {worst["memory"][0]:.2f} times (`{worst["memory"][1]}`).\n\n'
+                 '![Time against multiply-adds](cost.png)\n\n'
+                 '| network | multiply-adds | memory | fused | fused / multiply-adds | wavelets | training step |\n'
+                 '| --- | --: | --: | --: | --: | --: | --: |\n')
+    for name, result in sorted(inference['results'].items()):
+        fused = result['variants']['fused']['ratio']['median'] / result['arithmetic']
+        cells = [
+            f'`{name}`', f'{result["arithmetic"]:.2f}', cost_cell(result, 'memory'), cost_cell(result, 'fused'),
+            f'{fused:.2f}', cost_cell(result, 'wavelets'), cost_cell(training[name], 'memory')]
+        lines.append(f'| {" | ".join(cells)} |\n')
+    lines.append('\nThe commands, each with `--output FOLDER`:\n\n')
+    commands = dict.fromkeys(r['command'] for m in measured.values() for r in m['results'].values())
+    lines += [f'    {command}\n' for command in commands]
+    return between_marks(DOCS / 'cost.md', ''.join(lines))
 
 
 def main() -> int:
@@ -178,7 +254,7 @@ def main() -> int:
     args = parser.parse_args()
     pages = {
         ROOT / 'README.md': readme(), DOCS / 'models.md': models_page(), DOCS / 'checkpoints.md': checkpoints_page(),
-        DOCS / 'results.md': results_page()}
+        DOCS / 'results.md': results_page(), DOCS / 'cost.md': cost_page()}
     if args.check:
         return int(any(not path.exists() or path.read_text() != made for path, made in pages.items()))
     for path, made in pages.items():
