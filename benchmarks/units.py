@@ -1,10 +1,11 @@
 """Where a network's memory spends its time: milliseconds of every unit, as it runs in the network, on a CPU.
 
-    python benchmarks/units.py mlfm_resnet50 [--batch-size 8] [--size 224] [--rounds 15]
+    python benchmarks/units.py mlfm_resnet50 [--batch-size 8] [--size 224] [--rounds 15] [--compile]
 
 Columns: the unit before fuse(); after it, the batch whole and in parts that the cache holds; and its convolutions
 alone, which no fusion takes away. The first row is what the image's bands cost, by pooling and by convolution. Ways
-take turns, three runs each; medians.
+take turns, three runs each; medians. With --compile, a profile of the compiled network without memory and with, fused:
+milliseconds in convolutions and in all else, which are the loops that torch.compile made.
 """
 
 import argparse
@@ -19,7 +20,6 @@ from typing import Dict, List
 import timm
 import torch
 
-import mlfm_zoo
 import mlfm_zoo.memory
 from mlfm_zoo.memory import LowFrequencyMemoryUnit
 from speed import KEEP_MEMORY, cpu_name
@@ -83,16 +83,37 @@ def measure(name: str, batch_size: int, size: int, rounds: int) -> Dict[str, Dic
     return {label: {way: statistics.median(t) for way, t in ways.items()} for label, ways in times.items()}
 
 
+@torch.inference_mode()
+def profile_compiled(name: str, batch_size: int, size: int, rounds: int) -> None:
+    image = torch.randn(batch_size, 3, size, size).to(memory_format=torch.channels_last)
+    for variant in ('plain', 'fused'):
+        model = timm.create_model(name, memory=variant != 'plain').eval().to(memory_format=torch.channels_last)
+        network = torch.compile(model.fuse() if variant == 'fused' else model)
+        for _ in range(3):
+            network(image)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for _ in range(rounds):
+                network(image)
+        spent = {event.key: event.self_cpu_time_total / 1e3 / rounds for event in profile.key_averages()}
+        convolutions = sum(ms for key, ms in spent.items() if 'mkldnn_convolution' in key)
+        rest = sum(spent.values()) - convolutions
+        print(f'{variant:12}{convolutions:12.1f} ms in convolutions{rest:12.1f} ms in all else')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model')
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--compile', action='store_true', help='a profile of the compiled network instead')
     args = parser.parse_args()
     if any(os.environ.get(k) != v for k, v in KEEP_MEMORY.items()):  # an allocator reads them when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
     print(f'{args.model}, {torch.get_num_threads()} cores of {cpu_name()}, torch {torch.__version__}')
+    if args.compile:
+        profile_compiled(args.model, args.batch_size, args.size, args.rounds)
+        return
     columns = [*WAYS, 'convolutions alone']
     print(f'{"ms":12}' + ''.join(f'{c:>20}' for c in columns))
     found = measure(args.model, args.batch_size, args.size, args.rounds)

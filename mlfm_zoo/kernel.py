@@ -90,7 +90,7 @@ def _outputs(
     if last:
         return y, y.new_empty(0)
     if forget:
-        height, width = (height + ceil_mode) // 2, (width + ceil_mode) // 2
+        height, width = (height + int(ceil_mode)) // 2, (width + int(ceil_mode)) // 2
     memory = torch.empty(
         (batch, 2 * chs if cat else chs, height, width), dtype=y.dtype, device=x.device,
         memory_format=torch.channels_last)
