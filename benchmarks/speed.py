@@ -180,7 +180,8 @@ class RemoteVariant:
     """
 
     def __init__(self, *args):
-        context = multiprocessing.get_context('forkserver')
+        has_fork = 'forkserver' in multiprocessing.get_all_start_methods()  # Windows has not
+        context = multiprocessing.get_context('forkserver' if has_fork else 'spawn')
         context.set_forkserver_preload(['timm', 'mlfm_zoo'])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=self._serve, args=(theirs, args), daemon=True)

@@ -264,19 +264,13 @@ class LowFrequencyMemoryUnit(nn.Module):
         from .kernel import fuse_memory
         supplement = None if self.supplement_gate is None else self.supplement_gate.conv(bands[self.level])
         y, memory = fuse_memory(
-            x, self.input_gate.conv(memory), supplement, *self._output_affine(), self.update == 'cat', self.forget > 0,
+            x, self.input_gate.conv(memory), supplement, self.scale, self.shift, self.update == 'cat', self.forget > 0,
             self.ceil_mode, self.last)
         if self.last:
             return y, y
         for _ in range(self.forget - 1):
             memory = low_band(memory, self.ceil_mode)
         return y, memory
-
-    def _output_affine(self) -> Tuple[torch.Tensor, torch.Tensor]:
-        """The output gate in eval mode: factor and summand for each channel (C,)."""
-        bn = self.output_gate
-        scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-        return scale, bn.bias - bn.running_mean * scale
 
     @torch.jit.ignore
     def _forward_in_place(
@@ -286,7 +280,7 @@ class LowFrequencyMemoryUnit(nn.Module):
             bands: List[torch.Tensor],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, but x is overwritten, and on a CPU the batch is taken in parts that its cache holds."""
-        scale, shift = (t[:, None, None] for t in self._output_affine())
+        scale, shift = self.scale[:, None, None], self.shift[:, None, None]
         part = max(1, len(x))
         if x.device.type == 'cpu':
             size = PART_BYTES + PART_WEIGHTS * self.input_gate.conv.weight.nbytes
@@ -328,6 +322,10 @@ class LowFrequencyMemoryUnit(nn.Module):
             self.input_gate = self.input_gate.fold_norm()
             if self.supplement_gate is not None:
                 self.supplement_gate = self.supplement_gate.fold_norm()
+            bn = self.output_gate
+            scale = bn.weight.detach() * (bn.running_var + bn.eps).rsqrt()
+            self.register_buffer('scale', scale, persistent=False)
+            self.register_buffer('shift', bn.bias.detach() - bn.running_mean * scale, persistent=False)
             self.fused = True
         return self
 
