@@ -42,7 +42,7 @@ import torch
 import torch.nn.functional as F
 
 import mlfm_zoo
-from mlfm_zoo.cost import count_cost
+from mlfm_zoo.workflow.cost import count_cost
 
 # glibc reads this when a process starts: no memory maps of their own for large blocks, no return of freed memory.
 KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}

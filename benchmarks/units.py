@@ -20,8 +20,7 @@ from typing import Dict, List
 import timm
 import torch
 
-import mlfm_zoo.memory
-from mlfm_zoo.memory import LowFrequencyMemoryUnit
+from mlfm_zoo.memory import LowFrequencyMemoryUnit, fused
 from speed import KEEP_MEMORY, cpu_name
 
 WAYS = ('memory', 'fused, whole', 'fused, parts')
@@ -63,14 +62,14 @@ def measure(name: str, batch_size: int, size: int, rounds: int) -> Dict[str, Dic
                     units[label] = module
                     module.register_forward_pre_hook(
                         lambda module, args, label=label: inputs.__setitem__(label, (args[1], args[2])))
-    part_bytes = mlfm_zoo.memory.PART_BYTES
-    pools_slowly = mlfm_zoo.memory._pools_slowly
+    part_bytes = fused.PART_BYTES
+    pools_slowly = fused._pools_slowly
     for i in range(rounds + 1):
         if i == 1:
             times.clear()  # the first round warms up
         for way in WAYS:
-            mlfm_zoo.memory.PART_BYTES = 1 << 40 if way == 'fused, whole' else part_bytes
-            mlfm_zoo.memory._pools_slowly = (lambda x: False) if way == 'memory' else pools_slowly
+            fused.PART_BYTES = 1 << 40 if way == 'fused, whole' else part_bytes
+            fused._pools_slowly = (lambda x: False) if way == 'memory' else pools_slowly
             for _ in range(3):
                 models[way.partition(',')[0]](image)
         way = 'convolutions alone'

@@ -4,9 +4,9 @@ Importing the package registers them: `import timm, mlfm_zoo; timm.create_model(
 """
 
 from . import models
-from .attach import attach_memory, calibrate_memory, supports_memory
+from ._moved import install_moved_names
 from .data import imagenet100
-from .memory import LowFrequencyMemoryUnit, image_bands, low_band
+from .memory import LowFrequencyMemoryUnit, attach_memory, calibrate_memory, image_bands, low_band, supports_memory
 
 __version__ = '0.1.0'
 
@@ -14,3 +14,5 @@ __all__ = [
     'LowFrequencyMemoryUnit', 'attach_memory', 'calibrate_memory', 'image_bands', 'imagenet100', 'low_band', 'models',
     'supports_memory', '__version__',
 ]
+
+install_moved_names()

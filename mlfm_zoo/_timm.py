@@ -1,4 +1,11 @@
-"""The names that this project takes from timm's private modules, each with the reason."""
+"""Where this project and timm do not fit by themselves: names of its private modules, and saving, each with the reason."""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import torch.nn as nn
+from timm.models import save_for_hf
 
 # Resolves `indices` of `forward_intermediates` as every timm model does. timm does not export it.
 from timm.models._features import feature_take_indices
@@ -13,5 +20,31 @@ from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer
 
 __all__ = [
     'FeatureGetterNet', 'decode_arch_def', 'feature_take_indices', 'resolve_act_layer', 'resolve_bn_args',
-    'round_channels',
+    'round_channels', 'save_model',
 ]
+
+
+def save_model(
+        model: nn.Module,
+        folder: Path,
+        model_config: Optional[Dict[str, Any]] = None,
+        model_args: Optional[Dict[str, Any]] = None,
+) -> None:
+    """Save model.safetensors and config.json as timm does, readable by everybody, and by transformers too.
+
+    timm says the number of classes at the top of config.json and among `model_args`; transformers 5 passes both on and
+    fails, so it is left at the top only, where timm reads it as well.
+
+    Args:
+        model: A timm model.
+        folder: Folder to write into.
+        model_config: What config.json says beside what timm writes.
+        model_args: Arguments that build the network, beside the registered ones.
+    """
+    save_for_hf(model, folder, model_config=model_config, model_args=model_args, safe_serialization=True)
+    file = folder / 'config.json'
+    config = json.loads(file.read_text(encoding='utf-8'))
+    config.get('model_args', {}).pop('num_classes', None)
+    file.write_text(json.dumps(config, indent=2), encoding='utf-8')
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors makes its files private

@@ -1,4 +1,13 @@
-"""The networks that tests run over."""
+"""The networks that tests run over, and what makes one fit for a test."""
+
+from pathlib import Path
+
+import torch
+
+import mlfm_zoo
+
+# of the embedded model
+WEIGHTS = Path(mlfm_zoo.__file__).parent / 'weights' / 'test_mlfm_resnet.digits.safetensors'
 
 # timm's name of each trunk that timm has
 TRUNKS = {
@@ -31,3 +40,15 @@ SMALL = {
     'mlfm_convnext_tiny_k3_par1_4': dict(depths=(1, 1, 2, 1), dims=(16, 24, 32, 40)),
     'mlfm_inception_next_tiny': dict(depths=(1, 1, 2, 1), dims=(16, 24, 32, 40)),
 }
+
+
+@torch.no_grad()
+def lived_in(model: torch.nn.Module) -> torch.nn.Module:
+    """Gives a new model norms, scales and statistics that tell on its output."""
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # such as a norm that starts at 0, and layer scale, at 1e-6
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.train()
+    for _ in range(2):
+        model(1 + 2 * torch.randn(4, 3, 64, 64))
+    return model.eval()

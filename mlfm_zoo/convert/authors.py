@@ -16,8 +16,7 @@ import safetensors.torch
 import timm
 import torch
 
-from .._timm import round_channels
-from ..hub.configs import save_model
+from .._timm import round_channels, save_model
 
 __all__ = ['Conversion', 'convert_checkpoint', 'convert_state_dict', 'read_checkpoint']
 

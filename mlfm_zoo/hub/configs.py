@@ -1,18 +1,17 @@
-"""timm's configs: of the pretrained networks, made from the manifest, and of a folder that a network is saved in."""
+"""timm's configs of the pretrained networks, made from the manifest."""
 
 import dataclasses
-import json
+import functools
+import warnings
 from collections import deque
-from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List
 
 import timm
-import torch.nn as nn
-from timm.models import DefaultCfg, PretrainedCfg, save_for_hf
+from timm.models import DefaultCfg, PretrainedCfg
 
-from .manifest import PACKAGE, Checkpoint, load_manifest
+from .manifest import PACKAGE, Checkpoint, ManifestError, load_manifest, own_checkpoints
 
-__all__ = ['default_cfgs_from_manifest', 'save_model']
+__all__ = ['default_cfgs_from_manifest']
 
 # What the name of a network alone stands for: the first of these kinds that is published, and else nothing.
 DEFAULT_KINDS = ('trained', 'paper', 'embedded')
@@ -24,13 +23,16 @@ def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str
     A network whose ImageNet100 weights are not published has a config without tag and without weights as its default:
     its warm starts are had by their tags only, never in the place of weights that do not exist.
 
+    A manifest of one's own (`MLFM_ZOO_MANIFEST`) that cannot be read is a warning here, and an error where a checkpoint
+    is asked for.
+
     Args:
         base_cfgs: Config of each network, without the location of weights.
 
     Returns:
         What `timm.models.register_model` looks for in a module's `default_cfgs`.
     """
-    checkpoints = [c for c in load_manifest().values() if c.published]
+    checkpoints = [c for c in _known_at_import() if c.published]
     default_cfgs = {}
     for model, base_cfg in base_cfgs.items():
         cfgs = {c.tag: _pretrained_cfg(c, base_cfg) for c in checkpoints if c.model == model}
@@ -44,30 +46,13 @@ def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str
     return default_cfgs
 
 
-def save_model(
-        model: nn.Module,
-        folder: Path,
-        model_config: Optional[Dict[str, Any]] = None,
-        model_args: Optional[Dict[str, Any]] = None,
-) -> None:
-    """Save model.safetensors and config.json as timm does, readable by everybody, and by transformers too.
-
-    timm says the number of classes at the top of config.json and among `model_args`; transformers 5 passes both on and
-    fails, so it is left at the top only, where timm reads it as well.
-
-    Args:
-        model: A timm model.
-        folder: Folder to write into.
-        model_config: What config.json says beside what timm writes.
-        model_args: Arguments that build the network, beside the registered ones.
-    """
-    save_for_hf(model, folder, model_config=model_config, model_args=model_args, safe_serialization=True)
-    file = folder / 'config.json'
-    config = json.loads(file.read_text(encoding='utf-8'))
-    config.get('model_args', {}).pop('num_classes', None)
-    file.write_text(json.dumps(config, indent=2), encoding='utf-8')
-    for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors makes its files private
+@functools.lru_cache(maxsize=1)
+def _known_at_import() -> List[Checkpoint]:
+    try:
+        return list(load_manifest().values())
+    except ManifestError as error:  # said again where checkpoints are used; networks need none
+        warnings.warn(f'{error} Until then no weights can be loaded.', stacklevel=2)
+        return list(own_checkpoints().values())
 
 
 def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> PretrainedCfg:

@@ -154,10 +154,15 @@ def load_manifest() -> Dict[Tuple[str, str], Checkpoint]:
     Raises:
         ManifestError: A manifest cannot be read or does not follow the schema.
     """
-    checkpoints = dict(_read_cached(manifest_path()).checkpoints)
+    checkpoints = own_checkpoints()
     if extra := os.environ.get('MLFM_ZOO_MANIFEST'):
         checkpoints.update(read_manifest(extra).checkpoints)
     return checkpoints
+
+
+def own_checkpoints() -> Dict[Tuple[str, str], Checkpoint]:
+    """The checkpoints of the package's own manifest, by model and tag."""
+    return dict(_read_cached(manifest_path()).checkpoints)
 
 
 def paper_accuracies() -> Dict[str, PaperAccuracy]:

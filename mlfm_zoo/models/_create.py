@@ -1,9 +1,9 @@
 """What the families share: from a registered name and its keyword arguments to a model, with memory or without."""
 
-import copy
+import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple, Type
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 
 import safetensors
 import timm
@@ -11,13 +11,16 @@ import torch
 import torch.nn as nn
 from timm.data import ImageNetInfo
 from timm.models import PretrainedCfg, build_model_with_cfg
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._timm import FeatureGetterNet
 from ..data import imagenet100
 from ..hub.loading import fetch_checkpoint, find_checkpoint
-from ..memory import LowFrequencyMemoryUnit, check_option
+from ..hub.manifest import Checkpoint
+from ..memory.options import check_option
+from ._network import image_convs, refuse_misfit, weight_faults
 
-__all__ = ['MemoryNetwork', 'create_mlfm_model', 'image_convs']
+__all__ = ['create_mlfm_model']
 
 
 # What a pretrained config names a place for weights with.
@@ -68,42 +71,16 @@ def create_mlfm_model(
         RuntimeError: There are no pretrained weights, or they are another network's.
     """
     check_option('memory', memory, (True, False))
-    feature_cls = kwargs.pop('feature_cls', 'getter')
-    is_getter = feature_cls in ('getter', FeatureGetterNet)
-    if memory and not is_getter:
-        # they call or trace the trunk's modules one by one
-        raise ValueError(f"feature_cls is {feature_cls!r}, expected 'getter': the others would bypass the memory.")
-    if kwargs.get('features_only'):
-        kwargs['feature_cls'] = FeatureNet if is_getter else feature_cls
-    checkpoint = None
-    overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
-    if pretrained and not isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg)) and not SOURCES & {*overlay}:
-        tag = kwargs.get('pretrained_cfg') or timm.get_pretrained_cfg(variant).tag or ''
-        checkpoint = find_checkpoint(variant, tag)
-        overlay['file'] = str(fetch_checkpoint(checkpoint, kwargs.get('cache_dir')))
-    if imagenet100_head:
-        if checkpoint is None or checkpoint.kind != 'warm_start' or checkpoint.num_classes != 1000:
-            raise ValueError(
-                f'imagenet100_head cuts the classifier of a warm start, expected one of {variant} of 1,000 classes '
-                'with pretrained=True: name it by its tag, or leave imagenet100_head out.')
-        overlay['num_classes'] = len(imagenet100.SYNSETS)
-    if overlay:
-        kwargs['pretrained_cfg_overlay'] = overlay
-    if kwargs.get('pretrained_strict', True):
-        kwargs['pretrained_filter_fn'] = partial(
-            _prepare_state_dict,
-            warm_start=memory and checkpoint is not None and checkpoint.kind == 'warm_start',
-            imagenet100_head=imagenet100_head,
-        )
-    if memory:
-        kwargs = dict(memory_args or {}, **kwargs)
-    else:  # a folder's config may carry memory options, which are not the caller's
-        saved = kwargs.get('pretrained_model_args') or {}
-        kwargs = {k: v for k, v in kwargs.items() if not (k.startswith('memory_') and k in saved and v == saved[k])}
+    _choose_feature_extractor(kwargs, memory)
+    _choose_memory_options(kwargs, memory, memory_args or {})
+    checkpoint = _choose_checkpoint(kwargs, variant) if pretrained else None
+    _check_head(variant, imagenet100_head, checkpoint)
+    _plan_loading(kwargs, checkpoint, memory, imagenet100_head)
+    build: Callable[..., nn.Module] = model_cls if memory else trunk_cls
     if pretrained and isinstance(kwargs.get('pretrained_cfg'), dict):
-        _refuse_bad_config(model_cls if memory else trunk_cls, variant, **kwargs)
+        build = _guarded(build, variant, kwargs['pretrained_cfg'], kwargs.get('pretrained_model_args') or {})
     try:
-        model = build_model_with_cfg(model_cls if memory else trunk_cls, variant, pretrained, **kwargs)
+        model = build_model_with_cfg(build, variant, pretrained, **kwargs)
     except safetensors.SafetensorError as error:
         raise RuntimeError(f'The weights file for {variant} is damaged ({error}): get it again.') from None
     if checkpoint is not None:
@@ -111,42 +88,121 @@ def create_mlfm_model(
     return model
 
 
-def _refuse_bad_config(cls: Type[nn.Module], variant: str, **kwargs) -> None:
-    """Refuse a folder's config that builds no network, or one far too large for the weights beside it."""
-    cfg, saved = kwargs['pretrained_cfg'], kwargs.get('pretrained_model_args')
-    if cfg.get('source') not in ('local-dir', 'hf-hub'):
+def _choose_feature_extractor(kwargs: Dict[str, Any], memory: bool) -> None:
+    """Let `features_only` use the extractor that asks the network itself."""
+    feature_cls = kwargs.pop('feature_cls', 'getter')
+    is_getter = feature_cls in ('getter', FeatureGetterNet)
+    if memory and not is_getter:
+        # they call or trace the trunk's modules one by one
+        raise ValueError(f"feature_cls is {feature_cls!r}, expected 'getter': the others would bypass the memory.")
+    if kwargs.get('features_only'):
+        kwargs['feature_cls'] = FeatureNet if is_getter else feature_cls
+
+
+def _choose_memory_options(kwargs: Dict[str, Any], memory: bool, memory_args: Dict[str, Any]) -> None:
+    """Fill in the variant's own options, or, without memory, leave out those that a folder's config brings along."""
+    if memory:
+        for name, value in memory_args.items():
+            kwargs.setdefault(name, value)
         return
-    for name in ('num_classes', 'in_chans'):  # the caller's may be any
-        kwargs.pop(name, None)
-        if saved and name in saved:
-            kwargs[name] = saved[name]
-    try:
-        for name in ('layers', 'depths'):
-            if sum(kwargs.get(name) or ()) > 1000:
-                raise ValueError(f'{name} are more than 1,000 blocks')
-        with torch.device('meta'):
-            model = build_model_with_cfg(cls, variant, False, **copy.deepcopy(kwargs))  # builders take it apart
-        values = sum(p.numel() for p in model.parameters())
-        folder = Path(cfg['file']) if cfg['source'] == 'local-dir' else None
-        if folder and values > 8 * sum(file.stat().st_size for file in folder.iterdir()):
-            raise ValueError(f'it has {values:,} parameters, and the files beside it are far smaller')
-    except Exception as error:  # of any kind: timm does not check these values
-        what = f'{type(error).__name__}: {error}'.splitlines()[0][:300]
-        raise ValueError(f'The config.json given for {variant} describes no network ({what}): get it again.') from None
+    saved = kwargs.get('pretrained_model_args') or {}
+    for name in [k for k, v in kwargs.items() if k.startswith('memory_') and k in saved and v == saved[k]]:
+        del kwargs[name]
 
 
-def image_convs(model: nn.Module) -> Tuple[str, ...]:
-    """Names of all convolutions that see the image: the stem's, the first input gate's and every supplement gate's.
+def _choose_checkpoint(kwargs: Dict[str, Any], variant: str) -> Optional[Checkpoint]:
+    """The manifest's checkpoint to load, unless the caller names a place for weights."""
+    pretrained_cfg, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay') or {}
+    if isinstance(pretrained_cfg, (dict, PretrainedCfg)) or SOURCES & {*overlay}:
+        return None
+    return find_checkpoint(variant, pretrained_cfg or timm.get_pretrained_cfg(variant).tag or '')
 
-    They are what `in_chans` changes, and what timm adapts when weights of other `in_chans` are loaded.
+
+def _check_head(variant: str, imagenet100_head: bool, checkpoint: Optional[Checkpoint]) -> None:
+    if imagenet100_head and (
+            checkpoint is None or checkpoint.kind != 'warm_start' or checkpoint.num_classes != 1000):
+        raise ValueError(
+            f'imagenet100_head cuts the classifier of a warm start, expected one of {variant} of 1,000 classes '
+            'with pretrained=True: name it by its tag, or leave imagenet100_head out.')
+
+
+def _plan_loading(
+        kwargs: Dict[str, Any],
+        checkpoint: Optional[Checkpoint],
+        memory: bool,
+        imagenet100_head: bool,
+) -> None:
+    """Get the checkpoint's file, and tell timm where it lies and what to do with what is in it."""
+    overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
+    if checkpoint is not None:
+        overlay['file'] = str(fetch_checkpoint(checkpoint, kwargs.get('cache_dir')))
+    if imagenet100_head:
+        overlay['num_classes'] = len(imagenet100.SYNSETS)
+    if overlay:
+        kwargs['pretrained_cfg_overlay'] = overlay
+    if kwargs.get('pretrained_strict', True):
+        warm_start = memory and checkpoint is not None and checkpoint.kind == 'warm_start'
+        kwargs['pretrained_filter_fn'] = partial(
+            _prepare_state_dict, warm_start=warm_start, imagenet100_head=imagenet100_head)
+
+
+class _SizeLimit(TorchDispatchMode):
+    """Refuses to make more values than a limit, before memory is taken for them.
+
+    Args:
+        limit: Values at most.
+        free: Sizes of the first dimension, and of the second, whose tensors do not count.
     """
-    stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    units = [(n, m) for n, m in model.named_modules() if isinstance(m, LowFrequencyMemoryUnit)]
-    return (
-        stem,
-        *(f'{name}.input_gate.conv' for name, _ in units[:1]),
-        *(f'{name}.supplement_gate.conv' for name, unit in units if unit.supplement_gate is not None),
-    )
+
+    def __init__(self, limit: int, free: Tuple[Optional[int], Optional[int]]):
+        super().__init__()
+        self.left = limit
+        self.free = free
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.empty.memory_format:
+            size = list(args[0])
+            if size[:1] != [self.free[0]] and size[1:2] != [self.free[1]]:
+                self.left -= math.prod(size)
+            if self.left < 0:
+                raise ValueError(f'it has a tensor {tuple(size)}, and the files beside it are far smaller')
+        return func(*args, **(kwargs or {}))
+
+
+def _guarded(
+        cls: Callable[..., nn.Module],
+        variant: str,
+        pretrained_cfg: Dict[str, Any],
+        saved: Dict[str, Any],
+) -> Callable[..., nn.Module]:
+    """A class that refuses a folder's config that builds no network, or one far too large for the weights beside it.
+
+    Args:
+        cls: The class.
+        variant: Registered name.
+        pretrained_cfg: The folder's, as timm read it.
+        saved: Arguments of the network that the folder's config names.
+    """
+    if pretrained_cfg.get('source') not in ('local-dir', 'hf-hub'):
+        return cls
+
+    def build(**kwargs) -> nn.Module:
+        # heads and stems of the caller's own may be of any size
+        free = tuple(kwargs.get(k) if kwargs.get(k) != saved.get(k) else None for k in ('num_classes', 'in_chans'))
+        try:
+            for name in ('layers', 'depths'):
+                if sum(kwargs.get(name) or ()) > 1000:
+                    raise ValueError(f'{name} are more than 1,000 blocks')
+            if pretrained_cfg['source'] != 'local-dir':
+                return cls(**kwargs)
+            limit = 8 * sum(file.stat().st_size for file in Path(pretrained_cfg['file']).iterdir())
+            with _SizeLimit(limit, free):
+                return cls(**kwargs)
+        except Exception as error:  # of any kind: timm does not check these values
+            what = f'{type(error).__name__}: {error}'.splitlines()[0][:300]
+            raise ValueError(
+                f'The config.json given for {variant} describes no network ({what}): get it again.') from None
+    return build
 
 
 def imagenet100_rows() -> List[int]:
@@ -168,33 +224,6 @@ def _identity_memory(model: nn.Module) -> Dict[str, torch.Tensor]:
     return weights
 
 
-class MemoryNetwork(nn.Module):
-    """What networks with memory share, to be put before the trunk's class."""
-
-    def fuse(self) -> 'MemoryNetwork':
-        """Fuse the memory for inference, as `timm.models.reparameterize_model` does; the trunk is left as it is.
-
-        Outputs are those of eval mode before, to rounding. A fused network cannot be saved as a checkpoint.
-
-        Returns:
-            The network itself.
-        """
-        self.memory.fuse()
-        return self
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether blocks and memory units compute their insides again in the backward pass."""
-        super().set_grad_checkpointing(enable)
-        self.memory.set_grad_checkpointing(enable)
-
-    # Says in one sentence why weights do not fit, where torch would list every parameter.
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        if strict:
-            _refuse_misfit(self, state_dict, _faults(self.state_dict(), state_dict))
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-
 def _prepare_state_dict(
         state_dict: Dict[str, torch.Tensor],
         model: nn.Module,
@@ -213,27 +242,5 @@ def _prepare_state_dict(
     expected = {k: v for k, v in model.state_dict().items() if not k.startswith(prefixes)}
     given = {k: v for k, v in state_dict.items() if not k.startswith(prefixes)}
     adapted = {f'{name}.weight' for name in image_convs(model)}
-    _refuse_misfit(model, state_dict, _faults(expected, given, adapted))
+    refuse_misfit(model, state_dict, weight_faults(expected, given, adapted))
     return state_dict
-
-
-def _faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted: Collection[str] = ()) -> List[str]:
-    """What keeps the tensors `given` from being loaded for those `expected`; shapes of `adapted` may differ."""
-    faults = [f'lacks {k}' for k in expected if k not in given]
-    faults += [f'has {k}, which the model lacks' for k in given if k not in expected]
-    return faults + [
-        f'has {k} of shape {tuple(given[k].shape)} where the model has {tuple(v.shape)}'
-        for k, v in expected.items()
-        if k in given and k not in adapted and getattr(given[k], 'shape', v.shape) != v.shape
-    ]
-
-
-def _refuse_misfit(model: nn.Module, state_dict: Mapping[str, Any], faults: List[str]) -> None:
-    if not faults:
-        return
-    more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''
-    name = getattr(model, 'pretrained_cfg', {}).get('architecture') or type(model).__name__
-    remedy = 'give weights of this network, made with the same memory options'
-    if any('convinput' in key for key in state_dict):
-        remedy = "it looks like a checkpoint of the authors', which python -m mlfm_zoo convert reads"
-    raise RuntimeError(f'The weights do not fit {name}: the file {faults[0]}{more}; {remedy}.')

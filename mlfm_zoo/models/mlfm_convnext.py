@@ -19,8 +19,9 @@ from timm.models import ConvNeXt, register_model
 
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
-from ..memory import LowFrequencyMemory, MemorySite
-from ._create import MemoryNetwork, create_mlfm_model, image_convs
+from ..memory import MemoryOptions, MemorySite, memory_family
+from ._create import create_mlfm_model
+from ._network import MemoryNetwork
 
 __all__ = ['MLFMConvNeXt', 'PartialConvNeXt']
 
@@ -83,54 +84,25 @@ class PartialConvNeXt(ConvNeXt):
                     nn.init.zeros_(block.conv_dw.bias)
 
 
+@memory_family(ConvNeXt, PartialConvNeXt)
 class MLFMConvNeXt(MemoryNetwork, PartialConvNeXt):
     """ConvNeXt with a memory unit after the stem and after every stage.
 
     Args:
         *args: As `PartialConvNeXt`.
-        memory_update: How a unit makes the next memory, 'add' or 'cat'.
-        memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
-        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
-        **kwargs: As `PartialConvNeXt`.
+        **kwargs: As `PartialConvNeXt`, and the options of the memory, see `MemoryOptions`.
 
     Raises:
         ValueError: A memory option or `conv_ratio` is out of range.
     """
 
-    def __init__(
-            self,
-            *args,
-            memory_update: str = 'add',
-            memory_supplement: str = 'all',
-            memory_forget_last: bool = False,
-            **kwargs,
-    ):
-        super().__init__(*args, **kwargs)
-        self.add_memory(memory_update, memory_supplement, memory_forget_last)
-
-    def add_memory(
-            self,
-            memory_update: str = 'add',
-            memory_supplement: str = 'all',
-            memory_forget_last: bool = False,
-    ) -> None:
-        """Make the memory of a network whose trunk is there; the options are those of the class."""
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         conv = [m for m in self.stem if isinstance(m, nn.Conv2d)][-1]
         # a patch stem and the downsampling between stages do not pad and so round odd sides down
         pads = conv.padding != (0, 0)
         sites = [MemorySite('stem', conv.out_channels, self.feature_info[0]['reduction'], ceil_mode=pads)]
         sites += [MemorySite(i['module'], i['num_chs'], i['reduction'], ceil_mode=False) for i in self.feature_info]
-        self.memory = LowFrequencyMemory(
-            sites,
-            lengths={'stages': len(self.stages)},
-            in_chans=self.in_chans,
-            update=memory_update,
-            supplement=memory_supplement,
-            forget_last=memory_forget_last,
-            **get_device_dtype(self),
-        )
-        self.memory.train(self.training)
-        self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
+        return sites, {'stages': len(self.stages)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:

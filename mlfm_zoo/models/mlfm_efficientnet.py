@@ -14,66 +14,37 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import get_device_dtype
 from timm.models import EfficientNet, checkpoint_seq, register_model
 
 from .._timm import decode_arch_def, feature_take_indices, resolve_act_layer, resolve_bn_args, round_channels
 from ..hub.configs import default_cfgs_from_manifest
-from ..memory import LowFrequencyMemory, MemorySite
-from ._create import MemoryNetwork, create_mlfm_model, image_convs
+from ..memory import MemoryOptions, MemorySite, memory_family
+from ._create import create_mlfm_model
+from ._network import MemoryNetwork
 
 __all__ = ['MLFMEfficientNet']
 
 
+@memory_family(EfficientNet)
 class MLFMEfficientNet(MemoryNetwork, EfficientNet):
     """EfficientNet with a memory unit after the stem and after every stage but the first and the last.
 
     Args:
         *args: As `timm.models.EfficientNet`.
-        memory_update: How a unit makes the next memory, 'add' or 'cat'.
-        memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
-        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
-        **kwargs: As `timm.models.EfficientNet`.
+        **kwargs: As `timm.models.EfficientNet`, and the options of the memory, see `MemoryOptions`.
 
     Raises:
         ValueError: A memory option is out of range.
     """
 
-    def __init__(
-            self,
-            *args,
-            memory_update: str = 'add',
-            memory_supplement: str = 'all',
-            memory_forget_last: bool = False,
-            **kwargs,
-    ):
-        super().__init__(*args, **kwargs)
-        self.add_memory(memory_update, memory_supplement, memory_forget_last)
-
-    def add_memory(
-            self,
-            memory_update: str = 'add',
-            memory_supplement: str = 'all',
-            memory_forget_last: bool = False,
-    ) -> None:
-        """Make the memory of a network whose trunk is there; the options are those of the class."""
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         sites = [MemorySite('stem', self.conv_stem.out_channels, 2)]
         for i in range(1, len(self.blocks) - 1):
             num_chs = self.blocks[i][-1].feature_info('bottleneck')['num_chs']
             # feature_info lists the last stage of each resolution; `stage` counts from 1 there
             reduction = next(info['reduction'] for info in self.feature_info if info['stage'] > i)
             sites.append(MemorySite(f'blocks.{i}', num_chs, reduction))
-        self.memory = LowFrequencyMemory(
-            sites,
-            lengths={'blocks': len(self.blocks)},
-            in_chans=self.in_chans,
-            update=memory_update,
-            supplement=memory_supplement,
-            forget_last=memory_forget_last,
-            **get_device_dtype(self),
-        )
-        self.memory.train(self.training)
-        self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
+        return sites, {'blocks': len(self.blocks)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:

@@ -9,59 +9,31 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import get_device_dtype
 from timm.models import RegNet, RegNetCfg, register_model
 
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
-from ..memory import LowFrequencyMemory, MemorySite, PassThrough
-from ._create import MemoryNetwork, create_mlfm_model, image_convs
+from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
+from ._create import create_mlfm_model
+from ._network import MemoryNetwork
 
 __all__ = ['MLFMRegNet']
 
 
+@memory_family(RegNet)
 class MLFMRegNet(MemoryNetwork, RegNet):
     """RegNet with a memory unit after the stem and after every stage.
 
     Args:
         *args: As `timm.models.RegNet`.
-        memory_update: How a unit makes the next memory, 'add' or 'cat'.
-        memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
-        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
-        **kwargs: As `timm.models.RegNet`.
+        **kwargs: As `timm.models.RegNet`, and the options of the memory, see `MemoryOptions`.
 
     Raises:
         ValueError: A memory option is out of range.
     """
 
-    def __init__(
-            self,
-            *args,
-            memory_update: str = 'add',
-            memory_supplement: str = 'all',
-            memory_forget_last: bool = False,
-            **kwargs,
-    ):
-        super().__init__(*args, **kwargs)
-        self.add_memory(memory_update, memory_supplement, memory_forget_last)
-
-    def add_memory(
-            self,
-            memory_update: str = 'add',
-            memory_supplement: str = 'all',
-            memory_forget_last: bool = False,
-    ) -> None:
-        """Make the memory of a network whose trunk is there; the options are those of the class."""
-        self.memory = LowFrequencyMemory(
-            [MemorySite(info['module'], info['num_chs'], info['reduction']) for info in self.feature_info],
-            in_chans=self.in_chans,
-            update=memory_update,
-            supplement=memory_supplement,
-            forget_last=memory_forget_last,
-            **get_device_dtype(self),
-        )
-        self.memory.train(self.training)
-        self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
+        return [MemorySite(info['module'], info['num_chs'], info['reduction']) for info in self.feature_info], {}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:

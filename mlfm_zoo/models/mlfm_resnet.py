@@ -8,58 +8,53 @@ the width of the squeeze of SE-ResNet, which timm rounds to a multiple of 8. Res
 are its ResNet with one BasicBlock a stage.
 """
 
+from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from timm.layers import get_device_dtype
 from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint, register_model
 
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
-from ..memory import LowFrequencyMemory, MemorySite, PassThrough, check_option
-from ._create import MemoryNetwork, create_mlfm_model, image_convs
+from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
+from ..memory.options import check_option
+from ._create import create_mlfm_model
+from ._network import MemoryNetwork
 
 __all__ = ['MLFMResNet']
 
 
+@dataclass(frozen=True)
+class ResNetMemoryOptions(MemoryOptions):
+    """Options of a ResNet's memory.
+
+    Attributes:
+        memory_split: Whether stages 2 and 3 have a second unit half-way, as in ResNet34 and ResNet50.
+    """
+    memory_split: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_option('memory_split', self.memory_split, (True, False))
+
+
+@memory_family(ResNet)
 class MLFMResNet(MemoryNetwork, ResNet):
     """ResNet with a memory unit after the stem, after its pooling and after every stage.
 
     Args:
         *args: As `timm.models.ResNet`.
-        memory_update: How a unit makes the next memory, 'add' or 'cat'.
-        memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
-        memory_split: Whether stages 2 and 3 have a second unit half-way, as in ResNet34 and ResNet50.
-        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
-        **kwargs: As `timm.models.ResNet`.
+        **kwargs: As `timm.models.ResNet`, and the options of the memory, see `ResNetMemoryOptions`.
 
     Raises:
         ValueError: A memory option is out of range.
     """
 
-    def __init__(
-            self,
-            *args,
-            memory_update: str = 'add',
-            memory_supplement: str = 'all',
-            memory_split: bool = False,
-            memory_forget_last: bool = False,
-            **kwargs,
-    ):
-        super().__init__(*args, **kwargs)
-        self.add_memory(memory_update, memory_supplement, memory_split, memory_forget_last)
+    options_cls = ResNetMemoryOptions
 
-    def add_memory(
-            self,
-            memory_update: str = 'add',
-            memory_supplement: str = 'all',
-            memory_split: bool = False,
-            memory_forget_last: bool = False,
-    ) -> None:
-        """Make the memory of a network whose trunk is there; the options are those of the class."""
-        check_option('memory_split', memory_split, (True, False))
+    def memory_sites(self, options: ResNetMemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         stem = self.feature_info[0]
         sites = [
             MemorySite('stem', stem['num_chs'], stem['reduction']),
@@ -70,20 +65,10 @@ class MLFMResNet(MemoryNetwork, ResNet):
             name, num_blocks = info['module'], len(getattr(self, info['module']))
             lengths[name] = num_blocks
             ends = [num_blocks - 1]
-            if memory_split and name in ('layer2', 'layer3') and num_blocks > 1:
+            if options.memory_split and name in ('layer2', 'layer3') and num_blocks > 1:
                 ends.insert(0, num_blocks // 2 - 1)
             sites += [MemorySite(f'{name}.{end}', info['num_chs'], info['reduction']) for end in ends]
-        self.memory = LowFrequencyMemory(
-            sites,
-            lengths,
-            in_chans=self.in_chans,
-            update=memory_update,
-            supplement=memory_supplement,
-            forget_last=memory_forget_last,
-            **get_device_dtype(self),
-        )
-        self.memory.train(self.training)
-        self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
+        return sites, lengths
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, str]:

@@ -1,0 +1,217 @@
+"""Commands about checkpoints: list, info, verify, download, card, publish."""
+
+import argparse
+import dataclasses
+import fnmatch
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import timm
+from huggingface_hub import try_to_load_from_cache
+
+from ..hub.loading import CheckpointError, fetch_checkpoint, find_checkpoint, verify_file
+from ..hub.manifest import PACKAGE, Checkpoint, load_manifest, paper_accuracies
+from ..workflow.card import make_card
+from ..workflow.cost import count_cost
+from ..workflow.publish import build_repository, describe, target_manifest, upload_repository, write_manifest_entry
+from .arguments import AddCommand, key_value
+
+__all__ = ['add_commands', 'publish']
+
+LICENSE = 'apache-2.0'  # of weights whose publisher names none
+
+
+def add_commands(add: AddCommand) -> None:
+    command = add('list', _list, 'list networks, their weights, and where the weights are')
+    command.add_argument('filter', nargs='?', help="names to list, with wildcards, such as 'mlfm_resnet*'")
+    command.add_argument('--pretrained', action='store_true', help='only weights that can be loaded today')
+    command.add_argument('--json', action='store_true', help='print JSON')
+
+    command = add('info', _info, 'show what is known of a network and its weights')
+    command.add_argument('model', help='a network, or network.tag for one of its weights')
+    command.add_argument('--json', action='store_true', help='print JSON')
+
+    command = add('verify', _verify, 'compare weights in the cache with the manifest, by size and SHA-256')
+    command.add_argument('model', nargs='?', help='a network or network.tag; all if left out')
+    command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
+
+    command = add('download', _download, 'download and verify weights, and print where they are')
+    command.add_argument('model', help='a network, or network.tag')
+    command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
+
+    command = add('card', _card, 'print the model card of weights')
+    command.add_argument('model', help='network.tag')
+
+    command = add(
+        'publish', _publish, 'publish weights on the Hub',
+        'Build the whole repository of some weights, verify it, upload it in one commit, and write commit, size and '
+        "SHA-256 into the manifest. The login is the Hub client's own: run `hf auth login` first.")
+    command.add_argument('model', help='network.tag, such as mlfm_resnet50.in100')
+    command.add_argument(
+        '--weights', required=True, metavar='FILE', help="weights, such as train.py's model_best.pth.tar")
+    command.add_argument('--namespace', required=True, metavar='ORG', help='organisation or user on the Hub')
+    command.add_argument('--origin', metavar='TEXT', help='where the weights come from, in words, for a new entry')
+    command.add_argument('--license', default=LICENSE, metavar='NAME', help='licence of the weights')
+    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
+                         help='arguments of the network, such as memory_update=add')
+    command.add_argument('--data', metavar='FOLDER', help='image folder to validate the weights on')
+    command.add_argument('--top1', type=float, metavar='PERCENT', help='top-1 accuracy that the data has to reproduce')
+    command.add_argument(
+        '--manifest', metavar='FILE', help="manifest to write, instead of MLFM_ZOO_MANIFEST or the package's own")
+    command.add_argument('--dry-run', action='store_true', help='build, verify and show the repository, and stop there')
+
+
+def _models() -> List[str]:
+    return timm.list_models('mlfm_*') + ['test_mlfm_resnet']
+
+
+def _check_model(model: str) -> None:
+    if model not in _models():
+        raise ValueError(f'{model} is no network of this package: python -m mlfm_zoo list names them.')
+
+
+def _where(checkpoint: Checkpoint) -> str:
+    if not checkpoint.published:
+        return 'not published'
+    return 'in the package' if checkpoint.kind == 'embedded' else checkpoint.hub_repo
+
+
+def _list(args: argparse.Namespace) -> None:
+    pattern = args.filter or '*'
+    checkpoints = load_manifest().values()
+    rows: List[Dict[str, Any]] = []
+    for model in _models():
+        of_model = [c for c in checkpoints if c.model == model]
+        if not any(fnmatch.fnmatch(name, pattern) for name in (model, *(c.name for c in of_model))):
+            continue
+        for c in of_model:
+            if fnmatch.fnmatch(c.name, pattern) or fnmatch.fnmatch(model, pattern):
+                rows.append(dict(name=c.name, kind=c.kind, published=c.published, where=_where(c)))
+        if not of_model:
+            rows.append(dict(name=model, kind=None, published=False, where='no weights'))
+    if not rows:
+        raise ValueError(f'{pattern} matches no network of this package and no weights: list them all with '
+                         'python -m mlfm_zoo list.')
+    if args.pretrained:
+        rows = [row for row in rows if row['published']]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        print(f'No weights of {pattern} can be loaded today.')
+    width = max((len(row['name']) for row in rows), default=0)
+    for row in rows:
+        print(f'{row["name"]:{width}}  {row["kind"] or "-":10}  {row["where"]}')
+
+
+def _info(args: argparse.Namespace) -> None:
+    model, _, tag = args.model.partition('.')
+    _check_model(model)
+    checkpoints = [c for c in load_manifest().values() if c.model == model and tag in ('', c.tag)]
+    if tag and not checkpoints:
+        find_checkpoint(model, tag)
+    cost, paper = count_cost(model), paper_accuracies().get(model)
+    if args.json:
+        print(json.dumps(dict(
+            model=model, **cost._asdict(), paper=paper and paper._asdict(),
+            checkpoints=[dataclasses.asdict(c) for c in checkpoints]), indent=2))
+        return
+    print(f'{model}: {cost.params / 1e6:.2f} M parameters, {cost.madds / 1e9:.3f} G multiply-adds and '
+          f'{cost.activations / 1e6:.2f} M activations at {" x ".join(map(str, cost.input_size[1:]))}')
+    if paper is not None:
+        print(f'ImageNet100 top-1 in the paper, not measured here: {paper.trunk:.2f} % without memory, '
+              f'{paper.memory:.2f} % with it')
+    for c in checkpoints:
+        print(f'\n{c.name} ({c.kind}, {_where(c)})')
+        for field in dataclasses.fields(c):
+            value = getattr(c, field.name)
+            if field.name not in ('model', 'tag', 'kind', 'published') and value not in (None, {}):
+                print(f'  {field.name}: {value}')
+
+
+def _cached(checkpoint: Checkpoint, cache_dir: Optional[str]) -> Optional[Path]:
+    if checkpoint.kind == 'embedded':
+        return PACKAGE / checkpoint.file
+    path = try_to_load_from_cache(
+        checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _verify(args: argparse.Namespace) -> None:
+    checkpoints = [c for c in load_manifest().values() if args.model in (None, c.model, c.name)]
+    if args.model is not None and not checkpoints:
+        _find(args.model)
+    counts = dict(good=0, bad=0, unknown=0)
+    for c in checkpoints:
+        path = _cached(c, args.cache_dir) if c.published else None
+        if path is None:
+            continue
+        verdict, text = 'good', 'as the manifest says'
+        try:
+            verify_file(path, c)
+            if c.sha256 is None:
+                verdict, text = 'unknown', 'the manifest knows no SHA-256 of it'
+        except CheckpointError as error:
+            verdict, text = 'bad', str(error)
+        counts[verdict] += 1
+        print(f'{c.name}: {text}')
+    if not any(counts.values()):
+        print('None of these weights is in the cache: there is nothing to compare.')
+        return
+    print(f'{counts["good"]} good, {counts["bad"]} bad, {counts["unknown"]} without a known SHA-256')
+    if counts['bad']:
+        raise CheckpointError('Files differ from the manifest: load those weights once, which replaces them.')
+
+
+def _download(args: argparse.Namespace) -> None:
+    print(fetch_checkpoint(_find(args.model), args.cache_dir))
+
+
+def _find(name: str) -> Checkpoint:
+    """The published checkpoint of a name; without a tag, the one that timm would take."""
+    model, _, tag = name.partition('.')
+    _check_model(model)
+    return find_checkpoint(model, tag or timm.get_pretrained_cfg(model).tag or '')
+
+
+def _card(args: argparse.Namespace) -> None:
+    model, _, tag = args.model.partition('.')
+    checkpoint = load_manifest().get((model, tag)) or _find(args.model)
+    print(make_card(checkpoint), end='')
+
+
+def _publish(args: argparse.Namespace) -> None:
+    publish(
+        args.model, args.weights, args.namespace, dict(args.model_kwargs), args.origin, args.license, args.data, args.top1,
+        args.manifest, args.dry_run)
+
+
+def publish(
+        name: str,
+        weights: str,
+        namespace: str,
+        model_args: Dict[str, Any],
+        origin: Optional[str] = None,
+        license: str = LICENSE,
+        data: Optional[str] = None,
+        top1: Optional[float] = None,
+        manifest: Optional[str] = None,
+        dry_run: bool = False,
+) -> None:
+    """Build a repository, upload it and write it into the manifest, and say so; see `workflow.publish` for arguments."""
+    target = target_manifest(manifest)
+    with tempfile.TemporaryDirectory(prefix='mlfm_zoo_publish_') as folder:
+        repository = build_repository(
+            name, weights, namespace, folder, model_args=model_args, origin=origin, license=license, data=data, top1=top1,
+            progress=sys.stdout.isatty())
+        print('\n'.join(describe(repository)))
+        if dry_run:
+            print((repository.folder / 'README.md').read_text(encoding='utf-8'))
+            print('Nothing was uploaded: this was a dry run.')
+            return
+        checkpoint = upload_repository(repository)
+    write_manifest_entry(checkpoint, target)
+    print(f'{checkpoint.repo} at commit {checkpoint.commit}, written into {target}')

@@ -1,0 +1,63 @@
+"""Commands that use a network: convert, evaluate."""
+
+import argparse
+import sys
+
+import timm
+import torch.nn as nn
+
+from ..convert import convert_checkpoint
+from ..data import imagenet100
+from ..workflow.evaluate import evaluate
+from .arguments import AddCommand, positive, whole
+
+__all__ = ['add_commands']
+
+
+def add_commands(add: AddCommand) -> None:
+    command = add(
+        'convert', _convert, "make a checkpoint of the authors' into a folder that timm loads",
+        "Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, or ResNet10, 18 "
+        'or 34. Network and options are recognised from the file.')
+    command.add_argument('checkpoint', help="file written by the authors' code")
+    command.add_argument('--output', required=True, metavar='FOLDER', help='folder to make; must not exist or be empty')
+
+    command = add(
+        'evaluate', _evaluate, 'measure top-1 and top-5 accuracy of a pretrained model on an image folder',
+        "Accuracy of a pretrained model on an image folder, through timm's dataset, transform and loader.")
+    command.add_argument('model', help='a name that timm.create_model takes, local-dir:FOLDER for a folder')
+    command.add_argument('data', help='folder that holds a folder of images for each class')
+    command.add_argument(
+        '--imagenet100', action='store_true',
+        help='number the classes as ImageNet100 does, also where the data has only some of them')
+    command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the model's")
+    command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images a batch (default: 32)')
+    command.add_argument('--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
+    command.add_argument('--device', default='cpu', help='device to run on (default: cpu)')
+
+
+def _convert(args: argparse.Namespace) -> None:
+    conversion = convert_checkpoint(args.checkpoint, args.output)
+    options = ', '.join(f'{name}={value!r}' for name, value in conversion.model_args.items())
+    print(f'{conversion.architecture} ({options}) -> {args.output}')
+    print(f"Load it with timm.create_model('local-dir:{args.output}', pretrained=True), after import mlfm_zoo.")
+
+
+def _create(name: str) -> nn.Module:
+    """A pretrained model; what is wrong with a folder's files is said with the folder's name."""
+    try:
+        return timm.create_model(name, pretrained=True)
+    except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        what = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise ValueError(f'{name} could not be loaded ({what}): give a whole folder with config.json and weights, or a '
+                         'registered name.') from None
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    model = _create(args.model)
+    class_names = imagenet100.SYNSETS if args.imagenet100 else None
+    result = evaluate(
+        model, args.data, class_names=class_names, img_size=args.img_size, batch_size=args.batch_size,
+        num_workers=args.workers, device=args.device, progress=sys.stdout.isatty())
+    for name, correct in (('top-1', result.top1), ('top-5', result.top5)):
+        print(f'{name}: {correct} of {result.total} ({100 * correct / result.total:.2f} %)')

@@ -1,0 +1,124 @@
+"""Commands about training, in the order in which a user goes: imagenet100, recipe, run, collect."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from ..workflow.collect import compare, read_run
+from ..workflow.recipe import load_recipe, training_command
+from .arguments import AddCommand, positive
+from .checkpoints import publish
+
+__all__ = ['add_commands']
+
+
+def add_commands(add: AddCommand) -> None:
+    command = add(
+        'recipe', _recipe, "print the commands that train a network on ImageNet100 with timm's train.py",
+        "Print the commands that train a network, baseline and with memory, on ImageNet100 with timm's train.py: on one "
+        'GPU, on all GPUs of a machine, and on several machines. An update sees the same number of images on each.')
+    command.add_argument('model', help='a network')
+    command.add_argument('--data', default='IMAGENET100', metavar='FOLDER', help='prepared folder (default: IMAGENET100)')
+    command.add_argument('--script', default='train.py', metavar='FILE', help="path of timm's train.py")
+    command.add_argument('--seed', type=int, default=42, metavar='N', help='seed of the run (default: 42)')
+    command.add_argument('--gpus', type=positive, default=4, metavar='N', help='GPUs of a machine (default: 4)')
+    command.add_argument('--nodes', type=positive, default=2, metavar='N', help='machines (default: 2)')
+
+    command = add(
+        'collect', _collect, "report finished runs of timm's train.py, baseline against memory",
+        "Read output folders of timm's train.py, refuse unfinished and damaged ones, and report best and last epoch: "
+        'baseline against memory, best with best and last with last. Prints how to publish what has memory.')
+    command.add_argument('runs', nargs='+', metavar='RUN', help='output folder of a run')
+    command.add_argument('--num-images', type=positive, default=5000, metavar='N',
+                         help='images of the validation set (default: 5000)')
+    command.add_argument('--json', action='store_true', help='print JSON')
+    command.add_argument('--tag', default='in100', help='tag to publish under (default: in100)')
+    command.add_argument('--publish', metavar='ORG', help='publish the best epoch of the run with memory at once')
+    command.add_argument('--data', metavar='FOLDER', help='validation images to publish with, instead of those of the run')
+    command.add_argument('--manifest', metavar='FILE', help='manifest to write when publishing, as of `publish`')
+
+    command = add(
+        'run', None, 'run a Python script with these networks registered in timm',
+        'Run a Python script as Python itself would, with these networks registered in timm, also in the Python '
+        'processes that it starts: `run train.py ARGS`, `run -m MODULE ARGS`, `torchrun ... -m mlfm_zoo run train.py ARGS`.')
+    command.add_argument('script', help='script, with its arguments after it')
+
+    add('imagenet100', None, 'prepare ImageNet100 for training, and check it')
+
+
+def _recipe(args: argparse.Namespace) -> None:
+    recipe = load_recipe(args.model)
+    print(f'# {args.model} on ImageNet100: {recipe.settings["epochs"]} epochs, {recipe.global_batch_size} images an '
+          f'update. {recipe.path} says where each setting comes from.')
+    print("# train.py is timm's, in its repository; the folder of data is one that imagenet100 prepare made.")
+    for gpus, nodes, where in (
+        (1, 1, 'one GPU'),
+        (args.gpus, 1, f'{args.gpus} GPUs of one machine'),
+        (args.gpus, args.nodes, f'{args.nodes} machines of {args.gpus} GPUs, the same on each, HOST being one of them'),
+    ):
+        print(f'\n# {where}: baseline, then with memory')
+        for memory in (False, True):
+            try:
+                print(training_command(args.model, args.data, memory, args.seed, gpus, nodes, args.script))
+            except ValueError as error:
+                print(f'# {error}')
+                break
+
+
+def _collect(args: argparse.Namespace) -> None:
+    runs = [read_run(folder) for folder in args.runs]
+    rows = compare(runs, args.num_images)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print(f'Top-1 accuracy in percent, with the 95 % interval for {args.num_images:,} images:')
+        for row in rows:
+            cells = [f'{row["model"]}, {row["epoch"]} epoch']
+            for name in ('baseline', 'memory'):
+                if (s := row[name]) is not None:
+                    seeds = f', deviation {s["deviation"]:.2f} over {len(s["top1"])} runs' if s['deviation'] is not None else ''
+                    cells.append(f'{name} {s["mean"]:.2f} +- {s["half_interval"]:.2f}{seeds}')
+            if row['difference'] is not None:
+                low, high = row['interval']
+                cells.append(f'difference {row["difference"]:+.2f} ({low:+.2f} to {high:+.2f})')
+            print('; '.join(cells))
+    for run in runs:
+        if not run.memory:
+            continue
+        publication: Dict[str, Any] = dict(
+            name=f'{run.model}.{args.tag}',
+            weights=str(run.best.checkpoint),
+            namespace=args.publish or 'ORG',
+            top1=round(run.best.top1, 2),
+            data=args.data or str(Path(run.args.get('data_dir') or 'DATA') / 'val'),
+            origin=f"trained with timm's train.py, seed {run.args.get('seed')}, epoch {run.best.number + 1} of "
+                   f'{run.last.number + 1}, the best on the validation images',
+            manifest=args.manifest,
+            model_args=run.model_args,
+        )
+        if args.publish is None and not args.json:
+            print(f'To publish {run.folder}: python -m mlfm_zoo {shlex.join(_publish_command(**publication))}')
+        elif args.publish is not None:
+            if sum(r.memory for r in runs) > 1:
+                raise ValueError('Several runs have memory, and one can be published: name its folder alone.')
+            publish(**publication)
+
+
+def _publish_command(
+        name: str,
+        model_args: Dict[str, Any],
+        manifest: Optional[str],
+        top1: float,
+        **options: str,
+) -> List[str]:
+    """The command that does what `publish` does with these arguments."""
+    command = ['publish', name]
+    for option, value in dict(options, top1=f'{top1:.2f}').items():
+        command += [f'--{option}', value]
+    if manifest:
+        command += ['--manifest', manifest]
+    if model_args:
+        command += ['--model-kwargs', *(f'{key}={value}' for key, value in model_args.items())]
+    return command

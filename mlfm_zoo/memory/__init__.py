@@ -1,0 +1,14 @@
+"""The low-frequency memory: unit.py has the equations, network.py the memory of a network, attach.py gives it to others."""
+
+from .attach import MemorySupport, attach_memory, calibrate_memory, memory_family, supports_memory
+from .bands import image_bands, low_band
+from .fused import FoldedGate, FusedMemoryUnit
+from .network import LowFrequencyMemory, MemorySite, PassThrough
+from .options import MemoryOptions
+from .unit import Gate, LowFrequencyMemoryUnit
+
+__all__ = [
+    'FoldedGate', 'FusedMemoryUnit', 'Gate', 'LowFrequencyMemory', 'LowFrequencyMemoryUnit', 'MemoryOptions', 'MemorySite',
+    'MemorySupport', 'PassThrough', 'attach_memory', 'calibrate_memory', 'image_bands', 'low_band',
+    'memory_family', 'supports_memory',
+]

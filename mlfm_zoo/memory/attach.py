@@ -1,0 +1,160 @@
+"""Memory for networks that have none: attach it at identity, and calibrate it to a trunk's own statistics."""
+
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Type, TypeVar, Union
+
+import timm
+import torch
+import torch.nn as nn
+
+from .fused import FusedMemoryUnit
+from .identity import calibrate_identity, is_identity
+from .unit import LowFrequencyMemoryUnit
+
+__all__ = ['MemorySupport', 'attach_memory', 'calibrate_memory', 'memory_family', 'supports_memory']
+
+# The class that a network becomes. Keys are exact classes: a subclass may walk its blocks in a way of its own.
+FAMILIES: Dict[Type[nn.Module], Type[nn.Module]] = {}
+
+NetworkT = TypeVar('NetworkT', bound=Type[nn.Module])
+
+
+def memory_family(*trunk_classes: Type[nn.Module]) -> Callable[[NetworkT], NetworkT]:
+    """Register a class of networks with memory as what networks of these classes become when one is attached.
+
+    Args:
+        *trunk_classes: Classes whose networks differ from the one decorated by nothing but the memory.
+    """
+    def register(network_cls: NetworkT) -> NetworkT:
+        FAMILIES.update(dict.fromkeys(trunk_classes, network_cls))
+        return network_cls
+    return register
+
+
+class MemorySupport(NamedTuple):
+    """Whether a network can have a memory; true in a condition if it can.
+
+    Attributes:
+        supported: Whether it can.
+        reason: Why not, in one sentence; empty if it can.
+    """
+    supported: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.supported
+
+
+def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
+    """Say whether `attach_memory` takes a model.
+
+    Args:
+        model: A timm model, or the name of one, which is then built on the meta device.
+
+    Returns:
+        Whether it does, and the reason if not.
+    """
+    if isinstance(model, str):
+        if not timm.is_model(model.split('.')[0]):
+            return MemorySupport(False, f'timm knows no model named {model}.')
+        model = timm.create_model(model, device='meta')
+    if type(model) in FAMILIES.values():
+        return MemorySupport(False, f'{_name(model)} has a memory already.')
+    if type(model) not in FAMILIES:
+        families = ', '.join(cls.__name__ for cls in FAMILIES if cls.__module__.startswith('timm.'))
+        return MemorySupport(False, f'{_name(model)} is a {type(model).__name__}, expected one of {families}.')
+    return MemorySupport(True, '')
+
+
+def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
+    """Give a timm model a memory that starts at the identity, its own weights untouched.
+
+    In eval mode the model puts out what it did before. In training mode each output gate normalises by the batch; see
+    `calibrate_memory`, which keeps the model's function there too.
+
+    Args:
+        model: A timm model of a class that `supports_memory` takes.
+        **memory_options: Options of the memory, see `MemoryOptions`; ResNets take `memory_split` too.
+
+    Returns:
+        The same object, now of this project's class for its family.
+
+    Raises:
+        ValueError: The model cannot have a memory, or an option is out of range; the model is unchanged then.
+        TypeError: An option is unknown.
+    """
+    support = supports_memory(model)
+    if not support:
+        raise ValueError(f'{support.reason[:-1]}: memory was not attached.')
+    trunk_cls = type(model)
+    model.__class__ = FAMILIES[trunk_cls]
+    try:
+        model.add_memory(model.options_cls(**memory_options))
+    except BaseException:
+        model.__class__ = trunk_cls
+        raise
+    model.memory.init_identity()
+    return model
+
+
+@torch.no_grad()
+def calibrate_memory(model: nn.Module, loader: Iterable, progress: bool = False) -> nn.Module:
+    """Set each output gate of a memory at identity to the identity on the trunk's own statistics.
+
+    An output gate is a batch norm. In training mode it would normalise the trunk's features to zero mean and unit
+    variance; after calibration it gives them back the mean and the variance they have over the loader's images.
+
+    Args:
+        model: A network with memory at identity: a warm start, or what `attach_memory` returned.
+        loader: Batches of images (N, in_chans, H, W), or tuples that start with one, as timm's loaders yield.
+        progress: Whether to print how far it is.
+
+    Returns:
+        The same model, in the mode it was in.
+
+    Raises:
+        ValueError: The model has no memory, its memory is not at identity, or the loader is empty.
+    """
+    units: List[LowFrequencyMemoryUnit] = [m for m in model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
+    if not units:
+        raise ValueError(f'{_name(model)} has no memory to calibrate: attach one first.')
+    if not all(not isinstance(unit, FusedMemoryUnit) and is_identity(unit) for unit in units):
+        raise ValueError('The memory is not at identity, so setting its output gates would change what it has learnt: '
+                         'calibrate a warm start before training.')
+    device = units[0].output_gate.weight.device
+    counts = [0] * len(units)
+    # in float64 on the CPU, where a sum over many images keeps its digits
+    sums = [torch.zeros(2, unit.output_gate.num_features, dtype=torch.float64) for unit in units]
+
+    def record(index: int):
+        def hook(unit, args):
+            x = args[0].detach().float()
+            counts[index] += x.numel() // x.shape[1]
+            moments = torch.stack([x.sum(dim=(0, 2, 3), dtype=torch.float64), x.double().square().sum(dim=(0, 2, 3))])
+            sums[index] += moments.cpu()
+        return hook
+
+    training = model.training
+    handles = [unit.register_forward_pre_hook(record(i)) for i, unit in enumerate(units)]
+    try:
+        model.eval()
+        for i, batch in enumerate(loader, start=1):
+            images = batch if torch.is_tensor(batch) else batch[0]
+            model(images.to(device))
+            if progress:
+                print(f'\rcalibrated on {i} batches', end='', flush=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+        if progress:
+            print()
+    if not counts[0]:
+        raise ValueError('The loader is empty: give it at least one batch of images.')
+    for unit, count, (total, squares) in zip(units, counts, sums):
+        mean = total / count
+        calibrate_identity(unit, mean.to(device), (squares / count - mean.square()).clamp(min=0).to(device))
+    return model
+
+
+def _name(model: nn.Module) -> str:
+    return getattr(model, 'pretrained_cfg', {}).get('architecture') or type(model).__name__

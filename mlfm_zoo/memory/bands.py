@@ -1,0 +1,46 @@
+"""The Haar low band, which the memory consists of, and the bands of an image.
+
+Two things differ from the authors' code in form and not in result: the low band is one average pooling instead of a
+four-band filter bank of which three bands are thrown away, and the image's bands are made once, each from the one
+before. Where a trunk rounds odd sides down, as ConvNeXt's patch stem does, the low band does too.
+"""
+
+from typing import List, Optional
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ['image_bands', 'low_band']
+
+
+def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
+    """LL band of one level of the orthonormal 2-D Haar transform, in 'periodization' mode.
+
+    Args:
+        x: Feature or image (N, C, H, W).
+        ceil_mode: How an odd side is halved: True repeats its last row or column, as 'periodization' does, and False
+            drops it, as a strided convolution without padding does.
+
+    Returns:
+        Low band (N, C, H / 2, W / 2), odd sides rounded up or, without `ceil_mode`, down.
+    """
+    # The Haar LL coefficient of a 2x2 cell is half its sum. At an odd border, ceil_mode averages the pixels that are
+    # there, which is the mean of the extended cell too, since the extension repeats them.
+    return F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=ceil_mode).mul_(2)
+
+
+def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[bool]] = None) -> List[torch.Tensor]:
+    """Low bands of an image, each made from the one before: A_k = LL(A_{k-1}), A_0 the image itself.
+
+    Args:
+        image: Image batch (N, C, H, W).
+        num_levels: Deepest level to compute.
+        ceil_modes: How odd sides are halved at each level, see `low_band`; rounded up if None.
+
+    Returns:
+        `num_levels + 1` tensors; the one at index k is A_k, (N, C, H / 2^k, W / 2^k).
+    """
+    bands = [image]
+    for level in range(num_levels):
+        bands.append(low_band(bands[level], True if ceil_modes is None else ceil_modes[level]))
+    return bands

@@ -1,0 +1,191 @@
+"""The memory of one network: where its units sit, and all of them under names that mirror the trunk's."""
+
+from types import MappingProxyType
+from typing import List, Mapping, NamedTuple, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+from timm.models import register_notrace_function
+
+from .bands import image_bands
+from .fused import fast_image_bands
+from .identity import init_identity
+from .options import MemoryOptions
+from .unit import LowFrequencyMemoryUnit
+
+__all__ = ['LowFrequencyMemory', 'MemorySite', 'PassThrough']
+
+
+class MemorySite(NamedTuple):
+    """Where a memory unit sits, and the trunk's feature there.
+
+    Attributes:
+        name: Name of the unit, see `LowFrequencyMemory`.
+        num_chs: Channels of the feature.
+        reduction: Image size over feature size, a power of 2.
+        ceil_mode: Whether the trunk rounds odd sides up where it halves them on its way here from the site before.
+    """
+    name: str
+    num_chs: int
+    reduction: int
+    ceil_mode: bool = True
+
+
+class PassThrough(nn.Module):
+    """Stands where a trunk has no memory unit, so that a walk over blocks and units is a plain loop."""
+
+    def forward(
+            self,
+            x: torch.Tensor,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        return x, memory
+
+
+class LowFrequencyMemory(nn.Module):
+    """All memory units of one network, under names that mirror the trunk's, and the image bands that they share.
+
+    A site named 'stem' becomes the submodule `stem`. A site named 'layer2.3' becomes entry 3 of the ModuleList
+    `layer2`, whose other entries pass through, so that the list can be zipped with the trunk's own.
+
+    Calling the module with the image returns the image's bands; `bands[first_level]` is the first memory.
+
+    Args:
+        sites: The sites in the order in which the trunk passes them.
+        lengths: Length of each ModuleList, by its name.
+        in_chans: Channels of the image.
+        options: How the units are made.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+            self,
+            sites: Sequence[MemorySite],
+            lengths: Mapping[str, int] = MappingProxyType({}),
+            in_chans: int = 3,
+            options: MemoryOptions = MemoryOptions(),
+            device=None,
+            dtype=None,
+    ):
+        super().__init__()
+        self.in_chans = in_chans
+        memory_chs = in_chans
+        for i, site in enumerate(sites):
+            last = i == len(sites) - 1
+            forget_last = int(options.memory_forget_last)
+            unit = LowFrequencyMemoryUnit(
+                site.num_chs,
+                memory_chs,
+                in_chans=in_chans,
+                level=_level(site.reduction),
+                update=options.memory_update,
+                supplement=options.memory_supplement == 'all' or options.memory_supplement == 'all_but_last' and not last,
+                forget=forget_last if last else _level(sites[i + 1].reduction) - _level(site.reduction),
+                ceil_mode=True if last else sites[i + 1].ceil_mode,
+                last=last,
+                device=device,
+                dtype=dtype,
+            )
+            parent, _, name = site.name.rpartition('.')
+            if not parent:
+                self.add_module(name, unit)
+            else:
+                if not hasattr(self, parent):
+                    self.add_module(parent, nn.ModuleList(PassThrough() for _ in range(lengths[parent])))
+                getattr(self, parent)[int(name)] = unit
+            memory_chs = site.num_chs if options.memory_update == 'add' else 2 * site.num_chs
+        self.first_level = _level(sites[0].reduction)
+        self.ceil_modes: List[bool] = []  # a level of the image's bands rounds as the trunk does on its way there
+        for site in sites:
+            self.ceil_modes += [site.ceil_mode] * (_level(site.reduction) - len(self.ceil_modes))
+        self.update_levels()
+
+    def update_levels(self) -> None:
+        """Count how deep the image bands have to go for the units that are there; call it after removing units."""
+        units = self.units()
+        self.num_levels = max([self.first_level] + [u.level for u in units if u.supplement_gate is not None])
+        self.reduction = 2 ** max([u.level for u in units])
+
+    def units(self) -> List[LowFrequencyMemoryUnit]:
+        """The units in the order in which the trunk passes them."""
+        return [m for m in self.modules() if isinstance(m, LowFrequencyMemoryUnit)]
+
+    def fuse(self) -> 'LowFrequencyMemory':
+        """Put every unit's form for inference in its place, see `FusedMemoryUnit`; returns the memory itself."""
+        for parent in list(self.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, LowFrequencyMemoryUnit):
+                    setattr(parent, name, child.fuse())
+        return self
+
+    def train(self, mode: bool = True) -> 'LowFrequencyMemory':
+        """Set the mode of the units, which a fused one refuses, and then, with nothing changed until there, the rest."""
+        for unit in self.units():
+            unit.train(mode)
+        return super().train(mode)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether units keep only their inputs for the backward pass and compute the rest again."""
+        for unit in self.units():
+            unit.grad_checkpointing = enable
+
+    def init_identity(self) -> None:
+        """Set every unit to the identity, see `mlfm_zoo.memory.identity`."""
+        for unit in self.units():
+            init_identity(unit)
+
+    def forward(self, image: torch.Tensor) -> List[torch.Tensor]:
+        """Make the image's bands.
+
+        Args:
+            image: Image batch (N, C, H, W).
+
+        Returns:
+            Bands as `image_bands` returns them, as deep as the units need.
+
+        Raises:
+            ValueError: The image is no batch of floating-point images of `in_chans` channels, or is smaller than one cell
+                of the network's deepest map.
+        """
+        check_image(image, self.in_chans, self.reduction)
+        if torch.jit.is_scripting():
+            return image_bands(image, self.num_levels, self.ceil_modes)
+        return fast_image_bands(image, self.num_levels, self.ceil_modes)
+
+
+@register_notrace_function
+def check_image(image: torch.Tensor, in_chans: int, reduction: int) -> None:
+    """Refuse what is no image batch for a network, before the memory's arithmetic stumbles over it.
+
+    Args:
+        image: Image batch (N, C, H, W).
+        in_chans: Channels that the network takes.
+        reduction: Pixels a side of one cell of its deepest map.
+
+    Raises:
+        ValueError: The image has another number of dimensions or channels, is not floating-point, or H or W is smaller
+            than `reduction`.
+    """
+    if image.dim() != 4:
+        raise ValueError(
+            f'The image has {image.dim()} dimensions, expected 4, a batch (N, {in_chans}, H, W): add the one that is '
+            'missing, a single image as image[None].')
+    if image.shape[1] != in_chans:
+        raise ValueError(
+            f'The image has {image.shape[1]} channels, expected {in_chans}: convert it, or build the model with '
+            f'in_chans={image.shape[1]}.')
+    if not image.is_floating_point():
+        raise ValueError(
+            'The image is made of whole numbers, expected floating-point ones: normalise it with the transform of '
+            'timm.data.create_transform.')
+    height, width = image.shape[-2], image.shape[-1]
+    if height < reduction or width < reduction:
+        raise ValueError(
+            f'The image of {height}x{width} pixels is smaller than one cell of the deepest feature map, expected '
+            f'at least {reduction}x{reduction}: resize it, or build the model with a smaller output_stride.')
+
+
+def _level(reduction: int) -> int:
+    return reduction.bit_length() - 1

@@ -1,0 +1,49 @@
+"""The options of a network's memory: what they are called, what they may be, and what they stand for."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Dict, Tuple, Type, TypeVar, Union
+
+__all__ = ['MEMORY_SUPPLEMENTS', 'MEMORY_UPDATES', 'MemoryOptions', 'check_option']
+
+MEMORY_UPDATES = ('add', 'cat')
+MEMORY_SUPPLEMENTS = ('all', 'all_but_last', 'none')
+
+OptionsT = TypeVar('OptionsT', bound='MemoryOptions')
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Options of a network's memory, under the names by which `timm.create_model` takes them.
+
+    They are strings and booleans, so that they survive a config.json.
+
+    Attributes:
+        memory_update: How a unit makes the next memory, 'add' or 'cat'.
+        memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
+        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
+
+    Raises:
+        ValueError: An option is out of range.
+        TypeError: An option is unknown.
+    """
+    memory_update: str = 'add'
+    memory_supplement: str = 'all'
+    memory_forget_last: bool = False
+
+    def __post_init__(self) -> None:
+        check_option('memory_update', self.memory_update, MEMORY_UPDATES)
+        check_option('memory_supplement', self.memory_supplement, MEMORY_SUPPLEMENTS)
+        check_option('memory_forget_last', self.memory_forget_last, (True, False))
+
+    @classmethod
+    def take_from(cls: Type[OptionsT], kwargs: Dict[str, Any]) -> OptionsT:
+        """Take the options out of a network's keyword arguments, which keep all others."""
+        names = [field.name for field in dataclasses.fields(cls) if field.name in kwargs]
+        return cls(**{name: kwargs.pop(name) for name in names})
+
+
+def check_option(name: str, value: Union[str, bool], choices: Tuple[Union[str, bool], ...]) -> None:
+    """Refuse a value that is none of the choices, in one sentence."""
+    if type(value) is not type(choices[0]) or value not in choices:  # 1 is no True
+        raise ValueError(f'{name} is {value!r}, expected {" or ".join(map(repr, choices))}.')

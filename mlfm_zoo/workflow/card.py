@@ -1,0 +1,188 @@
+"""Model cards, made from the manifest and the network."""
+
+from typing import Any, Dict, List, Optional
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..hub.manifest import Checkpoint, paper_accuracies
+from .cost import count_cost
+
+__all__ = ['make_card']
+
+PAPER = (
+    '@inproceedings{wu2024mlfm,\n'
+    '  title={Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural\n'
+    '    Networks},\n'
+    '  author={Wu, Fuzhi and Wu, Jiasong and Kong, Youyong and Yang, Chunfeng and Yang, Guanyu and Shu, Huazhong and\n'
+    '    Carrault, Guy and Senhadji, Lotfi},\n'
+    '  booktitle={Proceedings of the AAAI Conference on Artificial Intelligence},\n'
+    '  year={2024}\n'
+    '}'
+)
+
+KINDS = {
+    'embedded': "Trained by this project for tests and demos; the weights come with the package `mlfm-zoo`.",
+    'paper': "The authors' own weights, converted name by name; the conversion changes no value.",
+    'trained': 'Trained with `mlfm-zoo`, independently of the authors of the paper.',
+    'warm_start': "timm's weights in the trunk, memory at identity: a start for fine-tuning, not a trained memory.",
+}
+
+
+# Data that the weights tell the classes of apart, by the number of classes: id and name.
+DATASETS = {
+    10: ('digits', "scikit-learn's handwritten digits"),
+    100: ('imagenet100', 'ImageNet100 (ambityga/imagenet100)'),
+    1000: ('imagenet-1k', 'ImageNet-1k'),
+}
+
+
+def make_card(
+        checkpoint: Checkpoint,
+        model_args: Optional[Dict[str, Any]] = None,
+        training_args: Optional[Dict[str, Any]] = None,
+) -> str:
+    """Make the model card of a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+        model_args: Arguments that build its network, beside the registered ones.
+        training_args: Arguments of the training run, if they are known.
+
+    Returns:
+        Markdown with metadata at the top, as the Hub expects in a README.md.
+    """
+    options = dict(model_args or {}, num_classes=checkpoint.num_classes)
+    cost = count_cost(checkpoint.model, checkpoint.input_size, **options)
+    name = f'hf-hub:{checkpoint.repo}' if checkpoint.repo and checkpoint.kind != 'warm_start' else checkpoint.name
+    size = ' x '.join(map(str, cost.input_size[1:]))
+    sections = [
+        f'---\n{_metadata(checkpoint).to_yaml()}\n---',
+        f'# {checkpoint.name}',
+        f'A convolutional network with a multiscale low-frequency memory (MLFM) beside it, as a '
+        f'[timm](https://github.com/huggingface/pytorch-image-models) model. {KINDS[checkpoint.kind]}',
+        '## Model details',
+        '\n'.join([
+            f'- Network: `{checkpoint.model}`, registered by the package `mlfm-zoo`',
+            f'- Weights: {checkpoint.origin}',
+            f'- Licence: {checkpoint.license}',
+            f'- Parameters: {cost.params / 1e6:.2f} M',
+            f'- Multiply-adds: {cost.madds / 1e9:.3f} G at {size}',
+            f'- Activations: {cost.activations / 1e6:.2f} M at {size}',
+            f'- Image size: {size}, {cost.input_size[0]} channels',
+            f'- Classes: {checkpoint.num_classes}',
+        ]),
+        '## Usage',
+        _usage(name),
+        '## How it was trained',
+        _training(checkpoint, training_args),
+        '## Reported against measured',
+        _figures(checkpoint),
+        '## Limits',
+        _limits(checkpoint),
+        '## Citation',
+        f'```bibtex\n{PAPER}\n```',
+    ]
+    return '\n\n'.join(sections) + '\n'
+
+
+def _metadata(checkpoint: Checkpoint) -> ModelCardData:
+    dataset, dataset_name = DATASETS.get(checkpoint.num_classes, ('other', 'other'))
+    results = [
+        EvalResult(
+            task_type='image-classification', dataset_type=dataset, dataset_name=dataset_name,
+            metric_type='accuracy', metric_name=name, metric_value=value)
+        for name, value in checkpoint.measured.items()
+    ]
+    return ModelCardData(
+        license=checkpoint.license,
+        library_name='timm',
+        pipeline_tag='image-classification',
+        tags=['image-classification', 'timm', 'mlfm', 'low-frequency-memory'],
+        datasets=[dataset],
+        model_name=checkpoint.name,
+        eval_results=results or None,
+    )
+
+
+def _usage(name: str) -> str:
+    return f"""Importing `mlfm_zoo` registers the network with timm. For classification:
+
+```python
+import mlfm_zoo
+import timm
+import torch
+from PIL import Image
+
+model = timm.create_model('{name}', pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+image = Image.new('RGB', (256, 256))  # your image
+with torch.inference_mode():
+    probabilities = model(transform(image).unsqueeze(0)).softmax(dim=1)
+top = probabilities.topk(min(5, model.num_classes))
+```
+
+Features of each resolution, for detection or segmentation:
+
+```python
+import mlfm_zoo
+import timm
+import torch
+
+model = timm.create_model('{name}', pretrained=True, features_only=True).eval()
+with torch.inference_mode():
+    features = model(torch.randn(1, 3, 224, 224))
+shapes = [tuple(feature.shape) for feature in features]
+```
+
+An embedding, pooled and without the classifier:
+
+```python
+import mlfm_zoo
+import timm
+import torch
+
+model = timm.create_model('{name}', pretrained=True, num_classes=0).eval()
+with torch.inference_mode():
+    embedding = model(torch.randn(1, 3, 224, 224))
+```"""
+
+
+def _training(checkpoint: Checkpoint, training_args: Optional[Dict[str, Any]]) -> str:
+    lines: List[str] = [f'{checkpoint.origin[0].upper()}{checkpoint.origin[1:]}.']
+    if checkpoint.source_repo:
+        lines.append(
+            f'Released in [{checkpoint.source_repo}](https://{checkpoint.source_repo}), commit '
+            f'`{checkpoint.source_commit}`, as `{checkpoint.source_path}` (git blob `{checkpoint.source_blob}`).')
+    if training_args:
+        settings = ('epochs', 'opt', 'lr', 'sched', 'weight_decay', 'batch_size', 'img_size', 'aa', 'mixup', 'seed')
+        known = [f'{key} {training_args[key]}' for key in settings if training_args.get(key) not in (None, '')]
+        lines.append(f'Settings: {", ".join(known)}. All arguments are in `args.yaml`.')
+    return '\n'.join(lines)
+
+
+def _figures(checkpoint: Checkpoint) -> str:
+    rows = []
+    paper = paper_accuracies().get(checkpoint.model)
+    if paper is not None and checkpoint.kind in ('trained', 'paper'):
+        rows += [f'| top-1 on ImageNet100, {what} | {value:.2f} % | the paper, not measured here |'
+                 for what, value in (('with memory', paper.memory), ('without', paper.trunk))]
+    rows += [f'| {name} | {value:.2f} % | reported, not measured here |' for name, value in checkpoint.reported.items()]
+    measured = f'measured: `{checkpoint.command}`'
+    rows += [f'| {name} | {value:.2f} % | {measured} |' for name, value in checkpoint.measured.items()]
+    if not rows:
+        return 'Nothing is reported of these weights, and nothing was measured.'
+    return '\n'.join(['| figure | value | |', '| --- | --: | --- |', *rows])
+
+
+def _limits(checkpoint: Checkpoint) -> str:
+    lines = ['- Images need at least 32 pixels a side.']
+    if checkpoint.kind == 'embedded':
+        lines.append('- It knows 8 x 8 handwritten digits, enlarged, and nothing else.')
+    elif checkpoint.kind == 'warm_start':
+        lines.append('- The memory has learnt nothing: in eval mode the network answers exactly as its trunk does.')
+    else:
+        lines.append(
+            '- ImageNet100 has 100 classes and 5,000 validation images: accuracies of single runs that differ by less '
+            'than about 1.3 to 1.9 points are not told apart by it.')
+        lines.append('- It is not the ImageNet-100 of Contrastive Multiview Coding, with which it shares 8 classes.')
+    return '\n'.join(lines)

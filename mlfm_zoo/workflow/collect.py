@@ -1,0 +1,207 @@
+"""From the output folders of timm's train.py to figures that can be compared, and to a checkpoint for publishing."""
+
+import argparse
+import csv
+import math
+import statistics
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import timm
+import torch
+import yaml
+from timm.models import load_state_dict
+
+__all__ = ['Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'half_interval', 'read_run']
+
+FILES = ('args.yaml', 'summary.csv', 'last.pth.tar')  # what a finished run has, beside its best checkpoint
+Z95 = 1.96  # a normal variable lies within this many deviations in 95 of 100 cases
+
+
+class RunError(ValueError):
+    """A training run is unfinished, damaged, or not one of this package's networks."""
+
+
+class Epoch(NamedTuple):
+    """One epoch of a run: its number from 0, its validation top-1 accuracy in percent, and its checkpoint."""
+    number: int
+    top1: float
+    checkpoint: Path
+
+
+class Run(NamedTuple):
+    """A finished training run.
+
+    Attributes:
+        folder: Output folder of train.py.
+        model: Registered name.
+        memory: Whether the network has its memory; without, it is the baseline.
+        model_args: Arguments that build the network, beside the registered ones and `memory`.
+        args: All arguments of the run.
+        best: The epoch of the best accuracy, the first of equals.
+        last: The last epoch.
+    """
+    folder: Path
+    model: str
+    memory: bool
+    model_args: Dict[str, Any]
+    args: Dict[str, Any]
+    best: Epoch
+    last: Epoch
+
+
+def read_run(folder: Union[str, Path]) -> Run:
+    """Read and check the output folder of a training run.
+
+    Args:
+        folder: Folder with args.yaml, summary.csv and checkpoints, as timm's train.py writes it.
+
+    Returns:
+        The run.
+
+    Raises:
+        FileNotFoundError: The folder, or a file in it, is not there.
+        RunError: The run is not finished, its files do not belong together, or its weights do not fit the network.
+    """
+    folder = Path(folder)
+    for path, is_there in ((folder, folder.is_dir()), *((folder / f, (folder / f).is_file()) for f in FILES)):
+        if not is_there:
+            raise FileNotFoundError(
+                f"There is no {path.name} at {path.parent}: give an output folder of timm's train.py, whole.")
+    args = _read_args(folder / 'args.yaml')
+    model_args = dict(args.get('model_kwargs') or {})
+    memory = model_args.pop('memory', True)
+    top1 = _read_summary(folder / 'summary.csv')
+    epochs = args['epochs'] + (args.get('cooldown_epochs') or 0)
+    epochs += (args.get('warmup_epochs') or 0) if args.get('warmup_prefix') else 0
+    if max(top1) < epochs - 1:
+        raise RunError(
+            f'{folder} is not finished, it has {max(top1) + 1} of {epochs} epochs: go on with --resume '
+            f'{folder / "last.pth.tar"}.')
+    last = Epoch(max(top1), top1[max(top1)], folder / 'last.pth.tar')
+    number = max(top1, key=lambda epoch: (top1[epoch], -epoch))
+    kept = [folder / 'model_best.pth.tar', folder / f'checkpoint-{number}.pth.tar']
+    best = next((Epoch(number, top1[number], path) for path in kept if path.is_file() and _epoch_of(path) == number), None)
+    if best is None:
+        raise RunError(
+            f'{folder} lacks the checkpoint of its best epoch, {number}, neither {kept[0].name} nor {kept[1].name} is '
+            'it: keep the files that train.py writes.')
+    for epoch in {best, last}:
+        _check_checkpoint(epoch, args['model'], dict(model_args, memory=memory))
+    return Run(folder, args['model'], memory, model_args, args, best, last)
+
+
+def half_interval(top1: float, num_images: int) -> float:
+    """Half the 95 % confidence interval, in points, of an accuracy in percent measured on that many images."""
+    p = top1 / 100
+    return 100 * Z95 * math.sqrt(p * (1 - p) / num_images)
+
+
+def difference_interval(a: float, b: float, num_images: int) -> Tuple[float, float]:
+    """95 % confidence interval, in points, of b - a, two accuracies in percent, taken as independent."""
+    half = math.hypot(half_interval(a, num_images), half_interval(b, num_images))
+    return b - a - half, b - a + half
+
+
+def compare(runs: Sequence[Run], num_images: int = 5000) -> List[Dict[str, Any]]:
+    """Set baseline and memory side by side, best with best and last with last.
+
+    Args:
+        runs: Runs of any networks; those of one network that differ by nothing but the seed are taken together.
+        num_images: Images of the validation set.
+
+    Returns:
+        For each network and each of 'best' and 'last', a dict: 'model', 'model_args', 'epoch', for 'baseline' and
+        'memory' the accuracies, their mean, deviation (None for one run) and half interval, or None without runs, and
+        'difference' and 'interval' of the means (None without both).
+    """
+    networks: Dict[Tuple[str, str], List[Run]] = {}
+    for run in runs:
+        networks.setdefault((run.model, repr(sorted(run.model_args.items()))), []).append(run)
+    rows = []
+    for group in networks.values():
+        for which in ('best', 'last'):
+            row: Dict[str, Any] = dict(model=group[0].model, model_args=group[0].model_args, epoch=which)
+            for name, memory in (('baseline', False), ('memory', True)):
+                row[name] = _summary([getattr(r, which).top1 for r in group if r.memory == memory], num_images)
+            both = row['baseline'] and row['memory']
+            a, b = (row['baseline']['mean'], row['memory']['mean']) if both else (0.0, 0.0)
+            row['difference'] = b - a if both else None
+            row['interval'] = difference_interval(a, b, num_images) if both else None
+            rows.append(row)
+    return rows
+
+
+def _summary(top1: List[float], num_images: int) -> Optional[Dict[str, Any]]:
+    if not top1:
+        return None
+    mean = statistics.fmean(top1)
+    return dict(
+        top1=top1, mean=mean, deviation=statistics.stdev(top1) if len(top1) > 1 else None,
+        half_interval=half_interval(mean, num_images))
+
+
+def _read_args(path: Path) -> Dict[str, Any]:
+    try:
+        args = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        args = None
+    if not (isinstance(args, dict) and isinstance(args.get('model'), str) and isinstance(args.get('epochs'), int)
+            and isinstance(args.get('model_kwargs') or {}, dict)):
+        raise RunError(f"{path} is not what timm's train.py writes, expected its arguments: give its output folder.")
+    if 'mlfm_' not in args['model'] or not timm.is_model(args['model']):
+        raise RunError(f'{path.parent} is a run of {args["model"]}, expected a network of this package.')
+    if args.get('eval_metric', 'top1') != 'top1':
+        raise RunError(f'{path.parent} was run with --eval-metric {args["eval_metric"]}, expected top1.')
+    return args
+
+
+def _read_summary(path: Path) -> Dict[int, float]:
+    """Validation top-1 accuracy by epoch. A resumed run may write the header again, and an epoch once more."""
+    top1 = {}
+    with open(path, newline='', encoding='utf-8') as f:
+        try:
+            rows = list(csv.DictReader(f))
+            for row in rows:
+                if row.get('epoch') != 'epoch':
+                    top1[int(row['epoch'])] = float(row['eval_top1'])
+        except (KeyError, TypeError, ValueError, csv.Error):
+            top1 = {}
+    if not top1 or not all(0 <= value <= 100 for value in top1.values()):
+        raise RunError(f"{path} is damaged or empty, expected a line of train.py's for each epoch, with eval_top1.")
+    return top1
+
+
+def _load(path: Path) -> Dict[str, Any]:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # train.py puts its arguments in
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of any kind for a damaged file
+        raise RunError(f'{path} is damaged ({type(error).__name__}): copy the run again.') from None
+    if not isinstance(checkpoint, dict):
+        raise RunError(f"{path} is not what timm's train.py writes: copy the run again.")
+    return checkpoint
+
+
+def _epoch_of(path: Path) -> Optional[int]:
+    return _load(path).get('epoch')
+
+
+def _check_checkpoint(epoch: Epoch, model: str, model_args: Dict[str, Any]) -> None:
+    checkpoint = _load(epoch.checkpoint)
+    number, metric = checkpoint.get('epoch'), checkpoint.get('metric')
+    if number != epoch.number or not isinstance(metric, float) or abs(metric - epoch.top1) > 1e-3:
+        raise RunError(
+            f'{epoch.checkpoint} is of epoch {number} with accuracy {metric}, and summary.csv says epoch '
+            f'{epoch.number} and {epoch.top1}: they are not of one run.')
+    weights = load_state_dict(str(epoch.checkpoint), weights_only=True)
+    if not all(bool(v.isfinite().all()) for v in weights.values() if torch.is_tensor(v)):
+        raise RunError(f'{epoch.checkpoint} has values that are not finite: the run diverged.')
+    classifier = weights.get(f'{timm.get_pretrained_cfg_value(model, "classifier")}.weight')
+    num_classes = {} if classifier is None else {'num_classes': len(classifier)}
+    network = timm.create_model(model, device='meta', **{**model_args, **num_classes})
+    expected = {name: value.shape for name, value in network.state_dict().items()}
+    if expected != {name: value.shape for name, value in weights.items()}:
+        raise RunError(f'{epoch.checkpoint} has weights of another network than {model} with {model_args}.')

@@ -1,0 +1,135 @@
+"""Top-1 and top-5 accuracy of a model on an image folder, through timm's own dataset, transform and loader."""
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+from PIL import Image
+from timm.data import ImageDataset, create_loader, resolve_model_data_config
+from timm.utils import accuracy
+
+__all__ = ['Accuracy', 'evaluate']
+
+
+class Accuracy(NamedTuple):
+    """Correct answers among `total` images, counting the first answer only and the first five."""
+    top1: int
+    top5: int
+    total: int
+
+
+class UnreadableImage(ValueError):
+    """An image file cannot be decoded."""
+
+
+class StrictImageDataset(ImageDataset):
+    """timm's image folder, but an unreadable image is an error: timm's would put the next image in its place."""
+
+    def __getitem__(self, index: int) -> Tuple[Any, int]:
+        file, target = self.reader[index]
+        try:
+            image = Image.open(file).convert(self.input_img_mode)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            name = self.reader.filename(index, absolute=True)
+            raise UnreadableImage(f'{name} cannot be decoded as an image: repair or remove it.') from None
+        return self.transform(image), target
+
+
+def evaluate(
+        model: nn.Module,
+        root: Union[str, Path],
+        class_names: Optional[Sequence[str]] = None,
+        img_size: Optional[int] = None,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        device: Union[str, torch.device] = 'cpu',
+        progress: bool = False,
+) -> Accuracy:
+    """Count a model's correct answers on an image folder.
+
+    Args:
+        model: A timm model; its pretrained config says how images are prepared.
+        root: Folder with one folder of images a class.
+        class_names: Names of the class folders in the order of the model's outputs, needed where `root` holds only
+            some of the classes; sorted folder names if None. Folders of other names are left out, with a warning.
+        img_size: Image size in pixels, instead of the config's.
+        batch_size: Images a batch.
+        num_workers: Processes that read images.
+        device: Where the model runs.
+        progress: Whether to print how far it is.
+
+    Returns:
+        Counts of correct answers.
+
+    Raises:
+        FileNotFoundError: `root` is not a folder, or holds no images of these classes.
+        ValueError: The classes are not as many as the model's outputs, an image cannot be decoded, or there is no such
+            device.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f'There is no folder at {root}: give one that holds a folder of images for each class.')
+    class_map = {name: i for i, name in enumerate(class_names)} if class_names else None
+    try:
+        dataset = StrictImageDataset(str(root), class_map=class_map)
+    except RuntimeError:
+        raise FileNotFoundError(
+            f'{root} holds no images of the expected classes: give a folder that holds a folder of images for each '
+            'class.') from None
+    num_classes = len(class_names or dataset.reader.class_to_idx)
+    if num_classes != model.num_classes:
+        raise ValueError(
+            f'The model tells {model.num_classes} classes apart and the data has {num_classes}: give data of the same '
+            'classes, and their names where the data holds only some of them.')
+    others = [f.name for f in root.iterdir() if f.is_dir() and f.name not in dataset.reader.class_to_idx]
+    if others:
+        warnings.warn(f'{len(others)} folders in {root} are of no class and left out, {min(others)} among them.')
+
+    config = resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
+    device = usable_device(device)
+    loader = create_loader(
+        dataset,
+        input_size=config['input_size'],
+        batch_size=batch_size,
+        interpolation=config['interpolation'],
+        mean=config['mean'],
+        std=config['std'],
+        crop_pct=config['crop_pct'],
+        num_workers=num_workers,
+        persistent_workers=False,
+        use_prefetcher=False,
+        device=device,
+    )
+    model = model.to(device).eval()
+    top1 = top5 = total = 0
+    try:
+        with torch.inference_mode():
+            for images, targets in loader:
+                images, targets = images.to(device), targets.to(device)
+                correct1, correct5 = (a * len(targets) / 100 for a in accuracy(model(images), targets, topk=(1, 5)))
+                top1, top5, total = top1 + round(float(correct1)), top5 + round(float(correct5)), total + len(targets)
+                if progress:
+                    print(f'\r{total}/{len(dataset)} images', end='', flush=True)
+    except UnreadableImage as error:  # from a worker, its message is the whole traceback
+        raise UnreadableImage(str(error).strip().splitlines()[-1].split('UnreadableImage: ')[-1]) from None
+    finally:
+        if progress:
+            print()
+    return Accuracy(top1, top5, total)
+
+
+def usable_device(device: Union[str, torch.device]) -> torch.device:
+    """A device that something can be put on.
+
+    Args:
+        device: Its name.
+
+    Raises:
+        ValueError: This machine has none of that name, or torch knows none.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError, NotImplementedError):  # torch says in several ways that there is none
+        raise ValueError(f'There is no device {device} on this machine: give another, such as cpu.') from None

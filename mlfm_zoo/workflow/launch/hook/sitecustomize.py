@@ -1,0 +1,42 @@
+"""Imports mlfm_zoo after timm, in processes started below `python -m mlfm_zoo run`. It imports neither itself."""
+
+import importlib.util
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+HOOK = Path(__file__).resolve().parent
+PACKAGE_PARENT = str(HOOK.parents[3])
+
+
+class ZooFinder:
+    """Finds timm as the other finders do, and mlfm_zoo beside this file, installed or not."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == 'mlfm_zoo':
+            return PathFinder.find_spec(name, [PACKAGE_PARENT])
+        if name != 'timm':
+            return None
+        finders = (finder for finder in sys.meta_path if finder is not ZooFinder)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in finders)), None)
+        if spec is not None and spec.loader is not None:
+            exec_module = spec.loader.exec_module
+
+            def exec_timm_and_zoo(module):
+                exec_module(module)
+                importlib.import_module('mlfm_zoo')
+
+            spec.loader.exec_module = exec_timm_and_zoo
+        return spec
+
+
+sys.meta_path.insert(0, ZooFinder)
+
+# The folder has done its work: what the script sees of sys.path, and a sitecustomize of the machine's own, stay.
+sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != HOOK]
+own = PathFinder.find_spec('sitecustomize', sys.path)
+if own is not None:
+    module = importlib.util.module_from_spec(own)
+    sys.modules['sitecustomize'] = module
+    own.loader.exec_module(module)

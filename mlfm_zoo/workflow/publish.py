@@ -1,0 +1,265 @@
+"""From a file of weights to a repository on the Hub and an entry in the manifest.
+
+The whole repository is built and verified on this machine first and uploaded in one commit. The manifest is written
+last, so that it never refers to what is not there.
+"""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Union
+
+import timm
+import torch
+import yaml
+from huggingface_hub import HfApi
+from timm.data import resolve_data_config, resolve_model_data_config
+from timm.models import load_state_dict
+
+from .._timm import save_model
+from ..data import imagenet100
+from ..hub.loading import CheckpointError, file_digest
+from ..hub.manifest import Checkpoint, ManifestError, load_manifest, manifest_path, read_manifest
+from .card import make_card
+from .evaluate import evaluate
+
+__all__ = ['Repository', 'build_repository', 'target_manifest', 'upload_repository', 'write_manifest_entry']
+
+# Points of top-1 accuracy that a measured figure may be off the one given: both are rounded to two decimals.
+FIGURE_TOLERANCE = 0.01
+
+
+class Repository(NamedTuple):
+    """A repository as it will be uploaded: its folder, and the manifest entry without a commit yet."""
+    folder: Path
+    checkpoint: Checkpoint
+
+
+def build_repository(
+        name: str,
+        weights: Union[str, Path],
+        namespace: str,
+        folder: Union[str, Path],
+        model_args: Optional[Dict[str, Any]] = None,
+        origin: Optional[str] = None,
+        license: str = 'apache-2.0',
+        data: Optional[Union[str, Path]] = None,
+        top1: Optional[float] = None,
+        progress: bool = False,
+) -> Repository:
+    """Build a checkpoint's whole repository in a folder and verify it.
+
+    Args:
+        name: 'model.tag', a registered network and the tag of the weights.
+        weights: File of weights, safetensors or a pickle that is read with `weights_only=True`. Arguments of the
+            training run are taken from an args.yaml beside it, if there.
+        namespace: Organisation or user on the Hub.
+        folder: Existing empty folder to build in.
+        model_args: Arguments that build the network, beside the registered ones.
+        origin: Where the weights come from, in words; what the manifest says of them if None.
+        license: Licence of the weights, unless the manifest names one.
+        data: Image folder to validate on.
+        top1: Top-1 accuracy in percent that `data` has to reproduce.
+        progress: Whether to print how far validation is.
+
+    Returns:
+        The repository.
+
+    Raises:
+        ValueError: The name, the weights or the origin is missing or wrong, or the accuracy is not reproduced.
+        RuntimeError: The weights do not fit, or do not give the same outputs once saved.
+    """
+    folder, weights = Path(folder), Path(weights)
+    model_name, _, tag = name.partition('.')
+    is_ours = re.fullmatch(r'(test_)?mlfm_\w+', model_name) and timm.is_model(model_name)
+    if not is_ours or not re.fullmatch(r'[a-z0-9_]+', tag):
+        raise ValueError(f'{name!r} is no name for weights, expected a registered network and a tag, like '
+                         'mlfm_resnet50.in100.')
+    if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', namespace):
+        raise ValueError(f'{namespace!r} is no name of an organisation or user.')
+    if not weights.is_file():
+        raise FileNotFoundError(f'There are no weights at {weights}: give the path of a file.')
+    if top1 is not None and data is None:
+        raise ValueError('A top-1 accuracy is given, but no data to reproduce it on: give --data too.')
+
+    state_dict = load_state_dict(str(weights), weights_only=True)
+    model = timm.create_model(model_name, **dict(model_args or {}, num_classes=_num_classes(model_name, state_dict)))
+    model.load_state_dict(state_dict)
+    model.eval()
+    training_args = _training_args(weights)
+    _take_data_config(model, training_args)
+    known = load_manifest().get((model_name, tag))
+    if origin is None and known is None:
+        raise ValueError(f'The manifest does not know {name}: say with --origin where the weights come from.')
+
+    save_model(model, folder, _labels(model), model_args)
+    file = folder / 'model.safetensors'
+    _verify_outputs(model, folder)
+    measured = {}
+    if data is not None:
+        result = evaluate(
+            model, data, class_names=imagenet100.SYNSETS if model.num_classes == 100 else None, progress=progress)
+        measured = {name: round(100 * correct / result.total, 2)
+                    for name, correct in (('top-1', result.top1), ('top-5', result.top5))}
+        if top1 is not None and abs(measured['top-1'] - top1) > FIGURE_TOLERANCE:
+            raise ValueError(f'Top-1 accuracy on {data} is {measured["top-1"]:.2f} %, not the {top1:.2f} % given: '
+                             'find out why before publishing.')
+    entry = dict(
+        model=model_name, tag=tag, published=True, repo=f'{namespace}/{name}', file=file.name,
+        sha256=file_digest(file), size=file.stat().st_size, num_params=sum(p.numel() for p in model.parameters()),
+        num_classes=model.num_classes, input_size=tuple(model.pretrained_cfg['input_size']),
+    )
+    if measured:
+        entry.update(measured=measured, command=f'python -m mlfm_zoo evaluate {name} DATA')
+    if origin is not None:
+        entry['origin'] = origin
+    if known is not None:
+        checkpoint = dataclasses.replace(known, recipe=None, **entry)
+    else:
+        checkpoint = Checkpoint(kind='trained', license=license, **entry)
+    if training_args:
+        (folder / 'args.yaml').write_text(yaml.safe_dump(training_args), encoding='utf-8')
+    (folder / 'README.md').write_text(make_card(checkpoint, model_args, training_args), encoding='utf-8')
+    return Repository(folder, checkpoint)
+
+
+def upload_repository(repository: Repository) -> Checkpoint:
+    """Upload a built repository in one commit, with the login of the Hub client.
+
+    Returns:
+        The checkpoint with the commit in it.
+
+    Raises:
+        CheckpointError: The upload failed; the Hub shows none of it, and it can be tried again.
+    """
+    api = HfApi()
+    repo = repository.checkpoint.repo
+    try:
+        api.create_repo(repo, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo, folder_path=repository.folder, commit_message=f'Add {repository.checkpoint.name}')
+    except Exception as error:  # the client raises those of its http library too, which differs between its versions
+        status = getattr(getattr(error, 'response', None), 'status_code', None)
+        what = 'the connection broke off or was not made; try again'
+        if status in (401, 403):
+            what = f'the Hub refused it ({status}); run `hf auth login` with a token that may write to {repo}'
+        elif status is not None:
+            what = f'the Hub answered with status {status}; try again later'
+        raise CheckpointError(f'{repo} was not published: {what} ({type(error).__name__}).') from None
+    return dataclasses.replace(repository.checkpoint, commit=commit.oid)
+
+
+def target_manifest(path: Optional[Union[str, Path]] = None) -> Path:
+    """The manifest that a new entry goes into: `path`, or `MLFM_ZOO_MANIFEST`, or the package's own.
+
+    Raises:
+        ManifestError: The file is there and broken.
+    """
+    path = Path(path or os.environ.get('MLFM_ZOO_MANIFEST') or manifest_path())
+    if path.exists():
+        read_manifest(path)
+    return path
+
+
+def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
+    """Put a checkpoint into a manifest, in the place of an entry of the same name; the rest of the file is kept.
+
+    Args:
+        checkpoint: The checkpoint.
+        path: The manifest, made if it is not there.
+
+    Raises:
+        ManifestError: The manifest is broken or cannot be written; it is as it was then.
+    """
+    text = path.read_text(encoding='utf-8') if path.exists() else 'version: 1\n\ncheckpoints:\n'
+    lines = _entry_lines(checkpoint)
+    block = re.compile(
+        rf'^  - model: {re.escape(checkpoint.model)}\n    tag: {re.escape(checkpoint.tag)}\n(?:    .*\n)*',
+        re.MULTILINE)
+    if block.search(text):
+        text = block.sub(lambda _: lines, text, count=1)
+    else:
+        text = f'{text.rstrip()}\n\n{lines}'
+    unfinished = path.with_name(f'.{path.name}.unfinished')
+    try:
+        unfinished.write_text(text, encoding='utf-8')
+        if read_manifest(unfinished).checkpoints.get((checkpoint.model, checkpoint.tag)) != checkpoint:
+            raise ManifestError(f'{path} is not in the form that this program writes: add {checkpoint.name} by hand.')
+        unfinished.replace(path)
+    except OSError as error:
+        raise ManifestError(f'{path} cannot be written ({error.strerror}): name another manifest.') from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _entry_lines(checkpoint: Checkpoint) -> str:
+    fields = {
+        field.name: value for field in dataclasses.fields(checkpoint)
+        if (value := getattr(checkpoint, field.name)) not in (None, {})
+    }
+    fields['input_size'] = list(fields['input_size'])
+    dumped = yaml.safe_dump([fields], sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    return ''.join(f'  {line}\n' for line in dumped.splitlines())
+
+
+def _num_classes(model_name: str, state_dict: Dict[str, torch.Tensor]) -> int:
+    classifier = timm.get_pretrained_cfg_value(model_name, 'classifier')
+    weight = state_dict.get(f'{classifier}.weight')
+    if weight is None or weight.ndim != 2:
+        raise ValueError(f'The weights have no classifier {classifier}: give those of the whole network.')
+    return weight.shape[0]
+
+
+def _training_args(weights: Path) -> Dict[str, Any]:
+    """What an args.yaml beside the weights says, as timm's train.py writes it."""
+    file = weights.with_name('args.yaml')
+    if not file.is_file():
+        return {}
+    try:
+        args = yaml.safe_load(file.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        args = None
+    if not isinstance(args, dict):
+        raise ValueError(f'{file} is not a mapping of training arguments: correct or remove it.')
+    return args
+
+
+def _take_data_config(model: torch.nn.Module, training_args: Dict[str, Any]) -> None:
+    """Let the model say the image size that it was trained with; how images are prepared must be the network's own."""
+    if not training_args:
+        return
+    trained = resolve_data_config(training_args, model=model)
+    own = resolve_model_data_config(model)
+    for name in ('interpolation', 'mean', 'std', 'crop_pct'):
+        if trained[name] != own[name]:
+            raise ValueError(
+                f'The weights were trained with {name} {trained[name]}, and the network has {own[name]}, which '
+                'pretrained=True would take: train with that, or save them with timm.models.push_to_hf_hub.')
+    model.pretrained_cfg['input_size'] = trained['input_size']
+
+
+def _labels(model: torch.nn.Module) -> Dict[str, Any]:
+    """Names of the classes, and what they are in words, where they are known."""
+    if model.num_classes == len(imagenet100.SYNSETS):
+        return dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
+    names = model.pretrained_cfg.get('label_names') or ()
+    return dict(label_names=list(names)) if len(names) == model.num_classes else {}
+
+
+def _verify_outputs(model: torch.nn.Module, folder: Path) -> None:
+    """The folder, loaded as users load it, answers as the network that was saved."""
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    image = torch.randn(1, *model.pretrained_cfg['input_size'], generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        if not torch.equal(loaded(image), model(image)):
+            raise RuntimeError('The repository, loaded again, does not give the outputs of its weights: nothing was '
+                               'published.')
+
+
+def describe(repository: Repository) -> List[str]:
+    """What will be uploaded, a line each."""
+    lines = [f'{repository.checkpoint.repo}:']
+    for path in sorted(repository.folder.iterdir()):
+        lines.append(f'  {path.name}  {path.stat().st_size:,} bytes  sha256 {file_digest(path)}')
+    return lines

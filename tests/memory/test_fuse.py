@@ -1,0 +1,190 @@
+"""Fused memory: the same outputs, in every form that a deployed network takes, and no checkpoint."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import reparameterize_model
+
+from mlfm_zoo import calibrate_memory
+from mlfm_zoo.convert import convert_checkpoint
+from mlfm_zoo.memory import FoldedGate, LowFrequencyMemoryUnit
+from networks import SMALL, lived_in
+from reference import REFERENCE, load_fill, needs_reference
+
+small = pytest.mark.parametrize('name', SMALL)
+
+
+def create(name, **kwargs):
+    torch.manual_seed(0)
+    return lived_in(timm.create_model(name, **SMALL[name], **kwargs))
+
+
+def close(actual, expected, tolerance=1e-5):
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@small
+@pytest.mark.parametrize('size, channels_last', [((1, 65, 97), False), ((9, 96, 64), True)])
+def test_same_outputs(name, size, channels_last):
+    """To 1e-5 of the largest value: logits and features, without gradients, in place, and with."""
+    model = create(name)
+    fused = reparameterize_model(model)
+    assert not any(isinstance(m, FoldedGate) for m in model.modules())
+    assert sum(isinstance(m, FoldedGate) for m in fused.modules()) >= len(model.memory.units())
+    image = torch.randn(size[0], 3, *size[1:])
+    if channels_last:
+        image = image.to(memory_format=torch.channels_last)
+        model, fused = (m.to(memory_format=torch.channels_last) for m in (model, fused))
+    given = image.clone()
+    close(fused(image), model(image))
+    with torch.no_grad():
+        close(fused(image), model(image))
+        expected = model.forward_intermediates(image, intermediates_only=True)
+        for actual, feature in zip(fused.forward_intermediates(image, intermediates_only=True), expected):
+            close(actual, feature)
+    with torch.inference_mode():
+        close(fused(image), model(image))
+    assert torch.equal(image, given)
+
+
+@pytest.mark.parametrize('update', ['add', 'cat'])
+@pytest.mark.parametrize('forget', [0, 1, 2])
+@pytest.mark.parametrize('supplement', [True, False])
+def test_unit(update, forget, supplement):
+    torch.manual_seed(0)
+    unit = LowFrequencyMemoryUnit(8, 5, level=1, update=update, supplement=supplement, forget=forget)
+    for parameter in unit.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    bands = [torch.randn(3, 3, 18, 14), torch.randn(3, 3, 9, 7)]
+    x, memory = torch.randn(3, 8, 9, 7), torch.randn(3, 5, 9, 7)
+    for _ in range(3):
+        unit.train()(x, memory, bands)
+    unit.eval()
+    fused = copy.deepcopy(unit).fuse()
+    assert fused.fuse() is fused
+    with torch.no_grad():
+        for actual, expected in zip(fused(x.clone(), memory, bands), unit(x, memory, bands)):
+            close(actual, expected)
+
+
+def test_empty_batch():
+    model = create('test_mlfm_resnet')
+    with torch.no_grad():
+        assert model.fuse()(torch.randn(0, 3, 64, 64)).shape == (0, model.num_classes)
+
+
+def test_meta_device():
+    with torch.device('meta'), torch.no_grad():
+        assert timm.create_model('test_mlfm_resnet').fuse()(torch.empty(2, 3, 64, 64)).shape == (2, 10)
+
+
+@small
+def test_half_precision(name):
+    model = create(name)
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
+        close(reparameterize_model(model)(image), model(image), 0.1)
+    model = model.bfloat16()
+    with torch.no_grad():
+        close(reparameterize_model(model)(image.bfloat16()).float(), model(image.bfloat16()).float(), 0.1)
+
+
+@small
+def test_copies_and_pickles(name):
+    model = create(name)
+    fused = model.fuse()
+    assert fused is model
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = fused(image)
+        assert torch.equal(copy.deepcopy(fused)(image), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(fused))(image), expected)
+
+
+@pytest.mark.parametrize('name', [
+    'test_mlfm_resnet', 'mlfm_mobilenetv2_010',
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL if name not in ('test_mlfm_resnet', 'mlfm_mobilenetv2_010')),
+])
+def test_exports_and_compiles(name):
+    model = create(name)
+    fused = reparameterize_model(model)
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(image)
+        dynamic = {0: torch.export.Dim('batch', min=1, max=16)}
+        exported = torch.export.export(fused, (image,), dynamic_shapes=(dynamic,)).module()
+        close(exported(image[:1]), expected[:1])
+        close(torch.compile(fused, backend='aot_eager', fullgraph=True)(image), expected)
+        close(torch.jit.script(fused)(image), expected)
+        close(torch.jit.trace(fused, image)(image), expected)
+
+
+def test_no_checkpoint_and_no_training_of_a_fused_network(tmp_path):
+    model = timm.create_model('test_mlfm_resnet', pretrained=True).fuse()
+    for save in (model.state_dict, lambda: torch.save(model.state_dict(), io.BytesIO()),
+                 lambda: timm.models.save_for_hf(model, tmp_path, safe_serialization=True),
+                 lambda: model.load_state_dict({})):
+        with pytest.raises(RuntimeError, match=r'is fused, which no checkpoint can hold: save the network before fuse'):
+            save()
+    assert not list(tmp_path.glob('*.safetensors'))
+    with pytest.raises(ValueError, match='not at identity'):
+        calibrate_memory(model, [torch.randn(1, 3, 64, 64)])
+
+
+def test_features_only():
+    features = timm.create_model('test_mlfm_resnet', pretrained=True, features_only=True).eval()
+    image = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        expected = [f.clone() for f in features(image)]
+        for actual, feature in zip(reparameterize_model(features)(image), expected):
+            close(actual, feature)
+
+
+@needs_reference
+def test_golden_logits(tmp_path):
+    convert_checkpoint(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', tmp_path / 'converted')
+    model = timm.create_model(f'local-dir:{tmp_path / "converted"}', pretrained=True).eval().fuse()
+    golden = load_file(REFERENCE / 'golden' / 'mobilenetv2_0.1_mlfm_authors_224.safetensors')['logits']
+    with torch.inference_mode():
+        close(model(torch.from_numpy(load_fill().image('input', (2, 3, 224, 224)))), golden, 1e-4)
+
+
+@small
+def test_checkpointing_covers_the_units(name):
+    """Same gradients, and less kept for the backward pass than without."""
+    model = create(name).train().double()
+    image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    gradients, kept = [], []
+    for enable in (False, True):
+        network = copy.deepcopy(model)
+        network.set_grad_checkpointing(enable)
+        assert all(unit.grad_checkpointing == enable for unit in network.memory.units())
+        sizes = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = network(image).square().sum()
+        loss.backward()
+        gradients.append([p.grad for p in network.parameters()])
+        kept.append(sum(sizes.values()))
+    for plain, saving in zip(*gradients):
+        torch.testing.assert_close(saving, plain)
+    assert kept[1] < 0.8 * kept[0]
+
+
+@pytest.mark.parametrize('update', ['add', 'cat'])
+def test_gradients_against_finite_differences(update):
+    torch.manual_seed(0)
+    unit = LowFrequencyMemoryUnit(3, 2, level=0, update=update, forget=1).double()
+    x, memory, band = (torch.randn(2, c, 4, 4, dtype=torch.float64, requires_grad=True) for c in (3, 2, 3))
+    unit.output_gate.momentum = unit.input_gate.norm.momentum = unit.supplement_gate.norm.momentum = 0.0
+    assert torch.autograd.gradcheck(lambda x, m, b: unit(x, m, [b]), (x, memory, band))

@@ -1,0 +1,71 @@
+"""The package as it is installed, and the files that commands make."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def distributions(tmp_path_factory):
+    out = tmp_path_factory.mktemp('dist')
+    subprocess.run(
+        [sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, ROOT], check=True, capture_output=True)
+    return {path.suffix: path for path in out.iterdir()}
+
+
+def test_wheel_and_sdist_are_whole(distributions):
+    with zipfile.ZipFile(distributions['.whl']) as wheel:
+        names = wheel.namelist()
+    for name in ('mlfm_zoo/py.typed', 'mlfm_zoo/weights/test_mlfm_resnet.digits.safetensors', 'mlfm_zoo/memory/unit.py',
+                 'mlfm_zoo/weights_manifest.yaml', 'mlfm_zoo/workflow/launch/hook/sitecustomize.py', 'mlfm_zoo/workflow/recipes/resnet.yaml'):
+        assert name in names
+    assert not [n for n in names if not n.startswith(('mlfm_zoo/', 'mlfm_zoo-'))]
+    with tarfile.open(distributions['.gz']) as sdist:
+        names = ['/'.join(n.split('/')[1:]) for n in sdist.getnames()]
+    for name in ('pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'tests/memory/test_memory.py', 'scripts/digits.py'):
+        assert name in names
+
+
+def test_installed_wheel_works_from_an_empty_folder(distributions, tmp_path):
+    site, empty = tmp_path / 'site', tmp_path / 'empty'
+    empty.mkdir()
+    subprocess.run(
+        [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', site,
+         distributions['.whl']], check=True, capture_output=True)
+    code = f'''
+import timm, torch, mlfm_zoo
+assert mlfm_zoo.__file__.startswith({str(site)!r}), mlfm_zoo.__file__
+assert len(timm.list_models('mlfm_*')) == 34
+model = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
+print(tuple(model(torch.zeros(1, 3, 64, 64)).shape))
+'''
+    environment = dict(os.environ, PYTHONPATH=str(site))
+    for command in (['-c', code], ['-m', 'mlfm_zoo', '--help']):
+        result = subprocess.run([sys.executable, *command], cwd=empty, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    assert not list(empty.iterdir())
+
+
+def test_model_table_is_up_to_date():
+    result = subprocess.run([sys.executable, ROOT / 'scripts' / 'make_tables.py', '--check'])
+    assert result.returncode == 0, 'run: python scripts/make_tables.py'
+
+
+def test_demo_draws_and_reports(tmp_path):
+    result = subprocess.run(
+        [sys.executable, ROOT / 'scripts' / 'demo.py', '--output', tmp_path / 'memory.png'],
+        capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'held-out accuracy: ' in result.stdout
+    with Image.open(tmp_path / 'memory.png') as picture:
+        colours = picture.convert('RGB').getcolors(1 << 24)
+    # drawn digits and maps, not an empty page: many colours, and much that is not white
+    assert len(colours) > 100 and max(n for n, _ in colours) < 0.7 * picture.width * picture.height

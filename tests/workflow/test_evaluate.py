@@ -1,0 +1,107 @@
+"""Evaluation on an image folder, and its command, with real digits as the images."""
+
+import pytest
+import timm
+import torch
+
+from digits import load_split, to_batch
+from mlfm_zoo.cli import main
+from mlfm_zoo.workflow.evaluate import evaluate
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Fifty held-out digits as an image folder, of the digits 0 to 4 only."""
+    root = tmp_path_factory.mktemp('digits')
+    _, test = load_split()
+    for digit in range(5):
+        (root / str(digit)).mkdir()
+        for i in (test.labels == digit).nonzero().flatten().tolist()[:10]:
+            test.images[i].save(root / str(digit) / f'{i}.png')
+    return root
+
+
+def test_counts(folder):
+    model = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
+    result = evaluate(model, folder, class_names=[str(d) for d in range(10)], batch_size=16)
+    _, test = load_split()
+    chosen = torch.cat([(test.labels == digit).nonzero().flatten()[:10] for digit in range(5)])
+    with torch.inference_mode():
+        logits = model(to_batch([test.images[i] for i in chosen], model))
+    labels = test.labels[chosen]
+    assert result.total == 50
+    assert result.top1 == int((logits.argmax(1) == labels).sum())
+    assert result.top5 == int((logits.topk(5).indices == labels[:, None]).any(1).sum())
+
+
+def test_command(tmp_path, capsys):
+    _, test = load_split()
+    for digit in range(10):
+        (tmp_path / str(digit)).mkdir()
+        test.images[int((test.labels == digit).nonzero()[0])].save(tmp_path / str(digit) / 'image.png')
+    assert main(['evaluate', 'test_mlfm_resnet', str(tmp_path), '--workers', '0']) == 0
+    assert 'of 10 (' in capsys.readouterr().out
+
+
+def one_line_error(capsys, *args):
+    assert main(['evaluate', *map(str, args)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and error.count('\n') == 1, error
+    return error
+
+
+def test_classes_that_are_not_the_models(folder, capsys):
+    assert 'tells 10 classes apart and the data has 5' in one_line_error(capsys, 'test_mlfm_resnet', folder)
+    (folder / 'n01440764').mkdir(exist_ok=True)
+    (folder / 'n01440764' / 'image.png').write_bytes((folder / '0').glob('*').__next__().read_bytes())
+    message = one_line_error(capsys, 'test_mlfm_resnet', folder, '--imagenet100')
+    assert 'tells 10 classes apart and the data has 100' in message
+    model = timm.create_model('test_mlfm_resnet', pretrained=True)
+    with pytest.warns(UserWarning, match='1 folders .* are of no class and left out, n01440764 among them'):
+        assert evaluate(model, folder, class_names=[str(d) for d in range(10)]).total == 50
+
+
+@pytest.mark.parametrize('workers', ['0', '1'])
+@pytest.mark.parametrize('content', ['garbage', 'truncated'])
+def test_unreadable_image(content, workers, tmp_path, capsys):
+    _, test = load_split()
+    for digit in range(10):
+        (tmp_path / str(digit)).mkdir()
+        test.images[digit].resize((64, 64)).save(tmp_path / str(digit) / 'image.png')
+    bad = tmp_path / '7' / 'bad.png'
+    bad.write_bytes(b'garbage' if content == 'garbage' else (tmp_path / '7' / 'image.png').read_bytes()[:300])
+    message = one_line_error(capsys, 'test_mlfm_resnet', tmp_path, '--workers', workers)
+    assert f'{bad} cannot be decoded as an image' in message
+
+
+def test_damaged_folders(tmp_path, capsys):
+    timm.models.save_for_hf(timm.create_model('test_mlfm_resnet'), tmp_path, safe_serialization=True)
+    weights, config = (tmp_path / 'model.safetensors'), (tmp_path / 'config.json')
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:200_000])
+    assert 'is damaged' in one_line_error(capsys, f'local-dir:{tmp_path}', tmp_path)
+    weights.write_bytes(whole)
+    for text in ('{"num_classes": 10}', '{"archi', '[]', ''):
+        config.write_text(text)
+        assert 'could not be loaded' in one_line_error(capsys, f'local-dir:{tmp_path}', tmp_path)
+
+
+@pytest.mark.parametrize('option', ['--img-size', '--batch-size'])
+@pytest.mark.parametrize('value', ['0', '-5', 'x'])
+def test_options_out_of_range(option, value, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(['evaluate', 'test_mlfm_resnet', '.', f'{option}={value}'])
+    assert stop.value.code == 2 and 'is not a whole number above 0' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('model, data, message', [
+    ('test_mlfm_resnet', 'nowhere', 'no folder at nowhere'),
+    ('test_mlfm_resnet', '', 'holds no images'),
+    ('mlfm_resnet99', '', 'Unknown model'),
+    ('mlfm_resnet50', '', 'are not published'),
+    ('local-dir:nowhere', '', 'nowhere'),
+])
+def test_bad_input(model, data, message, tmp_path, capsys):
+    assert main(['evaluate', model, data or str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and message in error and error.count('\n') == 1, error

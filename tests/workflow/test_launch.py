@@ -1,0 +1,121 @@
+"""`python -m mlfm_zoo run` against Python itself: the same script, started both ways, says the same of itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE_AT = dict(os.environ, PYTHONPATH=str(ROOT))
+KNOWN = 'import timm; print(timm.is_model("mlfm_resnet18"))'
+
+
+def launch(*command, options=(), env=None, cwd=None, launcher=('-m', 'mlfm_zoo', 'run'), **kwargs):
+    return subprocess.run([sys.executable, *options, *launcher, *map(str, command)], env=env or PACKAGE_AT, cwd=cwd,
+                          capture_output=True, text=True, **kwargs)
+
+
+@pytest.fixture
+def script(tmp_path):
+    def write(text, name='script.py'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+    return write
+
+
+def test_as_python_itself(script, tmp_path):
+    path = script('''
+import json, sys
+print(json.dumps(dict(
+    argv=sys.argv, path=sys.path, name=__name__, file=__file__, spec=repr(__spec__), flags=list(sys.flags),
+    loader=type(__loader__).__name__, names=sorted(n for n in globals() if n.startswith('__')), modules=[
+        n for n in ('timm', 'torch', 'mlfm_zoo') if n in sys.modules])))
+''', 'below/script.py')
+    for command in ([path, '--help', '-m', 'x', '--', ''], ['below/script.py'], [path.parent.name + '/script.py', 'run']):
+        ours, own = (
+            launch(*command, options=['-O', '-W', 'error::UserWarning', '-u'], cwd=tmp_path, launcher=launcher)
+            for launcher in (('-m', 'mlfm_zoo', 'run'), ()))
+        assert ours.returncode == own.returncode == 0, ours.stderr
+        assert json.loads(ours.stdout) == json.loads(own.stdout)
+
+
+def test_modules_and_mistakes(tmp_path):
+    assert launch('-m', 'json.tool', '--help').stdout == launch('-m', 'json.tool', '--help', launcher=()).stdout
+    missing = launch('nothing.py', cwd=tmp_path)
+    assert missing.returncode == 2 and "can't open file" in missing.stderr
+    assert launch('--help').returncode == 0 and 'usage: python -m mlfm_zoo run' in launch('--help').stdout
+    assert launch().returncode == 2
+
+
+def test_traceback_and_exit_code(script):
+    path = script('import timm\ndef inner():\n    raise KeyError("nothing")\ninner()\n')
+    ours, own = launch(path), launch(path, launcher=())
+    assert ours.returncode == 1 and ours.stderr == own.stderr
+    for code, expected in (('3', 3), ('"words"', 1), ('None', 0)):
+        assert launch(script(f'import sys; sys.exit({code})')).returncode == expected
+
+
+def test_signals(script):
+    path = script('''
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print(os.getpid(), flush=True)
+time.sleep(120)
+''')
+    for number, expected in ((signal.SIGTERM, 7), (signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)):
+        program = subprocess.Popen(
+            [sys.executable, '-m', 'mlfm_zoo', 'run', path], env=PACKAGE_AT, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True)
+        assert int(program.stdout.readline()) == program.pid  # the very process that was started
+        program.send_signal(number)
+        program.communicate(timeout=120)
+        assert program.returncode == expected
+
+
+def test_processes_below_know_the_networks(script, tmp_path):
+    """Python started by the script, and by what that starts, from elsewhere; and what imports no timm gets no zoo."""
+    inner = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {KNOWN!r}], check=True)'
+    path = script(f'''
+import os, subprocess, sys
+for code in ({KNOWN!r}, {inner!r}, 'import sys; print("torch" in sys.modules)'):
+    subprocess.run([sys.executable, '-c', code], cwd='/', check=True)
+''')
+    assert launch(path, cwd=tmp_path).stdout.split() == ['True', 'True', 'False']
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
+def test_loader_workers(script, method):
+    path = script(f'''
+import timm, torch
+class Names(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, i):
+        import timm
+        return sum(p.numel() for p in timm.create_model('test_mlfm_resnet').parameters())
+if __name__ == '__main__':
+    loader = torch.utils.data.DataLoader(Names(), num_workers=2, multiprocessing_context={method!r})
+    print(*(int(n) for n in loader))
+''')
+    result = launch(path)
+    assert result.stdout.split() == ['89522'] * 4, result.stderr
+
+
+def test_torchrun(script):
+    path = script('import os, sys, timm; print(os.environ["RANK"], timm.is_model("mlfm_resnet18"), sys.argv[1])')
+    result = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'mlfm_zoo', 'run',
+         str(path), '--flag'], env=PACKAGE_AT, capture_output=True, text=True)
+    assert sorted(result.stdout.splitlines()) == ['0 True --flag', '1 True --flag'], result.stderr
+
+
+def test_a_sitecustomize_of_the_machine_still_runs(script, tmp_path):
+    script('import os; os.environ["SEEN"] = "yes"', 'site/sitecustomize.py')
+    path = script('import os, sys; print(os.environ.get("SEEN"), sys.modules["sitecustomize"].__file__)')
+    env = dict(PACKAGE_AT, PYTHONPATH=os.pathsep.join([str(tmp_path / 'site'), str(ROOT)]))
+    assert launch(path, env=env).stdout.split() == ['yes', str(tmp_path / 'site' / 'sitecustomize.py')]

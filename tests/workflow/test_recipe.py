@@ -1,0 +1,123 @@
+"""The recipes: what train.py would take, the settings that NOTES give, and the commands."""
+
+import ast
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from timm.data import create_transform
+
+from mlfm_zoo.cli import main
+from mlfm_zoo.workflow.recipe import RECIPES, load_recipe, training_command
+from networks import ALL
+
+# The arguments of timm's train.py (at commit aa4b585) that a recipe may set.
+TRAIN_ARGUMENTS = set('''
+    num_classes img_size input_size crop_pct mean std interpolation batch_size validation_batch_size channels_last
+    grad_accum_steps grad_checkpointing model_kwargs opt opt_eps opt_betas momentum weight_decay clip_grad clip_mode
+    layer_decay opt_kwargs sched sched_on_updates lr lr_base lr_base_size lr_base_scale warmup_lr min_lr epochs
+    decay_milestones decay_epochs warmup_epochs warmup_prefix cooldown_epochs decay_rate no_aug scale ratio hflip vflip
+    color_jitter aa aug_repeats aug_splits reprob remode recount mixup cutmix mixup_prob mixup_switch_prob mixup_mode
+    mixup_off_epoch smoothing train_interpolation drop drop_path bn_momentum bn_eps sync_bn model_ema model_ema_decay
+    seed data_dir model experiment config
+'''.split())
+FAMILIES = sorted(path.stem for path in RECIPES.glob('*.yaml'))
+
+
+def test_a_recipe_for_every_network():
+    assert {load_recipe(name).path.stem for name in ALL} == set(FAMILIES)
+    for name in ('resnet18', 'test_mlfm_resnet', 'mlfm_resnet1', 'mlfm_vit'):
+        with pytest.raises(ValueError, match='There is no recipe for'):
+            load_recipe(name)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_train_takes_every_setting(family):
+    text = (RECIPES / f'{family}.yaml').read_text()
+    settings = yaml.safe_load(text)
+    assert settings.keys() <= TRAIN_ARGUMENTS
+    assert all(isinstance(settings[k], (int, float)) for k in ('lr', 'weight_decay', 'epochs', 'batch_size'))
+    assert settings['num_classes'] == 100
+    lines = [line for line in text.splitlines() if not line.startswith('#')]
+    assert all(re.search(r'\s{2}# \w', line) for line in lines if not line.startswith('num_classes')), 'a source for each'
+
+
+def test_settings_of_the_authors():
+    """What is known of the authors' training: epochs, images an update, rate, decay, size."""
+    for name, *expected in (
+        ('mlfm_resnet18', 90, 128, 0.1, 1e-4, 256), ('mlfm_resnet50', 90, 256, 0.1, 1e-4, 256),
+        ('mlfm_seresnet34', 99, 128, 0.045, 4e-5, 256), ('mlfm_mobilenetv2_010', 150, 128, 0.05, 1e-4, 224),
+        ('mlfm_regnety_004', 100, 32, 0.1, 5e-4, 256), ('mlfm_convnext_tiny_k3_par1_2', 300, 4096, 4e-3, 0.05, 224),
+        ('mlfm_inception_next_tiny', 300, 4096, 4e-3, 0.05, 224),
+    ):
+        recipe = load_recipe(name)
+        s = recipe.settings
+        assert [s['epochs'], recipe.global_batch_size, s['lr'], s['weight_decay'], s['img_size']] == expected
+    for name in ALL:
+        s, config = load_recipe(name).settings, timm.get_pretrained_cfg(name)
+        assert s.get('img_size', config.input_size[-1]) == config.input_size[-1]
+        assert s.get('crop_pct', config.crop_pct) == config.crop_pct
+        assert s.get('interpolation', config.interpolation) == config.interpolation
+
+
+@pytest.mark.parametrize('name', ['mlfm_resnet50', 'mlfm_convnext_tiny', 'mlfm_mobilenetv2_100'])
+def test_images_an_update_are_the_same_on_any_number_of_gpus(name):
+    recipe = load_recipe(name)
+    for gpus, nodes in ((1, 1), (2, 1), (8, 1), (4, 2), (8, 4)):
+        arguments = shlex.split(training_command(name, 'a folder', gpus=gpus, nodes=nodes))
+        value = {a: b for a, b in zip(arguments, arguments[1:]) if a.startswith('--')}
+        batch_size = int(value.get('--batch-size', recipe.settings['batch_size']))
+        steps = int(value.get('--grad-accum-steps', recipe.settings.get('grad_accum_steps', 1)))
+        assert batch_size * steps * gpus * nodes == recipe.global_batch_size
+        assert value['--data-dir'] == 'a folder' and Path(value['--config']).is_file()
+        assert ('--sync-bn' in arguments) == (batch_size != recipe.settings['batch_size'])
+        assert {a[2:].replace('-', '_') for a in arguments[arguments.index('train.py'):] if a.startswith('--')} <= (
+            TRAIN_ARGUMENTS)
+    with pytest.raises(ValueError, match='7 GPUs cannot share the batch'):
+        training_command(name, 'data', gpus=7)
+
+
+def test_baseline_differs_in_the_memory_only():
+    memory, baseline = (shlex.split(training_command('mlfm_resnet18', 'D', memory)) for memory in (True, False))
+    assert baseline[-2:] == ['--model-kwargs', 'memory=False']
+    different = [(a, b) for a, b in zip(memory, baseline[:-2]) if a != b]
+    assert different == [('mlfm_resnet18-memory-seed42', 'mlfm_resnet18-baseline-seed42')]
+
+
+def test_command_line(capsys):
+    assert main(['recipe', 'mlfm_resnet18', '--data', '/data', '--gpus', '3']) == 0
+    printed = capsys.readouterr().out
+    commands = [line for line in printed.splitlines() if line and not line.startswith('#')]
+    assert [shlex.split(c)[0] for c in commands] == ['python', 'python']
+    assert '# 3 GPUs cannot share' in printed
+    assert main(['recipe', 'mlfm_resnet18']) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if line and not line.startswith('#')]) == 6
+    assert main(['recipe', 'resnet18']) == 1
+
+
+@pytest.mark.skipif('MLFM_ZOO_TIMM_SCRIPTS' not in os.environ, reason="timm's scripts are in no package")
+def test_arguments_are_those_of_timms_script():
+    script = Path(os.environ['MLFM_ZOO_TIMM_SCRIPTS'], 'train.py')
+    calls = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call)
+             and getattr(node.func, 'attr', '') == 'add_argument']
+    flags = {a.value.lstrip('-').replace('-', '_') for call in calls for a in call.args if isinstance(a, ast.Constant)}
+    assert TRAIN_ARGUMENTS <= flags
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_augmentation_runs(family):
+    """With the installed Pillow: timm's policies may ask for what it refuses."""
+    s = yaml.safe_load((RECIPES / f'{family}.yaml').read_text())
+    transform = create_transform(
+        32, is_training=True, color_jitter=s['color_jitter'] if 'color_jitter' in s else 0.4, auto_augment=s.get('aa'),
+        interpolation=s['train_interpolation'], re_prob=s.get('reprob', 0))
+    torch.manual_seed(0)
+    image = Image.effect_noise((40, 40), 50).convert('RGB')
+    for _ in range(300):
+        assert transform(image).shape == (3, 32, 32)
