@@ -6,8 +6,6 @@ import timm
 import torch
 import torch.nn as nn
 
-from .fused import FusedMemoryUnit
-from .identity import calibrate_identity, is_identity
 from .unit import LowFrequencyMemoryUnit
 
 __all__ = ['MemorySupport', 'attach_memory', 'calibrate_memory', 'memory_family', 'supports_memory']
@@ -117,7 +115,7 @@ def calibrate_memory(model: nn.Module, loader: Iterable, progress: bool = False)
     units: List[LowFrequencyMemoryUnit] = [m for m in model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
     if not units:
         raise ValueError(f'{_name(model)} has no memory to calibrate: attach one first.')
-    if not all(not isinstance(unit, FusedMemoryUnit) and is_identity(unit) for unit in units):
+    if not all(unit.is_identity() for unit in units):
         raise ValueError('The memory is not at identity, so setting its output gates would change what it has learnt: '
                          'calibrate a warm start before training.')
     device = units[0].output_gate.weight.device
@@ -152,7 +150,7 @@ def calibrate_memory(model: nn.Module, loader: Iterable, progress: bool = False)
         raise ValueError('The loader is empty: give it at least one batch of images.')
     for unit, count, (total, squares) in zip(units, counts, sums):
         mean = total / count
-        calibrate_identity(unit, mean.to(device), (squares / count - mean.square()).clamp(min=0).to(device))
+        unit.calibrate_identity(mean.to(device), (squares / count - mean.square()).clamp(min=0).to(device))
     return model
 
 

@@ -165,7 +165,10 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
         """The unit itself: it is fused."""
         return self
 
-    @torch.jit.ignore
+    def is_identity(self) -> bool:
+        """False: what is folded cannot be told from what has learnt."""
+        return False
+
     def train(self, mode: bool = True) -> 'FusedMemoryUnit':
         """Refuse training mode.
 

@@ -9,7 +9,6 @@ from timm.models import register_notrace_function
 
 from .bands import image_bands
 from .fused import fast_image_bands
-from .identity import init_identity
 from .options import MemoryOptions
 from .unit import LowFrequencyMemoryUnit
 
@@ -132,9 +131,9 @@ class LowFrequencyMemory(nn.Module):
             unit.grad_checkpointing = enable
 
     def init_identity(self) -> None:
-        """Set every unit to the identity, see `mlfm_zoo.memory.identity`."""
+        """Set every unit to the identity, see `LowFrequencyMemoryUnit.init_identity`."""
         for unit in self.units():
-            init_identity(unit)
+            unit.init_identity()
 
     def forward(self, image: torch.Tensor) -> List[torch.Tensor]:
         """Make the image's bands.

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from timm.models import checkpoint
 
 from .bands import low_band
+from .identity import Identity
 from .options import MEMORY_UPDATES, check_option
 
 __all__ = ['Gate', 'LowFrequencyMemoryUnit']
@@ -52,10 +53,8 @@ class Gate(nn.Module):
         return F.relu(self.norm(self.conv(x)), inplace=True)
 
 
-class LowFrequencyMemoryUnit(nn.Module):
+class LowFrequencyMemoryUnit(Identity, nn.Module):
     """Low-frequency memory unit: fuses the memory into the trunk's feature and writes the next memory.
-
-    The equations stand at the top of this file.
 
     Args:
         num_chs: Channels C of the trunk's feature.
@@ -88,14 +87,11 @@ class LowFrequencyMemoryUnit(nn.Module):
             device=None,
             dtype=None,
     ):
-        dd = {'device': device, 'dtype': dtype}
         super().__init__()
+        dd = {'device': device, 'dtype': dtype}
         check_option('memory_update', update, MEMORY_UPDATES)
-        self.level = level
-        self.update = update
-        self.forget = forget
-        self.ceil_mode = ceil_mode
-        self.last = last
+        self.level, self.update = level, update
+        self.forget, self.ceil_mode, self.last = forget, ceil_mode, last
         self.grad_checkpointing = False
         self.input_gate = Gate(memory_chs, num_chs, kernel_size=1, **dd)
         self.supplement_gate = Gate(in_chans, num_chs, kernel_size=3, **dd) if supplement else None

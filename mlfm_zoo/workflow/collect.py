@@ -14,7 +14,7 @@ from timm.models import load_state_dict
 
 __all__ = ['Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'half_interval', 'read_run']
 
-FILES = ('args.yaml', 'summary.csv', 'last.pth.tar')  # what a finished run has, beside its best checkpoint
+FILES = ('args.yaml', 'summary.csv')  # what a run has from its first epoch on, beside checkpoints
 Z95 = 1.96  # a normal variable lies within this many deviations in 95 of 100 cases
 
 
@@ -177,7 +177,7 @@ def _load(path: Path) -> Dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # train.py puts its arguments in
             checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except FileNotFoundError:
-        raise
+        raise RunError(f'{path} is missing: keep the files that train.py writes.') from None
     except Exception as error:  # of any kind for a damaged file
         raise RunError(f'{path} is damaged ({type(error).__name__}): copy the run again.') from None
     if not isinstance(checkpoint, dict):

@@ -83,7 +83,7 @@ def build_repository(
     if top1 is not None and data is None:
         raise ValueError('A top-1 accuracy is given, but no data to reproduce it on: give --data too.')
 
-    state_dict = load_state_dict(str(weights), weights_only=True)
+    state_dict = _read_weights(weights)
     model = timm.create_model(model_name, **dict(model_args or {}, num_classes=_num_classes(model_name, state_dict)))
     model.load_state_dict(state_dict)
     model.eval()
@@ -209,6 +209,13 @@ def _num_classes(model_name: str, state_dict: Dict[str, torch.Tensor]) -> int:
     if weight is None or weight.ndim != 2:
         raise ValueError(f'The weights have no classifier {classifier}: give those of the whole network.')
     return weight.shape[0]
+
+
+def _read_weights(weights: Path) -> Dict[str, torch.Tensor]:
+    try:
+        return load_state_dict(str(weights), weights_only=True)
+    except Exception as error:  # of any kind for a damaged file
+        raise ValueError(f'{weights} is damaged or holds no weights ({type(error).__name__}): get the file again.') from None
 
 
 def _training_args(weights: Path) -> Dict[str, Any]:

@@ -137,6 +137,21 @@ def test_no_checkpoint_and_no_training_of_a_fused_network(tmp_path):
         calibrate_memory(model, [torch.randn(1, 3, 64, 64)])
 
 
+@pytest.mark.parametrize('name', ['test_mlfm_resnet', 'mlfm_mobilenetv2_010'])
+def test_training_mode_is_refused_and_changes_nothing(name):
+    model = timm.create_model(name).eval()
+    fused = reparameterize_model(model)
+    features = reparameterize_model(timm.create_model(name, features_only=True).eval())
+    for network in (fused, fused.memory, fused.memory.stem, features):
+        with pytest.raises(RuntimeError, match='fused for inference, .*: train the network as it was before') as error:
+            network.train()
+        assert '\n' not in str(error.value)
+    assert not any(m.training for m in fused.modules())
+    assert fused.eval() is fused and fused.train(False) is fused
+    assert model.train().training  # what was copied can be trained
+    assert not any(unit.training for unit in timm.create_model(name).fuse().memory.units())
+
+
 def test_features_only():
     features = timm.create_model('test_mlfm_resnet', pretrained=True, features_only=True).eval()
     image = torch.randn(4, 3, 64, 64)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mlfm_zoo import LowFrequencyMemoryUnit, image_bands, low_band
-from mlfm_zoo.memory import LowFrequencyMemory, MemorySite
+from mlfm_zoo.memory import LowFrequencyMemory, MemoryOptions, MemorySite
 
 SIZES = [(1, 1), (2, 2), (7, 7), (8, 8), (5, 12), (33, 47), (64, 64), (225, 193), (256, 128)]
 
@@ -90,7 +90,8 @@ SITES = [MemorySite('stem', 4, 2), MemorySite('layers.1', 6, 4), MemorySite('lay
 
 
 def test_memory_of_a_network():
-    memory = LowFrequencyMemory(SITES, lengths={'layers': 3}, in_chans=2, update='cat', supplement='all_but_last')
+    memory = LowFrequencyMemory(
+        SITES, {'layers': 3}, in_chans=2, options=MemoryOptions(memory_update='cat', memory_supplement='all_but_last'))
     units = [m for m in memory.modules() if isinstance(m, LowFrequencyMemoryUnit)]
     assert units == [memory.stem, memory.layers[1], memory.layers[2]]
     assert [u.input_gate.conv.in_channels for u in units] == [2, 8, 12]
@@ -105,11 +106,20 @@ def test_memory_of_a_network():
 @pytest.mark.parametrize('option, value', [('update', 'mul'), ('supplement', 'some'), ('update', None)])
 def test_options_out_of_range(option, value):
     with pytest.raises(ValueError, match=rf'memory_{option} is {value!r}, expected') as error:
-        LowFrequencyMemory(SITES, lengths={'layers': 3}, **{option: value})
+        MemoryOptions(**{f'memory_{option}': value})
     assert '\n' not in str(error.value)
 
 
-def test_image_too_small():
+@pytest.mark.parametrize('image, message', [
+    (torch.zeros(1, 3, 3, 64), 'image of 3x64 pixels is smaller than .* at least 4x4'),
+    (torch.zeros(3, 64, 64), r'has 3 dimensions, expected 4, a batch \(N, 3, H, W\)'),
+    (torch.zeros(64), 'has 1 dimensions, expected 4'),
+    (torch.zeros(1, 4, 64, 64), 'has 4 channels, expected 3: .* in_chans=4'),
+    (torch.zeros(1, 64, 64, 3), 'has 64 channels, expected 3'),
+    (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), 'made of whole numbers, expected floating-point'),
+])
+def test_what_is_no_image_batch(image, message):
     memory = LowFrequencyMemory(SITES, lengths={'layers': 3})
-    with pytest.raises(ValueError, match='image of 3x64 pixels is smaller than .* at least 4x4'):
-        memory(torch.randn(1, 3, 3, 64))
+    with pytest.raises(ValueError, match=message) as error:
+        memory(image)
+    assert '\n' not in str(error.value)

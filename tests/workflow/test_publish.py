@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import mlfm_zoo
 from digits import load_split
-from hub_server import HubServer
+from hub_server import TOKEN, HubServer
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.manifest import read_manifest
 from networks import ALL, WEIGHTS
