@@ -19,9 +19,9 @@ from typing import Dict, List
 
 import timm
 import torch
+from speed import KEEP_MEMORY, cpu_name
 
 from mlfm_zoo.memory import LowFrequencyMemoryUnit, fused
-from speed import KEEP_MEMORY, cpu_name
 
 WAYS = ('memory', 'fused, whole', 'fused, parts')
 

@@ -11,8 +11,15 @@ from .memory import LowFrequencyMemoryUnit, attach_memory, calibrate_memory, ima
 __version__ = '0.1.0'
 
 __all__ = [
-    'LowFrequencyMemoryUnit', 'attach_memory', 'calibrate_memory', 'image_bands', 'imagenet100', 'low_band', 'models',
-    'supports_memory', '__version__',
+    'LowFrequencyMemoryUnit',
+    '__version__',
+    'attach_memory',
+    'calibrate_memory',
+    'image_bands',
+    'imagenet100',
+    'low_band',
+    'models',
+    'supports_memory',
 ]
 
 install_moved_names()

@@ -18,9 +18,9 @@ from typing import Any, Dict
 import timm
 
 import mlfm_zoo
+from mlfm_zoo.hub.manifest import manifest_path, paper_accuracies, read_manifest
 from mlfm_zoo.workflow.collect import difference_interval
 from mlfm_zoo.workflow.cost import count_cost
-from mlfm_zoo.hub.manifest import manifest_path, paper_accuracies, read_manifest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'

@@ -45,6 +45,8 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _create(name: str) -> nn.Module:
     """A pretrained model; what is wrong with a folder's files is said with the folder's name."""
+    if ':' not in name and not timm.is_model(name):
+        raise ValueError(f'timm knows no model named {name}: give a registered name, or local-dir:FOLDER for a folder.')
     try:
         return timm.create_model(name, pretrained=True)
     except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:

@@ -20,7 +20,7 @@ from typing import Dict, List, NamedTuple, Optional, Union
 
 from PIL import Image
 
-__all__ = ['SYNSETS', 'NUM_IMAGES', 'DataError', 'Summary', 'label_descriptions', 'prepare', 'verify']
+__all__ = ['NUM_IMAGES', 'SYNSETS', 'DataError', 'Summary', 'label_descriptions', 'prepare', 'verify']
 
 # WordNet ids in sorted order, which is the order of the networks' outputs.
 SYNSETS = (

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 
 from .manifest import PACKAGE, Checkpoint, checkpoints_of
 
-__all__ = ['CheckpointError', 'fetch_checkpoint', 'find_checkpoint', 'file_digest', 'verify_file']
+__all__ = ['CheckpointError', 'fetch_checkpoint', 'file_digest', 'find_checkpoint', 'verify_file']
 
 
 class CheckpointError(RuntimeError):

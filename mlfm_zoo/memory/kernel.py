@@ -25,7 +25,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-__all__ = ['fuse_memory', 'fastest']
+__all__ = ['fastest', 'fuse_memory']
 
 CHANNELS = 128  # channels that a program takes, at most
 TILE = 1024  # its channels times its cells, at most

@@ -12,7 +12,6 @@ from authors_form import mobilenetv2, released, resnet
 from mlfm_zoo.cli import main
 from mlfm_zoo.convert import convert_checkpoint, convert_state_dict, read_checkpoint
 
-
 MOBILENETV2 = [
     (0.1, 'mlfm_mobilenetv2_010'), (0.35, 'mlfm_mobilenetv2_035'), (0.5, 'mlfm_mobilenetv2_050'),
     (0.75, 'mlfm_mobilenetv2_075'), (1.0, 'mlfm_mobilenetv2_100'), (0.25, 'mlfm_mobilenetv2_100'),

@@ -15,9 +15,9 @@ from safetensors.torch import save
 from timm.models import group_parameters
 from torch import nn
 
+from digit_folders import write_digits
 from digits import load_split
 from hub_server import HubServer
-from digit_folders import write_digits
 from networks import ALL, SMALL, WEIGHTS
 from user import User
 

@@ -4,7 +4,6 @@ import pytest
 import timm
 import torch
 
-import mlfm_zoo.models
 from networks import ALL, OWN, TRUNKS
 
 

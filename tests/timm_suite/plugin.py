@@ -11,8 +11,6 @@ import sys
 import pytest
 import timm
 
-import mlfm_zoo.models
-
 OUR_MODULES = [name for name in timm.list_modules() if f'mlfm_zoo.models.{name}' in sys.modules]
 OUR_MODELS = {model for module in OUR_MODULES for model in timm.list_models(module=module)}
 LOADS_WEIGHTS = {'test_model_load_pretrained', 'test_model_features_pretrained'}

@@ -6,8 +6,8 @@ import pytest
 import timm
 from huggingface_hub import ModelCard
 
-from mlfm_zoo.workflow.card import make_card
 from mlfm_zoo.hub.manifest import load_manifest, paper_accuracies
+from mlfm_zoo.workflow.card import make_card
 
 CHECKPOINTS = load_manifest()
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-import mlfm_zoo
 from digits import load_split
 from hub_server import TOKEN, HubServer
 from mlfm_zoo.data.imagenet100 import SYNSETS

@@ -17,11 +17,11 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+from digit_folders import write_digits
 from hub_server import HubServer
 from mlfm_zoo.cli import main
-from mlfm_zoo.workflow.collect import read_run
 from mlfm_zoo.hub.manifest import read_manifest
-from digit_folders import write_digits
+from mlfm_zoo.workflow.collect import read_run
 from networks import ALL, SMALL
 from user import IMPORTS, User
 
