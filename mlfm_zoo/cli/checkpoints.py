@@ -6,14 +6,19 @@ import fnmatch
 import json
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import timm
 from huggingface_hub import try_to_load_from_cache
 
-from ..hub.loading import CheckpointError, fetch_checkpoint, find_checkpoint, verify_file
-from ..hub.manifest import PACKAGE, Checkpoint, load_manifest, paper_accuracies
+from ..hub.loading import (
+    CheckpointError,
+    cached_checkpoint,
+    fetch_checkpoint,
+    find_checkpoint,
+    verify_checkpoint,
+)
+from ..hub.manifest import Checkpoint, load_manifest, paper_accuracies
 from ..workflow.card import make_card
 from ..workflow.cost import count_cost
 from ..workflow.publish import build_repository, describe, target_manifest, upload_repository, write_manifest_entry
@@ -41,9 +46,11 @@ def add_commands(add: AddCommand) -> None:
     command = add('download', _download, 'download and verify weights, and print where they are')
     command.add_argument('model', help='a network, or network.tag')
     command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
+    command.add_argument('--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
 
     command = add('card', _card, 'print the model card of weights')
     command.add_argument('model', help='network.tag')
+    command.add_argument('--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
 
     command = add(
         'publish', _publish, 'publish weights on the Hub',
@@ -51,7 +58,8 @@ def add_commands(add: AddCommand) -> None:
         "SHA-256 into the manifest. The login is the Hub client's own: run `hf auth login` first.")
     command.add_argument('model', help='network.tag, such as mlfm_resnet50.in100')
     command.add_argument(
-        '--weights', required=True, metavar='FILE', help="weights, such as train.py's model_best.pth.tar")
+        '--weights', metavar='FILE', help="weights, such as train.py's model_best.pth.tar; those of the paper's authors, "
+        'fetched and converted, if left out')
     command.add_argument('--namespace', required=True, metavar='ORG', help='organisation or user on the Hub')
     command.add_argument('--origin', metavar='TEXT', help='where the weights come from, in words, for a new entry')
     command.add_argument('--license', default=LICENSE, metavar='NAME', help='licence of the weights')
@@ -74,9 +82,12 @@ def _check_model(model: str) -> None:
 
 
 def _where(checkpoint: Checkpoint) -> str:
-    if not checkpoint.published:
-        return 'not published'
-    return 'in the package' if checkpoint.kind == 'embedded' else checkpoint.hub_repo
+    places = {
+        'package': 'in the package',
+        'hub': checkpoint.hub_repo,
+        'authors': f"the authors' {checkpoint.source_repo}, converted when first used",
+    }
+    return places[checkpoint.places[0]] if checkpoint.places else 'not published'
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -89,22 +100,22 @@ def _list(args: argparse.Namespace) -> None:
             continue
         for c in of_model:
             if fnmatch.fnmatch(c.name, pattern) or fnmatch.fnmatch(model, pattern):
-                rows.append(dict(name=c.name, kind=c.kind, published=c.published, where=_where(c)))
+                rows.append(dict(name=c.name, memory=c.memory, kind=c.kind, places=c.places, where=_where(c)))
         if not of_model:
-            rows.append(dict(name=model, kind=None, published=False, where='no weights'))
+            rows.append(dict(name=model, memory=True, kind=None, places=(), where='no weights'))
     if not rows:
         raise ValueError(f'{pattern} matches no network of this package and no weights: list them all with '
                          'python -m mlfm_zoo list.')
     if args.pretrained:
-        rows = [row for row in rows if row['published']]
+        rows = [row for row in rows if row['places']]
     if args.json:
         print(json.dumps(rows, indent=2))
         return
     if not rows:
         print(f'No weights of {pattern} can be loaded today.')
-    width = max((len(row['name']) for row in rows), default=0)
-    for row in rows:
-        print(f'{row["name"]:{width}}  {row["kind"] or "-":10}  {row["where"]}')
+    names = [row['name'] if row['memory'] else f'{row["name"]} (memory=False)' for row in rows]
+    for name, row in zip(names, rows):
+        print(f'{name:{max(map(len, names))}}  {row["kind"] or "-":10}  {row["where"]}')
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -125,19 +136,13 @@ def _info(args: argparse.Namespace) -> None:
         print(f'ImageNet100 top-1 in the paper, not measured here: {paper.trunk:.2f} % without memory, '
               f'{paper.memory:.2f} % with it')
     for c in checkpoints:
-        print(f'\n{c.name} ({c.kind}, {_where(c)})')
+        print(f'\n{c.title} ({c.kind}, {_where(c)})')
         for field in dataclasses.fields(c):
             value = getattr(c, field.name)
-            if field.name not in ('model', 'tag', 'kind', 'published') and value not in (None, {}):
-                print(f'  {field.name}: {value}')
-
-
-def _cached(checkpoint: Checkpoint, cache_dir: Optional[str]) -> Optional[Path]:
-    if checkpoint.kind == 'embedded':
-        return PACKAGE / checkpoint.file
-    path = try_to_load_from_cache(
-        checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir)
-    return Path(path) if isinstance(path, str) else None
+            if field.name not in ('model', 'tag', 'kind', 'memory') and value not in (None, {}, ()):
+                print(f'  {field.name}: {", ".join(value) if field.name == "places" else value}')
+        if c.kind == 'paper' and not c.measured:
+            print('  not evaluated by this project: the figures are the authors\' own')
 
 
 def _verify(args: argparse.Namespace) -> None:
@@ -146,18 +151,17 @@ def _verify(args: argparse.Namespace) -> None:
         _find(args.model)
     counts = dict(good=0, bad=0, unknown=0)
     for c in checkpoints:
-        path = _cached(c, args.cache_dir) if c.published else None
+        path = cached_checkpoint(c, args.cache_dir)
         if path is None:
             continue
         verdict, text = 'good', 'as the manifest says'
         try:
-            verify_file(path, c)
-            if c.sha256 is None:
+            if not verify_checkpoint(path, c):
                 verdict, text = 'unknown', 'the manifest knows no SHA-256 of it'
         except CheckpointError as error:
             verdict, text = 'bad', str(error)
         counts[verdict] += 1
-        print(f'{c.name}: {text}')
+        print(f'{c.title}: {text}')
     if not any(counts.values()):
         print('None of these weights is in the cache: there is nothing to compare.')
         return
@@ -167,19 +171,19 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _download(args: argparse.Namespace) -> None:
-    print(fetch_checkpoint(_find(args.model), args.cache_dir))
+    print(fetch_checkpoint(_find(args.model, args.memory), args.cache_dir).path)
 
 
-def _find(name: str) -> Checkpoint:
-    """The published checkpoint of a name; without a tag, the one that timm would take."""
+def _find(name: str, memory: bool = True) -> Checkpoint:
+    """The checkpoint of a name that can be had; without a tag, the one that timm would take."""
     model, _, tag = name.partition('.')
     _check_model(model)
-    return find_checkpoint(model, tag or timm.get_pretrained_cfg(model).tag or '')
+    return find_checkpoint(model, tag or timm.get_pretrained_cfg(model).tag or '', memory)
 
 
 def _card(args: argparse.Namespace) -> None:
     model, _, tag = args.model.partition('.')
-    checkpoint = load_manifest().get((model, tag)) or _find(args.model)
+    checkpoint = load_manifest().get((model, tag, args.memory)) or _find(args.model, args.memory)
     print(make_card(checkpoint), end='')
 
 
@@ -191,7 +195,7 @@ def _publish(args: argparse.Namespace) -> None:
 
 def publish(
         name: str,
-        weights: str,
+        weights: Optional[str],
         namespace: str,
         model_args: Dict[str, Any],
         origin: Optional[str] = None,

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any, Dict
 
 import timm
 import torch.nn as nn
@@ -9,7 +10,7 @@ import torch.nn as nn
 from ..convert import convert_checkpoint
 from ..data import imagenet100
 from ..workflow.evaluate import evaluate
-from .arguments import AddCommand, positive, whole
+from .arguments import AddCommand, key_value, positive, whole
 
 __all__ = ['add_commands']
 
@@ -33,6 +34,8 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the model's")
     command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images a batch (default: 32)')
     command.add_argument('--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
+    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
+                         help='arguments of the network, such as memory=False')
     command.add_argument('--device', default='cpu', help='device to run on (default: cpu)')
 
 
@@ -43,12 +46,12 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"Load it with timm.create_model('local-dir:{args.output}', pretrained=True), after import mlfm_zoo.")
 
 
-def _create(name: str) -> nn.Module:
+def _create(name: str, model_args: Dict[str, Any]) -> nn.Module:
     """A pretrained model; what is wrong with a folder's files is said with the folder's name."""
     if ':' not in name and not timm.is_model(name):
         raise ValueError(f'timm knows no model named {name}: give a registered name, or local-dir:FOLDER for a folder.')
     try:
-        return timm.create_model(name, pretrained=True)
+        return timm.create_model(name, pretrained=True, **model_args)
     except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         what = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise ValueError(f'{name} could not be loaded ({what}): give a whole folder with config.json and weights, or a '
@@ -56,7 +59,7 @@ def _create(name: str) -> nn.Module:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    model = _create(args.model)
+    model = _create(args.model, dict(args.model_kwargs))
     class_names = imagenet100.SYNSETS if args.imagenet100 else None
     result = evaluate(
         model, args.data, class_names=class_names, img_size=args.img_size, batch_size=args.batch_size,

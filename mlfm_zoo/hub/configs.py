@@ -10,17 +10,18 @@ import timm
 from timm.models import DefaultCfg, PretrainedCfg
 
 from .manifest import PACKAGE, Checkpoint, ManifestError, load_manifest, own_checkpoints
+from .released import source_url
 
 __all__ = ['default_cfgs_from_manifest']
 
-# What the name of a network alone stands for: the first of these kinds that is published, and else nothing.
+# What the name of a network alone stands for: the first of these kinds that can be had, and else nothing.
 DEFAULT_KINDS = ('trained', 'paper', 'embedded')
 
 
 def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str, DefaultCfg]:
-    """Pretrained configs of a family, with a tag for each published checkpoint of the manifest.
+    """Pretrained configs of a family, with a tag for each checkpoint of the manifest that can be had.
 
-    A network whose ImageNet100 weights are not published has a config without tag and without weights as its default:
+    A network whose ImageNet100 weights cannot be had has a config without tag and without weights as its default:
     its warm starts are had by their tags only, never in the place of weights that do not exist.
 
     A manifest of one's own (`MLFM_ZOO_MANIFEST`) that cannot be read is a warning here, and an error where a checkpoint
@@ -32,7 +33,7 @@ def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str
     Returns:
         What `timm.models.register_model` looks for in a module's `default_cfgs`.
     """
-    checkpoints = [c for c in _known_at_import() if c.published]
+    checkpoints = [c for c in _known_at_import() if c.available and c.memory]
     default_cfgs = {}
     for model, base_cfg in base_cfgs.items():
         cfgs = {c.tag: _pretrained_cfg(c, base_cfg) for c in checkpoints if c.model == model}
@@ -59,8 +60,8 @@ def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> Pretrai
     location = dict(
         hf_hub_id='@'.join(filter(None, [checkpoint.hub_repo, checkpoint.commit])) or None,
         hf_hub_filename=checkpoint.file,
-        file=str(PACKAGE / checkpoint.file) if checkpoint.kind == 'embedded' else None,
-        url=None,
+        file=str(PACKAGE / checkpoint.file) if 'package' in checkpoint.places else None,
+        url=source_url(checkpoint) if 'authors' in checkpoint.places else None,
     )
     if checkpoint.kind == 'warm_start':
         # images are prepared as timm says for these weights, if they are weights that it knows

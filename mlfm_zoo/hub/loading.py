@@ -3,12 +3,11 @@
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import re
 from pathlib import Path
 from typing import Optional, Union
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -18,59 +17,111 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from .files import CheckpointError, Weights, compare_file, file_digest
 from .manifest import PACKAGE, Checkpoint, checkpoints_of
+from .released import fetch_released, released_file, verify_released
 
-__all__ = ['CheckpointError', 'fetch_checkpoint', 'file_digest', 'find_checkpoint', 'verify_file']
+__all__ = [
+    'CheckpointError', 'cached_checkpoint', 'fetch_checkpoint', 'file_digest', 'find_checkpoint', 'verify_checkpoint',
+    'verify_file',
+]
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be had, or its file is not the one that the manifest names."""
-
-
-def find_checkpoint(model: str, tag: str) -> Checkpoint:
-    """The published checkpoint `model.tag`.
+def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
+    """The checkpoint `model.tag`, which can be had.
 
     Args:
         model: Registered name.
         tag: Tag of the weights; empty where the network has none to fall back on.
+        memory: Whether the network has its memory. Weights of the network without it are taken if there are any under
+            the tag, and else those of the network with it, whose trunk they hold.
 
     Raises:
-        CheckpointError: It is not published; the message says what is, for this network, and how to make the rest.
+        CheckpointError: It cannot be had; the message says what can, for this network, and how to make the rest.
     """
     checkpoints = checkpoints_of(model)
-    for checkpoint in checkpoints:
-        if checkpoint.tag == tag and checkpoint.published:
+    tagged = [c for c in checkpoints if c.tag == tag and c.available]
+    for checkpoint in sorted(tagged, key=lambda c: c.memory != memory):
+        if checkpoint.memory or not memory:
             return checkpoint
     asked = f'The weights {model}.{tag}' if tag else f'ImageNet100 weights of {model}'
     ways = []
-    published = [c.name for c in checkpoints if c.published]
-    if published:
-        more = f' and {len(published) - 3} more (python -m mlfm_zoo list {model})' if len(published) > 3 else ''
-        ways.append(f'load {", ".join(published[:3])}{more}')
-    ways += [f'make {c.name} ({c.recipe})' for c in checkpoints if not c.published and tag in ('', c.tag)]
+    available = [c.name for c in checkpoints if c.available and c.memory]
+    if available:
+        more = f' and {len(available) - 3} more (python -m mlfm_zoo list {model})' if len(available) > 3 else ''
+        ways.append(f'load {", ".join(available[:3])}{more}')
+    ways += [f'make {c.name} ({c.recipe})' for c in checkpoints if not c.available and tag in ('', c.tag)]
     if tag in ('', 'in100') and model.startswith('mlfm_'):
         ways.append(f'train it (python -m mlfm_zoo recipe {model})')
     ways.append('build it untrained with pretrained=False')
     raise CheckpointError(f'{asked} are not published: {", or ".join(ways)}.')
 
 
-def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Path:
-    """Path of a published checkpoint's file, downloaded if need be, its size and SHA-256 verified.
+def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Weights:
+    """The file of a checkpoint on this machine, downloaded if need be, and verified.
 
-    A file in the cache costs no request if the manifest pins its commit. A file that is not the manifest's is removed
-    from the cache, so that no later call takes it.
+    Size and SHA-256 are the manifest's; of a file of the authors', size and git blob id are, and then what was converted
+    from it is compared with what was written. A file in the cache costs no request if the manifest pins its commit. A
+    file that differs is removed from the cache, so that no later call takes it.
 
     Args:
-        checkpoint: A published checkpoint.
+        checkpoint: A checkpoint that can be had.
         cache_dir: Cache of the Hub client, its own default if None.
 
     Raises:
         CheckpointError: The file cannot be had, or is not the one that the manifest names.
     """
-    if checkpoint.kind == 'embedded':
+    place = checkpoint.places[0]
+    if place == 'package':
         path = PACKAGE / checkpoint.file
         verify_file(path, checkpoint)
-        return path
+        return Weights(path)
+    if place == 'authors':
+        return fetch_released(checkpoint, cache_dir)
+    return Weights(_fetch_from_hub(checkpoint, cache_dir))
+
+
+def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Optional[Path]:
+    """Where the file of a checkpoint lies on this machine, not verified; None if it does not, or cannot be had.
+
+    Args:
+        checkpoint: A checkpoint.
+        cache_dir: Cache of the Hub client, its own default if None.
+    """
+    place = checkpoint.places[0] if checkpoint.places else None
+    if place == 'package':
+        return PACKAGE / checkpoint.file
+    if place == 'authors':
+        path = released_file(checkpoint, cache_dir)
+        return path if path.exists() else None
+    if place == 'hub':
+        found = try_to_load_from_cache(
+            checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir)
+        return Path(found) if isinstance(found, str) else None
+    return None
+
+
+def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
+    """Compare a file that `cached_checkpoint` found with all that is known of it, without loading it.
+
+    Args:
+        path: The file.
+        checkpoint: What it should be.
+
+    Returns:
+        Whether a digest of it was known.
+
+    Raises:
+        CheckpointError: It differs.
+    """
+    if checkpoint.places[0] == 'authors':
+        verify_released(path, checkpoint)
+        return True
+    verify_file(path, checkpoint)
+    return checkpoint.sha256 is not None
+
+
+def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]) -> Path:
     where = f'{checkpoint.hub_repo}/{checkpoint.file}'
     blobs = Path(cache_dir or constants.HF_HUB_CACHE, f'models--{checkpoint.hub_repo.replace("/", "--")}', 'blobs')
     unfinished_before = set(blobs.glob('*.incomplete'))
@@ -96,30 +147,14 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
 def verify_file(path: Path, checkpoint: Checkpoint) -> None:
     """Compare a file with what the manifest says of it. What the manifest does not know is not compared.
 
+    Args:
+        path: The file.
+        checkpoint: What it should be.
+
     Raises:
         CheckpointError: The file is missing, or its size or SHA-256 differs.
     """
-    try:
-        size = path.stat().st_size
-        if checkpoint.size is not None and size != checkpoint.size:
-            raise CheckpointError(
-                f'The file of {checkpoint.name} has {size:,} bytes, expected {checkpoint.size:,}.')
-        if checkpoint.sha256 is not None and (digest := file_digest(path)) != checkpoint.sha256:
-            raise CheckpointError(
-                f'The file of {checkpoint.name} has SHA-256 {digest}, expected {checkpoint.sha256}.')
-    except OSError as error:
-        raise CheckpointError(
-            f'The file of {checkpoint.name} at {path} cannot be read ({error.strerror}): install or download it '
-            'again.') from None
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    compare_file(path, checkpoint.title, checkpoint.size, checkpoint.sha256)
 
 
 def _remove_from_cache(path: Path) -> str:

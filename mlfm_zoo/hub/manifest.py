@@ -1,8 +1,8 @@
 """The manifest: which checkpoints exist, where, and what their files must be, byte for byte.
 
-`weights_manifest.yaml` lists them, and what the paper reports of each network. `MLFM_ZOO_MANIFEST` names a second file in the same form, whose entries join these
-and replace those of the same model and tag. `MLFM_ZOO_HUB` names an organisation that all Hub repositories are looked
-for in, instead of their own.
+`weights_manifest.yaml` lists them, and what the paper reports of each network. `MLFM_ZOO_MANIFEST` names a second file in
+the same form, whose entries join these and replace those of the same model and tag. `MLFM_ZOO_HUB` names an organisation
+that all Hub repositories are looked for in, instead of their own.
 """
 
 import dataclasses
@@ -21,7 +21,8 @@ __all__ = [
 ]
 
 KINDS = ('embedded', 'paper', 'trained', 'warm_start')
-SCHEMA_VERSION = 1
+PLACES = ('package', 'hub', 'authors')
+SCHEMA_VERSION = 2
 PACKAGE = Path(__file__).parents[1]
 MAX_MANIFEST_SIZE = 16 << 20
 MAX_DEPTH = 20
@@ -30,6 +31,10 @@ MAX_TEXT = 10_000
 
 class ManifestError(ValueError):
     """A manifest does not follow the schema; the message names the file, the entry and the fault."""
+
+
+# Model, tag, and whether the weights have a memory.
+Key = Tuple[str, str, bool]
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Checkpoint:
         tag: Tag of the weights; `model.tag` is what `timm.create_model` takes.
         kind: 'embedded' (in the package), 'paper' (the authors' weights, converted), 'trained' (by this project's
             recipes), or 'warm_start' (timm's weights in the trunk, memory at identity).
-        published: Whether the weights can be had by `pretrained=True` today.
+        places: Where the weights can be had from by `pretrained=True`, the first of them first: 'package', 'hub' (`repo`
+            and `file`) or 'authors' (`source_repo` and what follows). Empty if nobody offers them.
         license: SPDX name of the weights' licence, lower case.
         origin: Where the weights come from, in words.
         repo: Hub repository, 'organisation/name'; None if there is none.
@@ -52,23 +58,26 @@ class Checkpoint:
         num_params: Parameters of the network with these weights; None where not counted.
         num_classes: Outputs of the classifier.
         input_size: Image (channels, height, width) that accuracy is measured at.
+        memory: Whether the weights are of the network with its memory, or of the one that `memory=False` builds.
         source_repo: Repository that the weights were released in, for kind 'paper'.
         source_commit: Its commit.
         source_path: Path of the file there.
         source_blob: Git blob id of the file there.
+        source_size: Bytes of the file there; None where it is not known.
         reported: Accuracies in percent that others report, by what reports them.
         measured: Accuracies in percent that this project measured, by what was measured.
         command: Command that measured them.
-        recipe: How the missing weights can be made, for what is not published.
+        recipe: How the missing weights can be made, for what is nowhere to be had.
     """
     model: str
     tag: str
     kind: str
-    published: bool
+    places: Tuple[str, ...]
     license: str
     origin: str
     num_classes: int
     input_size: Tuple[int, int, int]
+    memory: bool = True
     repo: Optional[str] = None
     commit: Optional[str] = None
     file: Optional[str] = None
@@ -79,6 +88,7 @@ class Checkpoint:
     source_commit: Optional[str] = None
     source_path: Optional[str] = None
     source_blob: Optional[str] = None
+    source_size: Optional[int] = None
     reported: Dict[str, float] = dataclasses.field(default_factory=dict)
     measured: Dict[str, float] = dataclasses.field(default_factory=dict)
     command: Optional[str] = None
@@ -88,6 +98,21 @@ class Checkpoint:
     def name(self) -> str:
         """The name that `timm.create_model` takes."""
         return f'{self.model}.{self.tag}'
+
+    @property
+    def title(self) -> str:
+        """The name, and whether it is of the network without memory."""
+        return self.name if self.memory else f'{self.name} (memory=False)'
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others."""
+        return self.model, self.tag, self.memory
+
+    @property
+    def available(self) -> bool:
+        """Whether the weights can be had by `pretrained=True`."""
+        return bool(self.places)
 
     @property
     def hub_repo(self) -> Optional[str]:
@@ -103,8 +128,8 @@ class PaperAccuracy(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What one file says: its checkpoints by model and tag, and the paper's figures by model."""
-    checkpoints: Dict[Tuple[str, str], Checkpoint]
+    """What one file says: its checkpoints by key, and the paper's figures by model."""
+    checkpoints: Dict[Key, Checkpoint]
     paper: Dict[str, PaperAccuracy]
 
 
@@ -125,6 +150,7 @@ class Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
         return super().construct_mapping(node, deep)
 
 
+PART = r'(?!\.\.?(?:/|$))[\w +.-]+'  # of a path; no . or ..
 LINE = r'[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+'  # without control characters
 PATTERNS = {
     'model': (r'[a-z0-9_]+', 'a registered name of lower-case letters, digits and _'),
@@ -137,6 +163,8 @@ PATTERNS = {
     'sha256': (r'[0-9a-f]{64}', '64 hexadecimal digits'),
     'source_commit': (r'[0-9a-f]{40}', '40 hexadecimal digits'),
     'source_blob': (r'[0-9a-f]{40}', '40 hexadecimal digits'),
+    'source_repo': (r'github\.com/[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*', 'github.com/owner/name'),
+    'source_path': (rf'{PART}(/{PART})*', 'the path of a file inside the repository'),
 }
 _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxother = 2, 78, 78
@@ -148,8 +176,8 @@ def manifest_path() -> Path:
     return installed if installed.is_file() else PACKAGE.parent / 'weights_manifest.yaml'
 
 
-def load_manifest() -> Dict[Tuple[str, str], Checkpoint]:
-    """All checkpoints by model and tag: the package's own, and those of the file that `MLFM_ZOO_MANIFEST` names.
+def load_manifest() -> Dict[Key, Checkpoint]:
+    """All checkpoints by key: the package's own, and those of the file that `MLFM_ZOO_MANIFEST` names.
 
     Raises:
         ManifestError: A manifest cannot be read or does not follow the schema.
@@ -160,8 +188,8 @@ def load_manifest() -> Dict[Tuple[str, str], Checkpoint]:
     return checkpoints
 
 
-def own_checkpoints() -> Dict[Tuple[str, str], Checkpoint]:
-    """The checkpoints of the package's own manifest, by model and tag."""
+def own_checkpoints() -> Dict[Key, Checkpoint]:
+    """The checkpoints of the package's own manifest, by key."""
     return dict(_read_cached(manifest_path()).checkpoints)
 
 
@@ -208,19 +236,30 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
 
     if not isinstance(document, dict) or document.keys() - {'paper'} != {'version', 'checkpoints'}:
         raise ManifestError(f'{path} must hold "version" and "checkpoints", may hold "paper", and nothing else.')
-    if type(document['version']) is not int or document['version'] != SCHEMA_VERSION:
+    if type(document['version']) is not int or document['version'] not in (1, SCHEMA_VERSION):
         raise ManifestError(
             f'{path} has version {_short(document["version"])}, expected {SCHEMA_VERSION}: it is of another mlfm_zoo.')
     if not isinstance(document['checkpoints'], list):
         raise ManifestError(f'{path}: "checkpoints" must be a list.')
-    checkpoints: Dict[Tuple[str, str], Checkpoint] = {}
+    checkpoints: Dict[Key, Checkpoint] = {}
     for i, entry in enumerate(document['checkpoints'], start=1):
+        if document['version'] == 1:
+            entry = _from_version_1(entry)
         checkpoint = _checkpoint(entry, f'{path}, entry {i}')
-        key = checkpoint.model, checkpoint.tag
-        if key in checkpoints:
-            raise ManifestError(f'{path}, entry {i}: {checkpoint.name} is listed twice.')
-        checkpoints[key] = checkpoint
+        if checkpoint.key in checkpoints:
+            raise ManifestError(f'{path}, entry {i}: {checkpoint.title} is listed twice.')
+        checkpoints[checkpoint.key] = checkpoint
     return Manifest(checkpoints, _paper(document.get('paper', {}), path))
+
+
+def _from_version_1(entry: Any) -> Any:
+    """An entry of the form that said `published` where `places` stands today."""
+    if not isinstance(entry, dict) or type(entry.get('published')) is not bool:
+        return entry
+    entry = dict(entry)
+    place = 'package' if entry.get('kind') == 'embedded' else 'hub'
+    entry['places'] = [place] if entry.pop('published') else []
+    return entry
 
 
 def _paper(section: Any, path: Path) -> Dict[str, PaperAccuracy]:
@@ -293,6 +332,10 @@ def _value(value: Any, kind: Any, name: str, where: str) -> Any:
     elif kind is str:
         pattern, expected = PATTERNS.get(name, (LINE, 'a line of text'))
         good = isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) is not None
+    elif name == 'places':
+        good = isinstance(value, list) and all(isinstance(v, str) and v in PLACES for v in value)
+        good = good and len(set(value)) == len(value)
+        value, expected = tuple(value) if good else value, f'a list of some of {", ".join(PLACES)}'
     elif get_origin(kind) is tuple:
         good = (isinstance(value, list) and len(value) == 3
                 and all(isinstance(v, int) and not isinstance(v, bool) and 0 < v < 1 << 16 for v in value))
@@ -309,16 +352,20 @@ def _value(value: Any, kind: Any, name: str, where: str) -> Any:
 
 def _check(c: Checkpoint, where: str) -> None:
     """What fields say together."""
-    if c.published and c.file is None:
-        raise ManifestError(f'{where}: it is published, so it needs the field "file".')
-    if c.published and c.kind != 'embedded' and c.repo is None:
-        raise ManifestError(f'{where}: it is published, so it needs the field "repo".')
-    if c.published and c.kind != 'warm_start':  # other people's repositories: pinned where known
-        for name in ('sha256', 'size') if c.kind == 'embedded' else ('commit', 'sha256', 'size'):
+    needed = {
+        'package': ('file', 'sha256', 'size'),
+        # other people's repositories are pinned where their commits are known
+        'hub': ('file', 'repo') if c.kind == 'warm_start' else ('file', 'repo', 'commit', 'sha256', 'size'),
+        'authors': ('source_repo', 'source_commit', 'source_path', 'source_blob'),
+    }
+    for place in c.places:
+        for name in needed[place]:
             if getattr(c, name) is None:
-                raise ManifestError(f'{where}: it is published, so it needs the field "{name}".')
-    if not c.published and c.recipe is None:
-        raise ManifestError(f'{where}: it is not published, so "recipe" must say how to make it.')
+                raise ManifestError(f'{where}: it can be had from the {place}, so it needs the field "{name}".')
+    if ('package' in c.places) != (c.kind == 'embedded'):
+        raise ManifestError(f'{where}: what is in the package, and nothing else, is of the kind embedded.')
+    if not c.places and c.recipe is None:
+        raise ManifestError(f'{where}: it is nowhere to be had, so "recipe" must say how to make it.')
     if c.measured and c.command is None:
         raise ManifestError(f'{where}: it has measured figures, so "command" must say what measured them.')
 
@@ -332,5 +379,5 @@ def _short(value: Any) -> str:
 
 
 def checkpoints_of(model: str) -> List[Checkpoint]:
-    """All checkpoints of a network, published ones first."""
-    return sorted((c for c in load_manifest().values() if c.model == model), key=lambda c: not c.published)
+    """All checkpoints of a network, those that can be had first."""
+    return sorted((c for c in load_manifest().values() if c.model == model), key=lambda c: not c.available)

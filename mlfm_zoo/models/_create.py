@@ -15,8 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._timm import FeatureGetterNet
 from ..data import imagenet100
+from ..hub.files import Weights
 from ..hub.loading import fetch_checkpoint, find_checkpoint
 from ..hub.manifest import Checkpoint
+from ..hub.released import source_url
 from ..memory.options import check_option
 from ._network import image_convs, refuse_misfit, weight_faults
 
@@ -72,10 +74,11 @@ def create_mlfm_model(
     """
     check_option('memory', memory, (True, False))
     _choose_feature_extractor(kwargs, memory)
-    _choose_memory_options(kwargs, memory, memory_args or {})
-    checkpoint = _choose_checkpoint(kwargs, variant) if pretrained else None
+    checkpoint = _choose_checkpoint(kwargs, variant, memory) if pretrained else None
     _check_head(variant, imagenet100_head, checkpoint)
-    _plan_loading(kwargs, checkpoint, memory, imagenet100_head)
+    weights = Weights(Path()) if checkpoint is None else fetch_checkpoint(checkpoint, kwargs.get('cache_dir'))
+    _choose_memory_options(kwargs, memory, memory_args or {}, checkpoint, weights)
+    _plan_loading(kwargs, checkpoint, weights, memory, imagenet100_head)
     build: Callable[..., nn.Module] = model_cls if memory else trunk_cls
     if pretrained and isinstance(kwargs.get('pretrained_cfg'), dict):
         build = _guarded(build, variant, kwargs['pretrained_cfg'], kwargs.get('pretrained_model_args') or {})
@@ -99,23 +102,12 @@ def _choose_feature_extractor(kwargs: Dict[str, Any], memory: bool) -> None:
         kwargs['feature_cls'] = FeatureNet if is_getter else feature_cls
 
 
-def _choose_memory_options(kwargs: Dict[str, Any], memory: bool, memory_args: Dict[str, Any]) -> None:
-    """Fill in the variant's own options, or, without memory, leave out those that a folder's config brings along."""
-    if memory:
-        for name, value in memory_args.items():
-            kwargs.setdefault(name, value)
-        return
-    saved = kwargs.get('pretrained_model_args') or {}
-    for name in [k for k, v in kwargs.items() if k.startswith('memory_') and k in saved and v == saved[k]]:
-        del kwargs[name]
-
-
-def _choose_checkpoint(kwargs: Dict[str, Any], variant: str) -> Optional[Checkpoint]:
+def _choose_checkpoint(kwargs: Dict[str, Any], variant: str, memory: bool) -> Optional[Checkpoint]:
     """The manifest's checkpoint to load, unless the caller names a place for weights."""
     pretrained_cfg, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay') or {}
     if isinstance(pretrained_cfg, (dict, PretrainedCfg)) or SOURCES & {*overlay}:
         return None
-    return find_checkpoint(variant, pretrained_cfg or timm.get_pretrained_cfg(variant).tag or '')
+    return find_checkpoint(variant, pretrained_cfg or timm.get_pretrained_cfg(variant).tag or '', memory)
 
 
 def _check_head(variant: str, imagenet100_head: bool, checkpoint: Optional[Checkpoint]) -> None:
@@ -126,16 +118,44 @@ def _check_head(variant: str, imagenet100_head: bool, checkpoint: Optional[Check
             'with pretrained=True: name it by its tag, or leave imagenet100_head out.')
 
 
+def _choose_memory_options(
+        kwargs: Dict[str, Any],
+        memory: bool,
+        memory_args: Dict[str, Any],
+        checkpoint: Optional[Checkpoint],
+        weights: Weights,
+) -> None:
+    """Fill in what the weights decide and the variant's own options.
+
+    Without memory, options that a folder's config brings along are left out.
+    """
+    if memory:
+        for name, value in weights.model_args.items():
+            if kwargs.setdefault(name, value) != value:
+                raise ValueError(
+                    f'{name} is {kwargs[name]!r}, but the weights {checkpoint.name} were trained with {value!r}: leave it '
+                    'out, or build the network with pretrained=False.')
+        for name, value in memory_args.items():
+            kwargs.setdefault(name, value)
+        return
+    saved = kwargs.get('pretrained_model_args') or {}
+    for name in [k for k, v in kwargs.items() if k.startswith('memory_') and k in saved and v == saved[k]]:
+        del kwargs[name]
+
+
 def _plan_loading(
         kwargs: Dict[str, Any],
         checkpoint: Optional[Checkpoint],
+        weights: Weights,
         memory: bool,
         imagenet100_head: bool,
 ) -> None:
-    """Get the checkpoint's file, and tell timm where it lies and what to do with what is in it."""
+    """Tell timm where the checkpoint's file lies and what to do with what is in it."""
     overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
     if checkpoint is not None:
-        overlay['file'] = str(fetch_checkpoint(checkpoint, kwargs.get('cache_dir')))
+        overlay['file'] = str(weights.path)
+        if 'authors' in checkpoint.places:
+            overlay['url'] = source_url(checkpoint)  # of the network without memory it is another file
     if imagenet100_head:
         overlay['num_classes'] = len(imagenet100.SYNSETS)
     if overlay:

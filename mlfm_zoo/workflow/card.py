@@ -9,6 +9,9 @@ from .cost import count_cost
 
 __all__ = ['make_card']
 
+AUTHORS = ('Fuzhi Wu, Jiasong Wu, Youyong Kong, Chunfeng Yang, Guanyu Yang, Huazhong Shu, Guy Carrault and Lotfi '
+           'Senhadji')
+
 PAPER = (
     '@inproceedings{wu2024mlfm,\n'
     '  title={Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural\n'
@@ -22,11 +25,13 @@ PAPER = (
 
 KINDS = {
     'embedded': "Trained by this project for tests and demos; the weights come with the package `mlfm-zoo`.",
-    'paper': "The authors' own weights, converted name by name; the conversion changes no value.",
+    'paper': "The authors' own weights (Wu et al.), converted name by name; the conversion changes no value.",
     'trained': 'Trained with `mlfm-zoo`, independently of the authors of the paper.',
     'warm_start': "timm's weights in the trunk, memory at identity: a start for fine-tuning, not a trained memory.",
 }
 
+
+NO_MEMORY = {'memory': False}
 
 # Data that the weights tell the classes of apart, by the number of classes: id and name.
 DATASETS = {
@@ -51,14 +56,15 @@ def make_card(
     Returns:
         Markdown with metadata at the top, as the Hub expects in a README.md.
     """
-    options = dict(model_args or {}, num_classes=checkpoint.num_classes)
+    options = dict(model_args or {}, num_classes=checkpoint.num_classes, **({} if checkpoint.memory else NO_MEMORY))
     cost = count_cost(checkpoint.model, checkpoint.input_size, **options)
     name = f'hf-hub:{checkpoint.repo}' if checkpoint.repo and checkpoint.kind != 'warm_start' else checkpoint.name
     size = ' x '.join(map(str, cost.input_size[1:]))
     sections = [
         f'---\n{_metadata(checkpoint).to_yaml()}\n---',
-        f'# {checkpoint.name}',
-        f'A convolutional network with a multiscale low-frequency memory (MLFM) beside it, as a '
+        f'# {checkpoint.title}',
+        f'A convolutional network with a multiscale low-frequency memory (MLFM) beside it'
+        f'{"" if checkpoint.memory else ", here the baseline without it"}, as a '
         f'[timm](https://github.com/huggingface/pytorch-image-models) model. {KINDS[checkpoint.kind]}',
         '## Model details',
         '\n'.join([
@@ -72,7 +78,7 @@ def make_card(
             f'- Classes: {checkpoint.num_classes}',
         ]),
         '## Usage',
-        _usage(name),
+        _usage(name, checkpoint.memory),
         '## How it was trained',
         _training(checkpoint, training_args),
         '## Reported against measured',
@@ -104,7 +110,8 @@ def _metadata(checkpoint: Checkpoint) -> ModelCardData:
     )
 
 
-def _usage(name: str) -> str:
+def _usage(name: str, memory: bool) -> str:
+    pretrained = 'pretrained=True' if memory else 'pretrained=True, memory=False'
     return f"""Importing `mlfm_zoo` registers the network with timm. For classification:
 
 ```python
@@ -113,7 +120,7 @@ import timm
 import torch
 from PIL import Image
 
-model = timm.create_model('{name}', pretrained=True).eval()
+model = timm.create_model('{name}', {pretrained}).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 image = Image.new('RGB', (256, 256))  # your image
 with torch.inference_mode():
@@ -128,7 +135,7 @@ import mlfm_zoo
 import timm
 import torch
 
-model = timm.create_model('{name}', pretrained=True, features_only=True).eval()
+model = timm.create_model('{name}', {pretrained}, features_only=True).eval()
 with torch.inference_mode():
     features = model(torch.randn(1, 3, 224, 224))
 shapes = [tuple(feature.shape) for feature in features]
@@ -141,7 +148,7 @@ import mlfm_zoo
 import timm
 import torch
 
-model = timm.create_model('{name}', pretrained=True, num_classes=0).eval()
+model = timm.create_model('{name}', {pretrained}, num_classes=0).eval()
 with torch.inference_mode():
     embedding = model(torch.randn(1, 3, 224, 224))
 ```"""
@@ -152,7 +159,8 @@ def _training(checkpoint: Checkpoint, training_args: Optional[Dict[str, Any]]) -
     if checkpoint.source_repo:
         lines.append(
             f'Released in [{checkpoint.source_repo}](https://{checkpoint.source_repo}), commit '
-            f'`{checkpoint.source_commit}`, as `{checkpoint.source_path}` (git blob `{checkpoint.source_blob}`).')
+            f'`{checkpoint.source_commit}`, as `{checkpoint.source_path}` (git blob `{checkpoint.source_blob}`), by the '
+            f'authors of the paper: {AUTHORS}.')
     if training_args:
         settings = ('epochs', 'opt', 'lr', 'sched', 'weight_decay', 'batch_size', 'img_size', 'aa', 'mixup', 'seed')
         known = [f'{key} {training_args[key]}' for key in settings if training_args.get(key) not in (None, '')]
@@ -164,14 +172,17 @@ def _figures(checkpoint: Checkpoint) -> str:
     rows = []
     paper = paper_accuracies().get(checkpoint.model)
     if paper is not None and checkpoint.kind in ('trained', 'paper'):
-        rows += [f'| top-1 on ImageNet100, {what} | {value:.2f} % | the paper, not measured here |'
+        rows += [f'| top-1 on ImageNet100, {what} | {value:.2f} % | the paper, not evaluated here |'
                  for what, value in (('with memory', paper.memory), ('without', paper.trunk))]
-    rows += [f'| {name} | {value:.2f} % | reported, not measured here |' for name, value in checkpoint.reported.items()]
+    rows += [f'| {name} | {value:.2f} % | the authors, not evaluated here |' for name, value in checkpoint.reported.items()]
     measured = f'measured: `{checkpoint.command}`'
     rows += [f'| {name} | {value:.2f} % | {measured} |' for name, value in checkpoint.measured.items()]
     if not rows:
         return 'Nothing is reported of these weights, and nothing was measured.'
-    return '\n'.join(['| figure | value | |', '| --- | --: | --- |', *rows])
+    table = '\n'.join(['| figure | value | |', '| --- | --: | --- |', *rows])
+    if checkpoint.kind == 'paper' and not checkpoint.measured:
+        table += '\n\nThis project has not evaluated these weights: all figures are the authors\' own.'
+    return table
 
 
 def _limits(checkpoint: Checkpoint) -> str:

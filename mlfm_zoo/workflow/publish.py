@@ -19,8 +19,9 @@ from timm.models import load_state_dict
 
 from .._timm import save_model
 from ..data import imagenet100
-from ..hub.loading import CheckpointError, file_digest
+from ..hub.files import CheckpointError, file_digest
 from ..hub.manifest import Checkpoint, ManifestError, load_manifest, manifest_path, read_manifest
+from ..hub.released import fetch_released
 from .card import make_card
 from .evaluate import evaluate
 
@@ -38,7 +39,7 @@ class Repository(NamedTuple):
 
 def build_repository(
         name: str,
-        weights: Union[str, Path],
+        weights: Optional[Union[str, Path]],
         namespace: str,
         folder: Union[str, Path],
         model_args: Optional[Dict[str, Any]] = None,
@@ -53,7 +54,8 @@ def build_repository(
     Args:
         name: 'model.tag', a registered network and the tag of the weights.
         weights: File of weights, safetensors or a pickle that is read with `weights_only=True`. Arguments of the
-            training run are taken from an args.yaml beside it, if there.
+            training run are taken from an args.yaml beside it, if there. None takes those that the manifest says can be
+            had from the authors, fetched, verified and converted.
         namespace: Organisation or user on the Hub.
         folder: Existing empty folder to build in.
         model_args: Arguments that build the network, beside the registered ones.
@@ -70,7 +72,7 @@ def build_repository(
         ValueError: The name, the weights or the origin is missing or wrong, or the accuracy is not reproduced.
         RuntimeError: The weights do not fit, or do not give the same outputs once saved.
     """
-    folder, weights = Path(folder), Path(weights)
+    folder = Path(folder)
     model_name, _, tag = name.partition('.')
     is_ours = re.fullmatch(r'(test_)?mlfm_\w+', model_name) and timm.is_model(model_name)
     if not is_ours or not re.fullmatch(r'[a-z0-9_]+', tag):
@@ -78,6 +80,12 @@ def build_repository(
                          'mlfm_resnet50.in100.')
     if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', namespace):
         raise ValueError(f'{namespace!r} is no name of an organisation or user.')
+    known = load_manifest().get((model_name, tag, True))
+    if weights is None:
+        if known is None or 'authors' not in known.places:
+            raise ValueError(f'{name} cannot be had from its authors: give a file of weights, with --weights.')
+        weights, model_args = fetch_released(known)
+    weights = Path(weights)
     if not weights.is_file():
         raise FileNotFoundError(f'There are no weights at {weights}: give the path of a file.')
     if top1 is not None and data is None:
@@ -89,7 +97,6 @@ def build_repository(
     model.eval()
     training_args = _training_args(weights)
     _take_data_config(model, training_args)
-    known = load_manifest().get((model_name, tag))
     if origin is None and known is None:
         raise ValueError(f'The manifest does not know {name}: say with --origin where the weights come from.')
 
@@ -106,7 +113,7 @@ def build_repository(
             raise ValueError(f'Top-1 accuracy on {data} is {measured["top-1"]:.2f} %, not the {top1:.2f} % given: '
                              'find out why before publishing.')
     entry = dict(
-        model=model_name, tag=tag, published=True, repo=f'{namespace}/{name}', file=file.name,
+        model=model_name, tag=tag, repo=f'{namespace}/{name}', file=file.name,
         sha256=file_digest(file), size=file.stat().st_size, num_params=sum(p.numel() for p in model.parameters()),
         num_classes=model.num_classes, input_size=tuple(model.pretrained_cfg['input_size']),
     )
@@ -115,9 +122,10 @@ def build_repository(
     if origin is not None:
         entry['origin'] = origin
     if known is not None:
-        checkpoint = dataclasses.replace(known, recipe=None, **entry)
+        places = ('hub', *(place for place in known.places if place == 'authors'))
+        checkpoint = dataclasses.replace(known, recipe=None, places=places, commit=None, **entry)
     else:
-        checkpoint = Checkpoint(kind='trained', license=license, **entry)
+        checkpoint = Checkpoint(kind='trained', license=license, places=('hub',), **entry)
     if training_args:
         (folder / 'args.yaml').write_text(yaml.safe_dump(training_args), encoding='utf-8')
     (folder / 'README.md').write_text(make_card(checkpoint, model_args, training_args), encoding='utf-8')
@@ -172,11 +180,11 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         ManifestError: The manifest is broken or cannot be written; it is as it was then.
     """
-    text = path.read_text(encoding='utf-8') if path.exists() else 'version: 1\n\ncheckpoints:\n'
+    text = path.read_text(encoding='utf-8') if path.exists() else 'version: 2\n\ncheckpoints:\n'
     lines = _entry_lines(checkpoint)
     block = re.compile(
-        rf'^  - model: {re.escape(checkpoint.model)}\n    tag: {re.escape(checkpoint.tag)}\n(?:    .*\n)*',
-        re.MULTILINE)
+        rf'^  - model: {re.escape(checkpoint.model)}\n    tag: {re.escape(checkpoint.tag)}\n'
+        rf'{"(?!    memory: false$)" if checkpoint.memory else "    memory: false" + chr(10)}(?:    .*\n)*', re.MULTILINE)
     if block.search(text):
         text = block.sub(lambda _: lines, text, count=1)
     else:
@@ -184,7 +192,7 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
     unfinished = path.with_name(f'.{path.name}.unfinished')
     try:
         unfinished.write_text(text, encoding='utf-8')
-        if read_manifest(unfinished).checkpoints.get((checkpoint.model, checkpoint.tag)) != checkpoint:
+        if read_manifest(unfinished).checkpoints.get(checkpoint.key) != checkpoint:
             raise ManifestError(f'{path} is not in the form that this program writes: add {checkpoint.name} by hand.')
         unfinished.replace(path)
     except OSError as error:
@@ -196,9 +204,12 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
 def _entry_lines(checkpoint: Checkpoint) -> str:
     fields = {
         field.name: value for field in dataclasses.fields(checkpoint)
-        if (value := getattr(checkpoint, field.name)) not in (None, {})
+        if (value := getattr(checkpoint, field.name)) not in (None, {}) and field.name != 'memory'
     }
-    fields['input_size'] = list(fields['input_size'])
+    fields.update(input_size=list(checkpoint.input_size), places=list(checkpoint.places))
+    if not checkpoint.memory:  # third, where it is looked for
+        fields = dict(model=checkpoint.model, tag=checkpoint.tag, memory=False, **{
+            name: value for name, value in fields.items() if name not in ('model', 'tag')})
     dumped = yaml.safe_dump([fields], sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
     return ''.join(f'  {line}\n' for line in dumped.splitlines())
 

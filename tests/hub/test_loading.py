@@ -56,13 +56,13 @@ def weights(seed: int, **kwargs) -> bytes:
 
 def entry(tag: str, commit: str | None, content: bytes, **fields) -> dict:
     return dict(
-        dict(model=MODEL, tag=tag, kind='trained', published=True, repo=f'org/{MODEL}.{tag}', commit=commit, file=FILE,
+        dict(model=MODEL, tag=tag, kind='trained', places=['hub'], repo=f'org/{MODEL}.{tag}', commit=commit, file=FILE,
              sha256=hashlib.sha256(content).hexdigest(), size=len(content), num_classes=10, input_size=[3, 64, 64],
              license='apache-2.0', origin='made by a test'), **fields)
 
 
 def write_manifest(path: Path, entries: list) -> Path:
-    path.write_text(json.dumps({'version': 1, 'checkpoints': entries}, indent=1))  # which is YAML too
+    path.write_text(json.dumps({'version': 2, 'checkpoints': entries}, indent=1))  # which is YAML too
     return path
 
 
@@ -322,9 +322,8 @@ def test_not_published(zoo):
     for name, expected in {
         'mlfm_resnet50': ['ImageNet100 weights of mlfm_resnet50 are not published', 'load mlfm_resnet50.a1_in1k'],
         'mlfm_resnet50.in100': ['The weights mlfm_resnet50.in100 are not published', 'load mlfm_resnet50.a1_in1k'],
-        'mlfm_mobilenetv2_010': ['make mlfm_mobilenetv2_010.paper_in100', 'python -m mlfm_zoo convert'],
-        'mlfm_mobilenetv2_010.paper_in100': ['make mlfm_mobilenetv2_010.paper_in100', 'python -m mlfm_zoo convert'],
-        'mlfm_mobilenetv2_010.in100': ['The weights mlfm_mobilenetv2_010.in100 are not published'],
+        'mlfm_mobilenetv2_010.in100': [
+            'The weights mlfm_mobilenetv2_010.in100 are not published', 'load mlfm_mobilenetv2_010.paper_in100'],
         f'{MODEL}.none': [f'The weights {MODEL}.none are not published', f'load {MODEL}.digits', 'more (python -m'],
     }.items():
         with pytest.raises(ClientError) as error:
@@ -348,7 +347,7 @@ def test_manifest_of_ones_own(zoo):
     assert zoo.client(f'torch.equal(logits("{MODEL}"), wanted)')  # and it is the default as that was
     assert zoo.client(f'create("{MODEL}.digits").pretrained_cfg["hf_hub_id"]').startswith(f'org/{MODEL}.digits@')
     # the package's other entries are still there
-    assert zoo.client('("mlfm_resnet50", "a1_in1k") in mlfm_zoo.hub.manifest.load_manifest()')
+    assert zoo.client('("mlfm_resnet50", "a1_in1k", True) in mlfm_zoo.hub.manifest.load_manifest()')
 
 
 def test_broken_manifest(zoo, tmp_path, request):
@@ -365,7 +364,7 @@ def test_broken_manifest(zoo, tmp_path, request):
     for entries, expected in (
         ([good, one | {'sha256': 'abc'}], f"entry 2 ({MODEL}.bad): sha256 is 'abc'"),
         ([one | {'file': '../x.safetensors'}], f'entry 1 ({MODEL}.bad): file is'),
-        ([good, good | {'tag': 'other'}, one | {'commit': None}], f'entry 3 ({MODEL}.bad): it is published'),
+        ([good, good | {'tag': 'other'}, one | {'commit': None}], f'entry 3 ({MODEL}.bad): it can be had from the hub, so it needs the field "commit"'),
         ([good, good], f'entry 2: {MODEL}.good is listed twice'),
     ):
         write_manifest(broken, entries)

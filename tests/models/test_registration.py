@@ -58,11 +58,13 @@ assert not new, new
 
 
 def test_pretrained_today():
-    published = {c.name for c in load_manifest().values() if c.published}
-    assert set(timm.list_pretrained('*mlfm*')) == published
+    assert set(timm.list_pretrained('*mlfm*')) == {c.name for c in load_manifest().values() if c.available}
     for name in ALL:  # no warm start stands in for weights that do not exist
-        assert not timm.is_model_pretrained(name)
+        authors = 'mobilenetv2' in name
+        assert timm.is_model_pretrained(name) == authors
+        assert timm.get_pretrained_cfg(name).tag == ('paper_in100' if authors else None) or ''
     assert timm.is_model_pretrained('test_mlfm_resnet')
+    assert len([c for c in load_manifest().values() if c.kind == 'paper']) == 10
 
 
 def test_public_names_exist():

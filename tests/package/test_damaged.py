@@ -116,14 +116,14 @@ def nested(depth):
 # ---- manifests ----
 
 ENTRIES = [
-    dict(model='test_mlfm_resnet', tag='digits', kind='embedded', published=True, file='weights/a.safetensors',
+    dict(model='test_mlfm_resnet', tag='digits', kind='embedded', places=['package'], file='weights/a.safetensors',
          sha256='0f' * 32, size=387928, num_params=89522, num_classes=10, input_size=[3, 64, 64], license='apache-2.0',
          origin='trained by hand', measured={'top-1': 99.5}, command='make demo'),
-    dict(model='mlfm_resnet18', tag='paper_in100', kind='paper', published=False, num_classes=100,
+    dict(model='mlfm_resnet18', tag='paper_in100', kind='paper', places=['authors'], num_classes=100,
          input_size=[3, 224, 224], license='apache-2.0', origin='the authors', source_repo='github.com/a/b',
          source_commit='a1' * 20, source_path='a b/c.pth', source_blob='b2' * 20, reported={"authors' log": 62.86},
          recipe='convert it'),
-    dict(model='mlfm_regnetx_002', tag='pycls_in1k', kind='warm_start', published=True, num_classes=1000,
+    dict(model='mlfm_regnetx_002', tag='pycls_in1k', kind='warm_start', places=['hub'], num_classes=1000,
          repo='timm/regnetx_002.pycls_in1k', commit='c3' * 20, file='model.safetensors', sha256='d4' * 32, size=10,
          input_size=[3, 224, 224], license='mit', origin='timm'),
 ]
@@ -194,7 +194,7 @@ def damaged_manifests(rng, count):
         return '\n'.join(lines).encode()
 
     def bomb(data):
-        place = rng.choice(['version: *a{0}\ncheckpoints: []', 'version: 1\ncheckpoints: [*a{0}]', '', '*a{0}: 1',
+        place = rng.choice(['version: *a{0}\ncheckpoints: []', 'version: 2\ncheckpoints: [*a{0}]', '', '*a{0}: 1',
                             'version: 1\ncheckpoints: [{{model: *a{0}, tag: *a{0}}}]'])
         levels = rng.choice([3, 9, 30])
         return f'{laughs(levels, rng.random() < 0.5)}\n{place.format(levels - 1)}'.encode()
@@ -215,7 +215,7 @@ def damaged_manifests(rng, count):
         return data[:start] + rng.choice(YAML_TRAPS).encode('utf-8', 'replace') + data[start:]
 
     for i in range(count):
-        document = copy.deepcopy(dict(version=1, checkpoints=ENTRIES))
+        document = copy.deepcopy(dict(version=2, checkpoints=ENTRIES))
         damage = rng.choice([*structural, *BLIND, trap, trap, trap, bomb, cyclic, other_encoding, insert_text])
         if damage in structural:
             damage(document)
@@ -237,11 +237,12 @@ def follows_schema(c):
     texts = ('model', 'tag', 'license', 'origin')
     optional = ('repo', 'commit', 'file', 'sha256', 'source_repo', 'source_commit', 'source_path', 'source_blob',
                 'command', 'recipe')
-    paths = [c.file or 'a', c.repo or 'a']
+    paths = [c.file or 'a', c.repo or 'a', c.source_path or 'a', c.source_repo or 'a']
     return (
-        all(text(getattr(c, name)) for name in texts) and c.kind in KINDS and type(c.published) is bool
+        all(text(getattr(c, name)) for name in texts) and c.kind in KINDS
+        and type(c.places) is tuple and {*c.places} <= {'package', 'hub', 'authors'} and type(c.memory) is bool
         and all(getattr(c, name) is None or text(getattr(c, name)) for name in optional)
-        and whole(c.num_classes) and all(v is None or whole(v) for v in (c.size, c.num_params))
+        and whole(c.num_classes) and all(v is None or whole(v) for v in (c.size, c.num_params, c.source_size))
         and type(c.input_size) is tuple and len(c.input_size) == 3 and all(whole(v) and v > 0 for v in c.input_size)
         and all(text(k) and 0 <= v <= 100 for d in (c.reported, c.measured) for k, v in d.items())
         and not any('..' in p.split('/') or p.startswith(('/', '~')) or '\\' in p or ':' in p for p in paths)
@@ -260,7 +261,7 @@ def check_manifest(folder):
         message = str(error)
         assert len(message.splitlines()) == 1 and len(message) < 600 and str(path) in message, message
         return 'refused'
-    assert all(key == (c.model, c.tag) and follows_schema(c) for key, c in checkpoints.items()), checkpoints
+    assert all(key == (c.model, c.tag, c.memory) and follows_schema(c) for key, c in checkpoints.items()), checkpoints
     return 'accepted'
 
 
@@ -647,7 +648,7 @@ def test_ten_thousand_damaged(sandbox):
 @pytest.mark.parametrize('field', ['version', 'checkpoints', 'model', 'file', 'size', 'input_size', 'measured'])
 def test_yaml_traps(field, tmp_path):
     """Each trap in each place, among them what once crashed the reader or would have kept it busy for hours."""
-    text = dump(dict(version=1, checkpoints=ENTRIES)).decode()
+    text = dump(dict(version=2, checkpoints=ENTRIES)).decode()
     for trap in (*YAML_TRAPS, laughs(30, False), laughs(30, True)):
         damaged = re.sub(rf'^(.*\b{field}:).*$', lambda m: f'{m[1]} {trap}', text, count=1, flags=re.MULTILINE)
         (tmp_path / 'manifest.yaml').write_text(damaged, encoding='utf-8')
@@ -691,7 +692,7 @@ def test_packed_archives_are_refused(tmp_path):
 def test_undamaged_is_accepted(sandbox):
     """What the damage starts from is good, so that what is refused is refused for its damage."""
     good = {'config.json': json.dumps(good_config()).encode(), 'model.safetensors': WEIGHTS.read_bytes()}
-    manifest = dict(version=1, checkpoints=ENTRIES)
+    manifest = dict(version=2, checkpoints=ENTRIES)
     assert run([('good', {'manifest.yaml': dump(manifest)})], check_manifest, sandbox) == {'accepted': 1}
     assert run([('good', good)], lambda folder: check_folder(folder, False), sandbox) == {'loaded': 1}
     files = [torch_save(released(mobilenetv2(0.1))), torch_save(mobilenetv2(0.1), legacy=True),
@@ -715,7 +716,7 @@ def test_any_change_of_a_verified_file_is_noticed(tmp_path):
     rng = random.Random(5)
     data = WEIGHTS.read_bytes()
     checkpoint = Checkpoint(
-        'test_mlfm_resnet', 'digits', 'embedded', True, 'apache-2.0', 'made up', 10, (3, 64, 64), file='a.safetensors',
+        'test_mlfm_resnet', 'digits', 'embedded', ('package',), 'apache-2.0', 'made up', 10, (3, 64, 64), file='a.safetensors',
         sha256=hashlib.sha256(data).hexdigest(), size=len(data))
     file = tmp_path / 'a.safetensors'
     file.write_bytes(data)

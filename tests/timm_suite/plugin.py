@@ -25,7 +25,7 @@ def _only_ours(list_names):
 
 
 def _needs_hub(test: str, model: str) -> bool:
-    on_hub = timm.get_pretrained_cfg_value(model, 'hf_hub_id') is not None
+    on_hub = any(timm.get_pretrained_cfg_value(model, place) is not None for place in ('hf_hub_id', 'url'))
     return test == 'test_model_inference' or test in LOADS_WEIGHTS and on_hub
 
 

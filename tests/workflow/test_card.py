@@ -12,10 +12,12 @@ from mlfm_zoo.workflow.card import make_card
 CHECKPOINTS = load_manifest()
 
 
-@pytest.mark.parametrize('name', [
-    'test_mlfm_resnet.digits', 'mlfm_mobilenetv2_010.paper_in100', 'mlfm_resnet50.a1_in1k'])
-def test_metadata_and_sections(name):
-    checkpoint = CHECKPOINTS[tuple(name.split('.'))]
+@pytest.mark.parametrize('key', [
+    ('test_mlfm_resnet', 'digits', True), ('mlfm_mobilenetv2_010', 'paper_in100', True),
+    ('mlfm_mobilenetv2_010', 'paper_in100', False), ('mlfm_mobilenetv2_100', 'paper_in100', True),
+    ('mlfm_resnet50', 'a1_in1k', True)])
+def test_metadata_and_sections(key):
+    checkpoint = CHECKPOINTS[key]
     card = make_card(checkpoint)
     data = ModelCard(card).data
     assert (data.library_name, data.pipeline_tag) == ('timm', 'image-classification')
@@ -25,16 +27,19 @@ def test_metadata_and_sections(name):
     assert re.findall(r'^## (.+)$', card, re.MULTILINE) == [
         'Model details', 'Usage', 'How it was trained', 'Reported against measured', 'Limits', 'Citation']
     for value in checkpoint.reported.values():
-        assert f'{value:.2f} % | reported, not measured here' in card
+        assert f'{value:.2f} % | the authors, not evaluated here' in card
     paper = paper_accuracies().get(checkpoint.model)
-    assert (paper is not None and f'{paper.memory:.2f} % | the paper, not measured here' in card) == (
+    assert (paper is not None and f'{paper.memory:.2f} % | the paper, not evaluated here' in card) == (
         checkpoint.kind == 'paper')
+    authors = 'by the authors of the paper: Fuzhi Wu, Jiasong Wu' in card
+    assert authors == (checkpoint.kind == 'paper') and ('memory=False' in card) == (not checkpoint.memory)
+    assert ('has not evaluated these weights' in card) == (authors and not checkpoint.measured)
     if checkpoint.num_params:
         assert f'{checkpoint.num_params / 1e6:.2f} M' in card
 
 
 def test_snippets_run():
-    blocks = re.findall(r'```python\n(.*?)```', make_card(CHECKPOINTS['test_mlfm_resnet', 'digits']), re.DOTALL)
+    blocks = re.findall(r'```python\n(.*?)```', make_card(CHECKPOINTS['test_mlfm_resnet', 'digits', True]), re.DOTALL)
     assert len(blocks) == 3
     results = {}
     for block in blocks:
@@ -47,5 +52,5 @@ def test_snippets_run():
 
 
 def test_training_arguments():
-    card = make_card(CHECKPOINTS['test_mlfm_resnet', 'digits'], training_args=dict(epochs=7, opt='sgd', mixup=None))
+    card = make_card(CHECKPOINTS['test_mlfm_resnet', 'digits', True], training_args=dict(epochs=7, opt='sgd', mixup=None))
     assert 'epochs 7, opt sgd.' in card and 'mixup' not in card

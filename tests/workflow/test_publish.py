@@ -84,7 +84,7 @@ def test_publish_and_load(server, user, digits):
     assert {'model.safetensors', 'config.json', 'README.md', 'args.yaml'} <= set(files)
     assert json.loads(files['config.json'])['architecture'] == 'test_mlfm_resnet'
     assert sum(method == 'POST' and '/commit/' in path for method, path, *_ in server.requests) == 1
-    entry = read_manifest(user.manifest).checkpoints['test_mlfm_resnet', 'mine']
+    entry = read_manifest(user.manifest).checkpoints['test_mlfm_resnet', 'mine', True]
     assert entry.commit == server.repos['org/test_mlfm_resnet.mine'].main
     assert entry.size == len(files['model.safetensors']) and entry.measured == {'top-1': 100.0, 'top-5': 100.0}
 
@@ -100,7 +100,7 @@ def test_publish_and_load(server, user, digits):
     verified = user.command('verify', 'test_mlfm_resnet.mine')
     assert verified.returncode == 0 and '1 good, 0 bad' in verified.stdout
     listed = json.loads(user.command('list', 'test_*', '--json').stdout)
-    assert {'name': 'test_mlfm_resnet.mine', 'kind': 'trained', 'published': True,
+    assert {'name': 'test_mlfm_resnet.mine', 'memory': True, 'kind': 'trained', 'places': ['hub'],
             'where': 'org/test_mlfm_resnet.mine'} in listed
     blob = next(p for p in user.home.rglob('blobs/*') if p.stat().st_size == entry.size)
     damaged = bytearray(blob.read_bytes())
@@ -169,7 +169,8 @@ def test_manifest_is_kept_around_a_new_entry(server, user):
         result = user.publish(f'test_mlfm_resnet.{tag}', WEIGHTS, '--origin', 'a test')
         assert result.returncode == 0, result.stderr
         user.manifest.write_text(user.manifest.read_text().replace('  - model', '  # kept\n  - model', 1))
-    assert list(read_manifest(user.manifest).checkpoints) == [('test_mlfm_resnet', 'a'), ('test_mlfm_resnet', 'b')]
+    assert list(read_manifest(user.manifest).checkpoints) == [
+        ('test_mlfm_resnet', 'a', True), ('test_mlfm_resnet', 'b', True)]
     assert user.manifest.read_text().count('# kept') == 3
 
 
@@ -192,8 +193,8 @@ def test_authors_checkpoint(server, user):
     assert user.command('convert', checkpoint, '--output', 'converted').returncode == 0
     result = user.publish('mlfm_mobilenetv2_010.paper_in100', user.home / 'converted' / 'model.safetensors')
     assert result.returncode == 0, result.stderr
-    entry = read_manifest(user.manifest).checkpoints['mlfm_mobilenetv2_010', 'paper_in100']
-    assert entry.kind == 'paper' and entry.source_blob == 'a4b96fee3a10beb0fbea1ed47834bdd1375303d8'
+    entry = read_manifest(user.manifest).checkpoints['mlfm_mobilenetv2_010', 'paper_in100', True]
+    assert entry.kind == 'paper' and entry.places == ('hub', 'authors') and entry.source_blob == 'a4b96fee3a10beb0fbea1ed47834bdd1375303d8'
     config = json.loads(server.files('org/mlfm_mobilenetv2_010.paper_in100')['config.json'])
     assert config['label_names'] == list(SYNSETS)
     assert config['label_descriptions']['n01440764'].startswith('tench')
@@ -231,7 +232,7 @@ def test_round_trip_of_every_network(server, user, name):
     assert not server.requests
     if name == 'mlfm_resnet50':
         assert_same_logits(user.code(LOGITS.format(name='hf-hub:org/mlfm_resnet50.in100')), model)
-    size = read_manifest(user.manifest).checkpoints[name, 'in100'].size
+    size = read_manifest(user.manifest).checkpoints[name, 'in100', True].size
     blob = next(p for p in user.home.rglob('blobs/*') if p.stat().st_size == size)
     with open(blob, 'r+b') as f:
         f.seek(-1, os.SEEK_END)
