@@ -1,7 +1,10 @@
-"""Fine-tune a network with memory on one's own images: python examples/fine_tune.py FOLDER --model mlfm_resnet50.a1_in1k
+"""Fine-tune a network with memory on one's own images.
 
-FOLDER holds train/<class> and val/<class>. A warm start is calibrated first, so that training starts from the network
-that its weights make; then the new classifier and, with layer decay, the rest are trained.
+    python examples/fine_tune.py FOLDER [--model mlfm_mobilenetv2_100]
+
+FOLDER holds train/<class> and val/<class>. The default starts from the authors' ImageNet100 weights. A warm start, such as
+mlfm_resnet50.a1_in1k, is calibrated first, so that training starts from the network that its weights make. Then the new
+classifier and, with layer decay, the rest are trained.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import mlfm_zoo
 
 def fine_tune(
         folder: str,
-        model_name: str = 'mlfm_resnet50.a1_in1k',
+        model_name: str = 'mlfm_mobilenetv2_100',
         in_chans: int = 3,
         epochs: int = 5,
         batch_size: int = 32,
@@ -73,7 +76,7 @@ def fine_tune(
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder')
-    parser.add_argument('--model', default='mlfm_resnet50.a1_in1k')
+    parser.add_argument('--model', default='mlfm_mobilenetv2_100')
     parser.add_argument('--in-chans', type=int, default=3)
     parser.add_argument('--epochs', type=int, default=5)
     parser.add_argument('--lr', type=float, default=1e-3)

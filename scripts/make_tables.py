@@ -23,6 +23,7 @@ from mlfm_zoo.workflow.collect import difference_interval
 from mlfm_zoo.workflow.cost import count_cost
 
 ROOT = Path(__file__).parents[1]
+README = "authors' README"  # whose figures are those of the paper's table
 DOCS = ROOT / 'docs'
 
 MODELS_HEADER = """# The networks
@@ -30,7 +31,7 @@ MODELS_HEADER = """# The networks
 All 34 networks of the paper's table, 100 classes. *Memory* is the network as registered, *trunk* the same with
 `memory=False`, which is timm's own network where timm has it. Multiply-adds are those of convolutions and linear layers
 for one image of the size given. *Paper* is the ImageNet100 top-1 accuracy that the authors report, trunk and memory; it
-is not measured by this project. No network of this table has trained weights in this package yet.
+is not evaluated by this project. Of this table the five MobileNetV2 have [weights](checkpoints.md), the authors' own.
 
 This page is made by `python scripts/make_tables.py`, and a test fails when it is out of date.
 
@@ -69,13 +70,14 @@ All weights that exist for these networks, from `weights_manifest.yaml`. `python
 by this project yet. This page is made by `python scripts/make_tables.py`.
 
 - **embedded**: the weights come with the package.
-- **paper**: the authors' own, released as pickles. They are not published in a form that `pretrained=True` loads;
-  [convert](fidelity.md) makes one. Reported figures are the authors'.
+- **paper**: the authors' own, released as pickles in their repository. `pretrained=True` [downloads, verifies and
+  converts](weights.md) one when it is first used. The accuracies are the authors', on ImageNet100's 5,000 validation
+  images; this project has none of these images and has not evaluated them, but for a look at 50 photos with width 0.1.
 - **warm_start**: timm's ImageNet-1k weights in the trunk, memory at identity. They come from timm's repositories, whose
   commits and digests this project does not know: a file is compared with the SHA-256 that the Hub gives for it, not
   with one of this manifest.
 
-| name | kind | where | licence | classes | reported top-1 |
+| name | kind | where | licence | classes | top-1 |
 | --- | --- | --- | --- | --: | --- |
 """
 
@@ -83,10 +85,14 @@ by this project yet. This page is made by `python scripts/make_tables.py`.
 def checkpoints_page() -> str:
     rows = []
     for c in read_manifest(manifest_path()).checkpoints.values():
-        where = c.repo if c.repo else 'the package' if c.kind == 'embedded' else f'{c.source_repo}, not published'
-        figures = c.measured if c.kind == 'embedded' else c.reported
-        reported = ', '.join(f'{value:.2f} ({name})' for name, value in figures.items() if 'without' not in name)
-        rows.append(f'| `{c.name}` | {c.kind} | {where} | {c.license} | {c.num_classes} | {reported or "-"} |\n')
+        places = {'package': 'the package', 'hub': c.repo, 'authors': c.source_repo}
+        where = ', '.join(places[place] for place in c.places) or 'nowhere yet'
+        figures = [f'{value:.2f} ({name})' for name, value in c.reported.items()]
+        if c.kind == 'paper' and not c.measured:
+            figures.append('not evaluated here')
+        figures += [f'{value:.2f} (measured here: {name})' for name, value in c.measured.items() if 'top-5' not in name]
+        name = f'`{c.name}`' if c.memory else f'`{c.name}`, `memory=False`'
+        rows.append(f'| {name} | {c.kind} | {where} | {c.license} | {c.num_classes} | {", ".join(figures) or "-"} |\n')
     return CHECKPOINTS_HEADER + ''.join(rows)
 
 
@@ -97,7 +103,7 @@ is made by `python scripts/make_tables.py` from `weights_manifest.yaml`.
 
 ## The paper's table
 
-*Noise* is the difference under which two independent accuracies on the 5,000 validation images are not told apart, with
+None of the paper's figures is evaluated by this project. *Noise* is the difference under which two independent accuracies on the 5,000 validation images are not told apart, with
 95 % confidence. There is one run of each network: of the {total} gains, {small} are within it, and {losses}
 is a loss. *Measured* is of this project's own training; where it is empty, nothing has been trained yet.
 
@@ -135,12 +141,13 @@ def results_page() -> str:
                     f'{", ".join(measured)} |\n')
     header = RESULTS_HEADER.format(total=len(rows), small=small, losses=' and '.join(losses))
     logs = []
+    reported = {(c.model, c.memory): c.reported for c in checkpoints if c.kind == 'paper'}
     for c in checkpoints:
-        if c.kind == 'paper':
-            r = c.reported
-            best, last = r["authors' log best epoch"], r["authors' log last epoch"]
-            trunk_best, trunk_last = (r[f"authors' log {e} epoch, without memory"] for e in ('best', 'last'))
-            readme = r["authors' README"]
+        if c.kind == 'paper' and c.memory:
+            (trunk_best, trunk_last), (best, last) = (
+                [reported[c.model, memory][f"authors' log {epoch} epoch"] for epoch in ('best', 'last')]
+                for memory in (False, True))
+            readme = c.reported[README]
             logs.append(f"| `{c.model}` | {trunk_last:.2f} | {trunk_best:.2f} | {last:.2f} | {best:.2f} | "
                         f"{readme:.2f} | {best - trunk_best:+.2f} | "
                         f"{last - trunk_last:+.2f} |\n")
@@ -165,17 +172,19 @@ def readme() -> str:
         f'{value:.2f} % ({name}, `{c.command}`)' for c in kinds['embedded'] for name, value in c.measured.items())
     trained = len({c.model for c in kinds['trained']})
     warm = kinds['warm_start']
+    authors = [c for c in kinds['paper'] if c.memory and c.available]
     rows = [
+        (', '.join(f'`{c.name}`' if i == 0 else f'`{c.model[-3:]}`' for i, c in enumerate(authors)),
+         f"{len(authors)} of {len(paper_accuracies())} networks, and their plain trunks (`memory=False`): the authors' own "
+         'ImageNet100 weights, downloaded from their repository, verified and converted when first used',
+         'not evaluated here but for 50 photos with width 0.1; reported by the authors: ' + ', '.join(
+             f'{c.reported[README]:.2f} %' for c in authors)),
         ('trained on ImageNet100 by this project', f'{trained} of {len(paper_accuracies())} networks', '-'),
         (', '.join(f'`{c.name}`' for c in kinds['embedded']),
          'in the package: a tiny network for tests and demos, which knows handwritten digits only', measured),
         (f'`{warm[0].name}` and {len(warm) - 1} more warm starts',
          f"of {len({c.model for c in warm})} networks: timm's ImageNet-1k weights in the trunk, and a memory that has "
          'learnt nothing yet', '-'),
-        (f'`{kinds["paper"][0].name}` and {len(kinds["paper"]) - 1} more',
-         f"the authors' own MobileNetV2; {sum(c.published for c in kinds['paper'])} of {len(kinds['paper'])} are "
-         'published in a form that timm loads, and [`convert`](docs/fidelity.md) makes the rest',
-         'see [all checkpoints](docs/checkpoints.md)'),
     ]
     table = '| weights | what there is | measured |\n| --- | --- | --- |\n' + ''.join(f'| {" | ".join(r)} |\n' for r in rows)
     return between_marks(ROOT / 'README.md', table)

@@ -1,8 +1,10 @@
-"""Commands that use a network: convert, evaluate."""
+"""Commands that use a network: convert, evaluate, predict."""
 
 import argparse
+import csv
+import json
 import sys
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import timm
 import torch.nn as nn
@@ -10,6 +12,7 @@ import torch.nn as nn
 from ..convert import convert_checkpoint
 from ..data import imagenet100
 from ..workflow.evaluate import evaluate
+from ..workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
 from .arguments import AddCommand, key_value, positive, whole
 
 __all__ = ['add_commands']
@@ -34,6 +37,20 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the model's")
     command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images a batch (default: 32)')
     command.add_argument('--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
+    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
+                         help='arguments of the network, such as memory=False')
+    command.add_argument('--device', default='cpu', help='device to run on (default: cpu)')
+
+    command = add(
+        'predict', _predict, 'say what a pretrained network sees on images',
+        'Print the most probable classes of each image in words. Networks are those of timm and of this package; labels '
+        "are those of the network's config, of ImageNet100 or of ImageNet-1k.")
+    command.add_argument('images', nargs='+', metavar='IMAGE', help='file of an image, or a folder of images')
+    command.add_argument('--model', metavar='NAME', help='a name that timm.create_model takes (default: the best network '
+                         'of this package that has ImageNet100 weights)')
+    command.add_argument('--topk', type=positive, default=5, metavar='N', help='classes for each image (default: 5)')
+    command.add_argument('--format', choices=('text', 'json', 'csv'), default='text', help='form of what is printed')
+    command.add_argument('--output', metavar='FILE', help='picture to draw, of the images with their classes')
     command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
                          help='arguments of the network, such as memory=False')
     command.add_argument('--device', default='cpu', help='device to run on (default: cpu)')
@@ -66,3 +83,31 @@ def _evaluate(args: argparse.Namespace) -> None:
         num_workers=args.workers, device=args.device, progress=sys.stdout.isatty())
     for name, correct in (('top-1', result.top1), ('top-5', result.top5)):
         print(f'{name}: {correct} of {result.total} ({100 * correct / result.total:.2f} %)')
+
+
+def _predict(args: argparse.Namespace) -> None:
+    files = find_images(args.images)
+    model = _create(args.model or best_checkpoint().name, dict(args.model_kwargs))
+    predictions: List[Prediction] = []
+    faults: List[str] = []
+    for _, found in predict(model, files, args.topk, args.device):
+        if isinstance(found, str):
+            faults.append(found)
+            continue
+        predictions.append(found)
+        if args.format == 'text':
+            print(found.file)
+            for answer in found.answers:
+                print(f'  {100 * answer.probability:5.1f} %  {answer.label}')
+    if args.format == 'json':
+        print(json.dumps([dict(file=str(p.file), answers=[a._asdict() for a in p.answers]) for p in predictions], indent=2))
+    elif args.format == 'csv':
+        table = csv.writer(sys.stdout)
+        table.writerow(['file', 'rank', 'index', 'label', 'probability'])
+        for p in predictions:
+            table.writerows([p.file, rank, *answer] for rank, answer in enumerate(p.answers, start=1))
+    if args.output and predictions:
+        draw_predictions(predictions, args.output)
+    if faults:
+        more = f' (and {len(faults) - 1} more such files)' if len(faults) > 1 else ''
+        raise ValueError(f'{faults[0][:-1]}{more}.')

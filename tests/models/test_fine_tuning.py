@@ -1,7 +1,9 @@
 """Fine-tuning and other libraries that build on timm: the guide's own code, and torchvision, transformers and smp."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict
@@ -18,7 +20,9 @@ from torch import nn
 from digit_folders import write_digits
 from digits import load_split
 from hub_server import HubServer
+from mlfm_zoo.hub.manifest import load_manifest
 from networks import ALL, SMALL, WEIGHTS
+from reference import REFERENCE, needs_reference
 from user import User
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +62,23 @@ with contextlib.redirect_stdout(io.StringIO()):
 print(json.dumps([before[1], after[1], after[0].memory.units()[0].is_identity()]))
 ''')
     assert before > 85 and after > 85 and not identity
+
+
+@needs_reference
+def test_example_from_the_authors_weights(tmp_path):
+    """Other classes and other channels on a memory that has learnt, which is not calibrated away."""
+    known = load_manifest()['mlfm_mobilenetv2_010', 'paper_in100', True]
+    source = tmp_path / 'clone' / known.source_path
+    source.parent.mkdir(parents=True)
+    shutil.copy(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', source)
+    data = write_digits(tmp_path / 'digits', 96, 32)
+    env = dict(os.environ, HF_HOME=str(tmp_path / 'home'), MLFM_ZOO_PAPER_MIRROR=str(tmp_path / 'clone'), HF_HUB_OFFLINE='1')
+    command = [sys.executable, ROOT / 'examples' / 'fine_tune.py', data, '--model', 'mlfm_mobilenetv2_010', '--epochs', '2']
+    for options in ([], ['--in-chans', '1']):
+        result = subprocess.run([*command, *options], capture_output=True, text=True, env=env)
+        assert result.returncode == 0, result.stderr
+        losses = [float(loss) for loss in re.findall(r'loss ([\d.]+)', result.stdout)]
+        assert len(losses) == 2 and losses[1] < losses[0], result.stdout
 
 
 def layers(model, coarse=False):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from digits import load_split
 from hub_server import TOKEN, HubServer
 from mlfm_zoo.data.imagenet100 import SYNSETS
-from mlfm_zoo.hub.manifest import read_manifest
+from mlfm_zoo.hub.manifest import load_manifest, read_manifest
 from networks import ALL, WEIGHTS
 from reference import REFERENCE, load_fill, needs_reference
 from user import User
@@ -212,6 +213,35 @@ with torch.inference_mode():
     photos = REFERENCE / 'imagenet100_samples' / 'val'
     evaluated = user.command('evaluate', 'mlfm_mobilenetv2_010', photos, '--imagenet100', '--img-size', '224')
     assert 'top-1: 27 of 50' in evaluated.stdout and 'top-5: 44 of 50' in evaluated.stdout
+
+
+@needs_reference
+def test_republish_the_authors_own_in_one_command(server, user, tmp_path, monkeypatch):
+    """Fetched, verified, converted, published with its provenance, and loaded by the same name from the Hub."""
+    known = load_manifest()['mlfm_mobilenetv2_010', 'paper_in100', True]
+    source = tmp_path / 'clone' / known.source_path
+    source.parent.mkdir(parents=True)
+    shutil.copy(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', source)
+    monkeypatch.setenv('MLFM_ZOO_PAPER_MIRROR', str(tmp_path / 'clone'))
+    publish = ['publish', known.name, '--namespace', 'org', '--manifest', user.manifest]
+    assert 'Nothing was uploaded' in user.command(*publish, '--dry-run').stdout
+    result = user.command(*publish)
+    assert result.returncode == 0, result.stderr
+    entry = read_manifest(user.manifest).checkpoints[known.key]
+    assert entry.places == ('hub', 'authors') and entry.commit and entry.sha256
+    assert (entry.source_blob, entry.origin, entry.reported) == (known.source_blob, known.origin, known.reported)
+    card = server.files(f'org/{known.name}')['README.md'].decode()
+    for text in (known.source_blob, known.source_commit, 'Fuzhi Wu', 'license: apache-2.0', '62.86 % | the authors, not'):
+        assert text in card, text
+    source.unlink()
+    server.clear()
+    shutil.rmtree(next(user.home.rglob('assets')))
+    [update, cfg] = user.code('\n'.join([
+        'model = timm.create_model("mlfm_mobilenetv2_010", pretrained=True)',
+        'print(json.dumps([model.memory.stem.update, model.pretrained_cfg["hf_hub_id"]]))']))
+    assert update == 'cat' and cfg == f'org/{known.name}@{entry.commit}' and server.requests
+    for name in ('mlfm_resnet18.mine', 'mlfm_resnet18.a1_in1k'):
+        assert 'cannot be had from its authors: give a file' in failed(user.command('publish', name, '--namespace', 'org'))
 
 
 @pytest.mark.slow

@@ -1,0 +1,168 @@
+"""What a pretrained network sees on images: its first answers in words, with probabilities."""
+
+import os
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+
+from ..data import imagenet100
+from ..hub.manifest import Checkpoint, load_manifest
+from .evaluate import usable_device
+
+__all__ = ['Answer', 'Prediction', 'best_checkpoint', 'class_labels', 'draw_predictions', 'find_images', 'predict']
+
+TILE = 256  # pixels a side of an image in a picture of predictions
+LINE = 18  # pixels of a line of text below it
+
+
+class Answer(NamedTuple):
+    """One answer: the output's index from 0, what it stands for in words, and its probability."""
+    index: int
+    label: str
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """The answers on one image, the most probable first."""
+    file: Path
+    answers: List[Answer]
+
+
+def best_checkpoint() -> Checkpoint:
+    """The checkpoint of ImageNet100 with the highest accuracy, measured or else reported, of those that can be had."""
+    candidates = [c for c in load_manifest().values() if c.available and c.memory and c.kind in ('paper', 'trained')]
+
+    def accuracy(checkpoint: Checkpoint) -> float:
+        return checkpoint.measured.get('top-1') or max(checkpoint.reported.values(), default=0.0)
+    return max(candidates, key=accuracy)
+
+
+def class_labels(model: nn.Module) -> List[str]:
+    """What each output of a network stands for, in words; its number where nobody says.
+
+    Args:
+        model: A timm model. Its config's labels come first, then those of ImageNet100 and ImageNet-1k, by the number of
+            outputs.
+    """
+    config = model.pretrained_cfg
+    names = list(config.get('label_names') or ())
+    descriptions: Dict[str, str] = dict(config.get('label_descriptions') or {})
+    if len(names) != model.num_classes:
+        names, descriptions = [], {}
+    if not names and model.num_classes == len(imagenet100.SYNSETS):
+        names, descriptions = list(imagenet100.SYNSETS), imagenet100.label_descriptions()
+    elif not names and model.num_classes == 1000:
+        return ImageNetInfo('imagenet-1k').label_descriptions()
+    if not names:
+        return [f'class {index}' for index in range(model.num_classes)]
+    return [descriptions.get(name, name) for name in names]
+
+
+def find_images(paths: Sequence[Union[str, Path]]) -> List[Path]:
+    """Files of images, in the order given; those below a folder by their names.
+
+    Args:
+        paths: Files, and folders to look through.
+
+    Raises:
+        FileNotFoundError: A path is not there, or a folder holds no images.
+    """
+    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files: List[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.rglob('*') if file.suffix.lower() in readable and file.is_file())
+            if not found:
+                raise FileNotFoundError(f'{path} holds no images: give files, or a folder that has some in it.')
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f'There is no image at {path}: give the path of a file or a folder.')
+    return files
+
+
+def predict(
+        model: nn.Module,
+        files: Iterable[Path],
+        topk: int = 5,
+        device: Union[str, torch.device] = 'cpu',
+) -> Iterator[Tuple[Path, Union[Prediction, str]]]:
+    """Classify images one by one.
+
+    Args:
+        model: A timm model; its pretrained config says how images are prepared.
+        files: Files of images.
+        topk: Answers for each image, at most as many as the network has outputs.
+        device: Where the model runs.
+
+    Yields:
+        Each file with its prediction, or with what is wrong with it, in one sentence.
+
+    Raises:
+        ValueError: There is no such device, or the network has no classifier.
+    """
+    if not model.num_classes:
+        raise ValueError('The network has no classifier: build it with num_classes above 0.')
+    device = usable_device(device)
+    model = model.to(device).eval()
+    labels = class_labels(model)
+    config = resolve_model_data_config(model)
+    transform = create_transform(**config)
+    mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}.get(config['input_size'][0], 'RGB')
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                batch = transform(image.convert(mode))[None].to(device)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            yield file, f'{file} cannot be decoded as an image: repair or remove it.'
+            continue
+        with torch.inference_mode():
+            probabilities = model(batch).float().softmax(dim=1)[0].cpu()
+        values, indices = probabilities.topk(min(topk, len(probabilities)))
+        answers = [Answer(i, labels[i], p) for i, p in zip(indices.tolist(), values.tolist())]
+        yield file, Prediction(file, answers)
+
+
+def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]) -> None:
+    """Draw images with their answers below them, in rows of four.
+
+    Args:
+        predictions: What to draw.
+        output: File to write, of a format that Pillow knows by its ending.
+
+    Raises:
+        OSError: The file cannot be written.
+        ValueError: Its ending names no format.
+    """
+    output = Path(output)
+    if output.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f'{output} has no ending of a picture: give one such as .png.')
+    font = ImageFont.load_default(13)
+    columns = min(4, len(predictions))
+    height = TILE + LINE * (max(len(p.answers) for p in predictions) + 1)
+    rows = -(-len(predictions) // columns)
+    picture = Image.new('RGB', (columns * (TILE + 16) + 16, rows * (height + 8) + 16), 'white')
+    draw = ImageDraw.Draw(picture)
+    for i, prediction in enumerate(predictions):
+        left, top = 16 + i % columns * (TILE + 16), 16 + i // columns * (height + 8)
+        with Image.open(prediction.file) as image:
+            fitted = ImageOps.contain(image.convert('RGB'), (TILE, TILE))
+        picture.paste(fitted, (left + (TILE - fitted.width) // 2, top + (TILE - fitted.height) // 2))
+        for line, answer in enumerate(prediction.answers):
+            y = top + TILE + 4 + LINE * line
+            draw.rectangle((left, y + 1, left + int(TILE * answer.probability), y + LINE - 3), fill='#c7ddf2')
+            text = f'{100 * answer.probability:5.1f} %  {answer.label}'
+            while draw.textlength(text, font) > TILE:
+                text = f'{text[:-2]}…' if not text.endswith('…') else f'{text[:-3]}…'
+            draw.text((left + 2, y), text, fill='black', font=font)
+    unfinished = output.with_name(f'.{output.stem}.unfinished{output.suffix}')
+    try:
+        picture.save(unfinished)
+        os.replace(unfinished, output)
+    finally:
+        unfinished.unlink(missing_ok=True)

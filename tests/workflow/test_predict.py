@@ -1,0 +1,114 @@
+"""`predict` as a command and as functions, on digits and, where they are there, on the authors' network and photos."""
+
+import csv
+import io
+import json
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from digit_folders import write_digits
+from mlfm_zoo.cli import main
+from mlfm_zoo.data.imagenet100 import SYNSETS
+from mlfm_zoo.workflow.predict import best_checkpoint, class_labels, find_images, predict
+from reference import REFERENCE, needs_reference
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp('digits'), 0, 12) / 'val'
+
+
+def test_text_json_csv_and_picture(digits, tmp_path, capsys):
+    files = find_images([digits])
+    assert len(files) == 12 and files == sorted(files)
+    command = ['predict', str(digits), '--model', 'test_mlfm_resnet', '--topk', '3']
+    assert main([*command, '--output', str(tmp_path / 'picture.png')]) == 0
+    text = capsys.readouterr().out.splitlines()
+    assert [line for line in text if not line.startswith(' ')] == [str(f) for f in files]
+    assert main([*command, '--format', 'json']) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert main([*command, '--format', 'csv']) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row['file'] for row in rows] == [str(f) for f in files for _ in range(3)]
+    assert [row['rank'] for row in rows] == ['1', '2', '3'] * 12
+    for file, found, row in zip(files, answers, rows[::3]):
+        best = found['answers'][0]
+        assert found['file'] == str(file) and best['label'] == file.parent.name == row['label']  # it knows its digits
+        probabilities = [a['probability'] for a in found['answers']]
+        assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1.0001
+    with Image.open(tmp_path / 'picture.png') as picture:
+        assert picture.width > 4 * 256 and picture.height > 3 * 256
+        assert len(picture.getcolors(1 << 24)) > 20
+    assert [p.name for p in tmp_path.iterdir()] == ['picture.png']
+
+
+def test_one_bad_image_among_many(digits, tmp_path, capsys):
+    """The others are answered, and what is wrong is said at the end."""
+    (tmp_path / 'a.png').write_bytes(b'no image')
+    good = find_images([digits])[0]
+    (tmp_path / 'b.png').write_bytes(good.read_bytes())
+    (tmp_path / 'c.png').write_bytes(good.read_bytes()[:60])
+    (tmp_path / 'readme.txt').write_text('not an image, and not taken for one')
+    assert main(['predict', str(tmp_path), '--model', 'test_mlfm_resnet', '--format', 'json']) == 1
+    said = capsys.readouterr()
+    assert [row['file'] for row in json.loads(said.out)] == [str(tmp_path / 'b.png')]
+    assert said.err == f'error: {tmp_path / "a.png"} cannot be decoded as an image: repair or remove it ' \
+                       '(and 1 more such files).\n'
+
+
+@pytest.mark.parametrize('arguments', [
+    '%s/nothing', '%s', '%s/empty', '%s/image.png --model nothing', '%s/image.png --output %s/picture',
+    '%s/image.png --output %s/nothing/picture.png', '%s/image.png --output %s/picture.xyz', '%s/image.png --device nothing',
+    '%s/image.png --model-kwargs num_classes=0',
+])
+def test_what_cannot_be_done(arguments, tmp_path, capsys):
+    (tmp_path / 'empty').mkdir()
+    Image.new('RGB', (64, 64)).save(tmp_path / 'image.png')
+    if arguments == '%s':
+        (tmp_path / 'image.png').unlink()
+    before = sorted(tmp_path.rglob('*'))
+    model = [] if '--model ' in arguments else ['--model', 'test_mlfm_resnet']
+    assert main(['predict', *arguments.replace('%s', str(tmp_path)).split(), *model]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and error.count('\n') == 1 and 'Errno' not in error, error
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_labels():
+    labels = class_labels(timm.create_model('mlfm_resnet10', device='meta'))
+    assert len(labels) == len(SYNSETS) and labels[0].startswith('tench')
+    labels = class_labels(timm.create_model('resnet18', device='meta'))
+    assert len(labels) == 1000 and labels[0].startswith('tench')
+    assert class_labels(timm.create_model('test_mlfm_resnet', device='meta')) == list('0123456789')
+    assert class_labels(timm.create_model('resnet18', num_classes=3, device='meta')) == ['class 0', 'class 1', 'class 2']
+    model = timm.create_model('resnet18', num_classes=2, device='meta')
+    model.pretrained_cfg.update(label_names=['a', 'b'], label_descriptions={'a': 'the first'})
+    assert class_labels(model) == ['the first', 'b']
+
+
+def test_other_channels(tmp_path):
+    Image.new('RGB', (64, 64)).save(tmp_path / 'image.png')
+    model = timm.create_model('test_mlfm_resnet')
+    [(_, found)] = predict(model, [tmp_path / 'image.png'], topk=99)
+    assert len(found.answers) == 10 and sum(a.probability for a in found.answers) == pytest.approx(1)
+
+
+def test_default_is_the_best_that_can_be_had():
+    assert best_checkpoint().name == 'mlfm_mobilenetv2_100.paper_in100'
+
+
+@needs_reference
+def test_photos(tmp_path, monkeypatch):
+    """The authors' x0.1 network, converted: 27 of the 50 photos, as it should be."""
+    from mlfm_zoo.convert import convert_checkpoint
+    convert_checkpoint(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', tmp_path / 'converted')
+    model = timm.create_model(f'local-dir:{tmp_path / "converted"}', pretrained=True)
+    files = find_images([REFERENCE / 'imagenet100_samples' / 'val'])
+    found = [prediction for _, prediction in predict(model, files)]
+    right = [SYNSETS.index(p.file.parent.name) in [a.index for a in p.answers] for p in found]
+    best = [SYNSETS.index(p.file.parent.name) == p.answers[0].index for p in found]
+    assert (sum(best), sum(right)) == (27, 44)
+    assert torch.tensor([p.answers[0].probability for p in found]).max() <= 1
