@@ -97,9 +97,10 @@ class Zoo:
         entries = [dict(e, **changes) if e['model'] == NAME and e['memory'] else e for e in self.entries]
         self.manifest.write_text(json.dumps({'version': 2, 'checkpoints': entries}))
 
-    def start(self, mirror=None, home='home', **kwargs) -> Client:
+    def start(self, mirror=None, home='home', env=None, **kwargs) -> Client:
         client = Client(self.server.endpoint, self.root / home, env={
-            'MLFM_ZOO_MANIFEST': str(self.manifest), 'MLFM_ZOO_PAPER_MIRROR': mirror or self.server.endpoint}, **kwargs)
+            'MLFM_ZOO_MANIFEST': str(self.manifest), 'MLFM_ZOO_PAPER_MIRROR': mirror or self.server.endpoint,
+            **(env or {})}, **kwargs)
         client(SETUP)
         return client
 
@@ -324,6 +325,15 @@ def test_folders_and_addresses(zoo, files, tmp_path):
     with zoo.start(home='nowhere', offline=True) as client:
         assert 'HF_HUB_OFFLINE is set' in refusal(client, tmp_path / 'cache')
     assert not kept(tmp_path / 'cache') and not zoo.server.requests
+
+
+def test_proxies_are_honoured(zoo):
+    """Those of the environment, as the Hub client does."""
+    env = {'HTTP_PROXY': zoo.server.endpoint, 'http_proxy': zoo.server.endpoint, 'NO_PROXY': None, 'no_proxy': None}
+    with zoo.start('http://example.invalid', 'proxied', env=env) as client:
+        assert client(f'create("{NAME}") is not None')
+    [request] = zoo.server.requests
+    assert request.startswith('http://example.invalid/MLFM%20classification/')
 
 
 def test_addresses_are_those_of_the_repository():

@@ -2,7 +2,7 @@
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 FAULTS = ('missing', 'error', 'cut', 'short', 'longer', 'flipped', 'redirect_file', 'redirect_ftp', 'redirect')
 
@@ -49,7 +49,7 @@ class RawServer:
         self.thread.join()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        path = unquote(handler.path).lstrip('/')
+        path = unquote(urlsplit(handler.path).path).lstrip('/')  # a proxy is asked for whole addresses
         moved = path.startswith('moved/')
         content = self.files.get(path.removeprefix('moved/'))
         fault = None if moved else self.fault
