@@ -227,11 +227,11 @@ def _response(url: str) -> Iterator[Tuple[int, Optional[int], Iterator[bytes]]]:
     """Status, size if it is told, and content of an answer, through the Hub client's own session, with its proxies."""
     session, headers = get_session(), {'Accept-Encoding': 'identity'}
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if hasattr(session, 'stream'):  # httpx, from huggingface_hub 1.0 on
+    if callable(session.stream):  # httpx, from huggingface_hub 1.0 on; in requests it is a setting
         answer = session.stream('GET', url, headers=headers, timeout=timeout, follow_redirects=True)
         with answer as response:
             yield response.status_code, _length(response.headers), response.iter_bytes(CHUNK)
-    else:  # requests
+    else:
         with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
             yield response.status_code, _length(response.headers), response.iter_content(CHUNK)
 
