@@ -66,14 +66,13 @@ def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]
         CheckpointError: The file cannot be had, is not the one that the manifest names, or holds another network.
     """
     path = released_file(checkpoint, cache_dir)
-    if path.exists():
-        return verify_released(path, checkpoint)
     folder = path.parent
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f'.{folder.name}.lock')):
-            if not path.exists():  # another process may have made it while this one waited
-                _make(folder, checkpoint)
+        if not path.exists():  # nothing is written where it is, which may be a cache that others own
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_name(f'.{folder.name}.lock')):
+                if not path.exists():  # another process may have made it while this one waited
+                    _make(folder, checkpoint)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         what = 'no space is left in' if full else 'nothing can be written to'

@@ -17,6 +17,7 @@ __all__ = ['Answer', 'Prediction', 'best_checkpoint', 'class_labels', 'draw_pred
 
 TILE = 256  # pixels a side of an image in a picture of predictions
 LINE = 18  # pixels of a line of text below it
+MAX_TILES = 400  # images in a picture
 
 
 class Answer(NamedTuple):
@@ -137,9 +138,11 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
 
     Raises:
         OSError: The file cannot be written.
-        ValueError: Its ending names no format.
+        ValueError: Its ending names no format, or there are too many images for one picture.
     """
     output = Path(output)
+    if len(predictions) > MAX_TILES:
+        raise ValueError(f'{len(predictions)} images do not fit in one picture: give at most {MAX_TILES}.')
     if output.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f'{output} has no ending of a picture: give one such as .png.')
     font = ImageFont.load_default(13)
