@@ -167,7 +167,8 @@ def between_marks(page: Path, made: str) -> str:
 def readme() -> str:
     """README.md with its table of weights, between two marks, made anew."""
     checkpoints = read_manifest(manifest_path()).checkpoints.values()
-    kinds = {kind: [c for c in checkpoints if c.kind == kind] for kind in ('embedded', 'trained', 'paper', 'warm_start')}
+    kinds = {
+        kind: [c for c in checkpoints if c.kind == kind] for kind in ('embedded', 'trained', 'paper', 'warm_start')}
     measured = ', '.join(
         f'{value:.2f} % ({name}, `{c.command}`)' for c in kinds['embedded'] for name, value in c.measured.items())
     trained = len({c.model for c in kinds['trained']})
@@ -186,7 +187,8 @@ def readme() -> str:
          f"of {len({c.model for c in warm})} networks: timm's ImageNet-1k weights in the trunk, and a memory that has "
          'learnt nothing yet', '-'),
     ]
-    table = '| weights | what there is | measured |\n| --- | --- | --- |\n' + ''.join(f'| {" | ".join(r)} |\n' for r in rows)
+    table = '| weights | what there is | measured |\n| --- | --- | --- |\n'
+    table += ''.join(f'| {" | ".join(r)} |\n' for r in rows)
     return between_marks(ROOT / 'README.md', table)
 
 
@@ -219,7 +221,8 @@ def cost_page() -> str:
     names = list(measured['compiled']['results'])
     heads = [f'`{name}`' for name in names]
     lines = [
-        f"{inference['threads']} cores of {inference['machine']}, torch {inference['torch']}, timm {inference['timm']}, "
+        f"{inference['threads']} cores of {inference['machine']}, torch {inference['torch']}, "
+        f"timm {inference['timm']}, "
         'float32 where nothing else is said, channels_last, batch 8 at 224 x 224.\n\n',
         f'| setting | variant | {" | ".join(heads)} |\n| --- | --- |{" --: |" * len(names)}\n',
         '| multiply-adds | memory |', *(f' {inference["results"][n]["arithmetic"]:.2f} |' for n in names), '\n']
@@ -240,8 +243,8 @@ def cost_page() -> str:
         worst[variant] = max(
             (r['variants'][variant]['ratio']['median'] / r['arithmetic'], n) for n, r in inference['results'].items())
     lines.append('\n### All networks\n\nAt the most a fused network takes '
-                 f'{worst["fused"][0]:.2f} times its ratio of multiply-adds (`{worst["fused"][1]}`), and one that is not '
-                 f'fused {worst["memory"][0]:.2f} times (`{worst["memory"][1]}`).\n\n'
+                 f'{worst["fused"][0]:.2f} times its ratio of multiply-adds (`{worst["fused"][1]}`), and one that is '
+                 f'not fused {worst["memory"][0]:.2f} times (`{worst["memory"][1]}`).\n\n'
                  '![Time against multiply-adds](cost.png)\n\n'
                  '| network | multiply-adds | memory | fused | fused / multiply-adds | wavelets | training step |\n'
                  '| --- | --: | --: | --: | --: | --: | --: |\n')

@@ -189,8 +189,8 @@ def _card(args: argparse.Namespace) -> None:
 
 def _publish(args: argparse.Namespace) -> None:
     publish(
-        args.model, args.weights, args.namespace, dict(args.model_kwargs), args.origin, args.license, args.data, args.top1,
-        args.manifest, args.dry_run)
+        args.model, args.weights, args.namespace, dict(args.model_kwargs), args.origin, args.license, args.data,
+        args.top1, args.manifest, args.dry_run)
 
 
 def publish(
@@ -205,12 +205,12 @@ def publish(
         manifest: Optional[str] = None,
         dry_run: bool = False,
 ) -> None:
-    """Build a repository, upload it and write it into the manifest, and say so; see `workflow.publish` for arguments."""
+    """Build a repository, upload it and write it into the manifest, and say so; see `workflow.publish` for the rest."""
     target = target_manifest(manifest)
     with tempfile.TemporaryDirectory(prefix='mlfm_zoo_publish_') as folder:
         repository = build_repository(
-            name, weights, namespace, folder, model_args=model_args, origin=origin, license=license, data=data, top1=top1,
-            progress=sys.stdout.isatty())
+            name, weights, namespace, folder, model_args=model_args, origin=origin, license=license, data=data,
+            top1=top1, progress=sys.stdout.isatty())
         print('\n'.join(describe(repository)))
         if dry_run:
             print((repository.folder / 'README.md').read_text(encoding='utf-8'))

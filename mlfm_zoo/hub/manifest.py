@@ -1,8 +1,8 @@
 """The manifest: which checkpoints exist, where, and what their files must be, byte for byte.
 
-`weights_manifest.yaml` lists them, and what the paper reports of each network. `MLFM_ZOO_MANIFEST` names a second file in
-the same form, whose entries join these and replace those of the same model and tag. `MLFM_ZOO_HUB` names an organisation
-that all Hub repositories are looked for in, instead of their own.
+`weights_manifest.yaml` lists them, and what the paper reports of each network. `MLFM_ZOO_MANIFEST` names a second file
+in the same form, whose entries join these and replace those of the same model and tag. `MLFM_ZOO_HUB` names an
+organisation that all Hub repositories are looked for in, instead of their own.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union, get_args
 import yaml
 
 __all__ = [
-    'Checkpoint', 'ManifestError', 'PaperAccuracy', 'load_manifest', 'manifest_path', 'paper_accuracies', 'read_manifest',
+    'Checkpoint', 'ManifestError', 'PaperAccuracy', 'load_manifest', 'manifest_path', 'paper_accuracies',
+    'read_manifest',
 ]
 
 KINDS = ('embedded', 'paper', 'trained', 'warm_start')
@@ -138,7 +139,7 @@ class DuplicateKey(yaml.MarkedYAMLError):
 
 
 class Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
-    """YAML's safe loader, but a key that a mapping has twice is an error: YAML forbids it, and PyYAML takes the last."""
+    """YAML's safe loader, but a mapping with a key twice is an error: YAML forbids it, and PyYAML takes the last."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()

@@ -226,7 +226,8 @@ def _read_weights(weights: Path) -> Dict[str, torch.Tensor]:
     try:
         return load_state_dict(str(weights), weights_only=True)
     except Exception as error:  # of any kind for a damaged file
-        raise ValueError(f'{weights} is damaged or holds no weights ({type(error).__name__}): get the file again.') from None
+        raise ValueError(
+            f'{weights} is damaged or holds no weights ({type(error).__name__}): get the file again.') from None
 
 
 def _training_args(weights: Path) -> Dict[str, Any]:

@@ -372,7 +372,8 @@ def test_broken_manifest(zoo, tmp_path, request):
     for text, expected in (
         ('version: 1\ncheckpoints: [{', 'is not valid YAML'),
         ('[]', 'must hold "version"'),
-        ('version: 1\ncheckpoints:\n- model: a\n  tag: b\n  tag: c', "line 5 is not valid YAML (the key 'tag' stands twice)"),
+        ('version: 1\ncheckpoints:\n- model: a\n  tag: b\n  tag: c',
+         "line 5 is not valid YAML (the key 'tag' stands twice)"),
         ('version: 1\ncheckpoints: []\npaper: []', '"paper" must be a mapping'),
         ('version: 1\ncheckpoints: []\npaper: {mlfm_resnet18: [77, 101]}', '"paper": \'mlfm_resnet18\' is [77, 101]'),
     ):

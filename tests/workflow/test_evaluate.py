@@ -97,7 +97,7 @@ def test_options_out_of_range(option, value, capsys):
 @pytest.mark.parametrize('model, data, message', [
     ('test_mlfm_resnet', 'nowhere', 'no folder at nowhere'),
     ('test_mlfm_resnet', '', 'holds no images'),
-    ('mlfm_resnet99', '', 'Unknown model'),
+    ('mlfm_resnet99', '', 'timm knows no model named mlfm_resnet99'),
     ('mlfm_resnet50', '', 'are not published'),
     ('local-dir:nowhere', '', 'nowhere'),
 ])
