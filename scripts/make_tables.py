@@ -103,9 +103,10 @@ is made by `python scripts/make_tables.py` from `weights_manifest.yaml`.
 
 ## The paper's table
 
-None of the paper's figures is evaluated by this project. *Noise* is the difference under which two independent accuracies on the 5,000 validation images are not told apart, with
-95 % confidence. There is one run of each network: of the {total} gains, {small} are within it, and {losses}
-is a loss. *Measured* is of this project's own training; where it is empty, nothing has been trained yet.
+None of the paper's figures is evaluated by this project. *Noise* is the difference under which two independent
+accuracies on the 5,000 validation images are not told apart, with 95 % confidence. There is one run of each network: of
+the {total} gains, {small} are within it, and {losses} is a loss. *Measured* is of this
+project's own training; where it is empty, nothing has been trained yet.
 
 | model | paper, trunk | paper, memory | gain | noise | measured |
 | --- | --: | --: | --: | --: | --- |
@@ -176,8 +177,9 @@ def readme() -> str:
     authors = [c for c in kinds['paper'] if c.memory and c.available]
     rows = [
         (', '.join(f'`{c.name}`' if i == 0 else f'`{c.model[-3:]}`' for i, c in enumerate(authors)),
-         f"{len(authors)} of {len(paper_accuracies())} networks, and their plain trunks (`memory=False`): the authors' own "
-         'ImageNet100 weights, downloaded from their repository, verified and converted when first used',
+         f'{len(authors)} of {len(paper_accuracies())} networks, and their plain trunks (`memory=False`): '
+         "the authors' own ImageNet100 weights, downloaded from their repository, verified and converted when first "
+         'used',
          'not evaluated here but for 50 photos with width 0.1; reported by the authors: ' + ', '.join(
              f'{c.reported[README]:.2f} %' for c in authors)),
         ('trained on ImageNet100 by this project', f'{trained} of {len(paper_accuracies())} networks', '-'),

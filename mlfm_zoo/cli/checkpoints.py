@@ -9,7 +9,6 @@ import tempfile
 from typing import Any, Dict, List, Optional
 
 import timm
-from huggingface_hub import try_to_load_from_cache
 
 from ..hub.loading import (
     CheckpointError,
@@ -46,11 +45,13 @@ def add_commands(add: AddCommand) -> None:
     command = add('download', _download, 'download and verify weights, and print where they are')
     command.add_argument('model', help='a network, or network.tag')
     command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
-    command.add_argument('--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
+    command.add_argument(
+        '--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
 
     command = add('card', _card, 'print the model card of weights')
     command.add_argument('model', help='network.tag')
-    command.add_argument('--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
+    command.add_argument(
+        '--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
 
     command = add(
         'publish', _publish, 'publish weights on the Hub',
@@ -58,8 +59,8 @@ def add_commands(add: AddCommand) -> None:
         "SHA-256 into the manifest. The login is the Hub client's own: run `hf auth login` first.")
     command.add_argument('model', help='network.tag, such as mlfm_resnet50.in100')
     command.add_argument(
-        '--weights', metavar='FILE', help="weights, such as train.py's model_best.pth.tar; those of the paper's authors, "
-        'fetched and converted, if left out')
+        '--weights', metavar='FILE', help="weights, such as train.py's model_best.pth.tar; those of the paper's "
+        'authors, fetched and converted, if left out')
     command.add_argument('--namespace', required=True, metavar='ORG', help='organisation or user on the Hub')
     command.add_argument('--origin', metavar='TEXT', help='where the weights come from, in words, for a new entry')
     command.add_argument('--license', default=LICENSE, metavar='NAME', help='licence of the weights')

@@ -47,8 +47,8 @@ class Checkpoint:
         tag: Tag of the weights; `model.tag` is what `timm.create_model` takes.
         kind: 'embedded' (in the package), 'paper' (the authors' weights, converted), 'trained' (by this project's
             recipes), or 'warm_start' (timm's weights in the trunk, memory at identity).
-        places: Where the weights can be had from by `pretrained=True`, the first of them first: 'package', 'hub' (`repo`
-            and `file`) or 'authors' (`source_repo` and what follows). Empty if nobody offers them.
+        places: Where the weights can be had from by `pretrained=True`, the first of them first: 'package', 'hub'
+            (`repo` and `file`) or 'authors' (`source_repo` and what follows). Empty if nobody offers them.
         license: SPDX name of the weights' licence, lower case.
         origin: Where the weights come from, in words.
         repo: Hub repository, 'organisation/name'; None if there is none.

@@ -364,7 +364,8 @@ def test_broken_manifest(zoo, tmp_path, request):
     for entries, expected in (
         ([good, one | {'sha256': 'abc'}], f"entry 2 ({MODEL}.bad): sha256 is 'abc'"),
         ([one | {'file': '../x.safetensors'}], f'entry 1 ({MODEL}.bad): file is'),
-        ([good, good | {'tag': 'other'}, one | {'commit': None}], f'entry 3 ({MODEL}.bad): it can be had from the hub, so it needs the field "commit"'),
+        ([good, good | {'tag': 'other'}, one | {'commit': None}],
+         f'entry 3 ({MODEL}.bad): it can be had from the hub, so it needs the field "commit"'),
         ([good, good], f'entry 2: {MODEL}.good is listed twice'),
     ):
         write_manifest(broken, entries)

@@ -72,8 +72,10 @@ def test_example_from_the_authors_weights(tmp_path):
     source.parent.mkdir(parents=True)
     shutil.copy(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', source)
     data = write_digits(tmp_path / 'digits', 96, 32)
-    env = dict(os.environ, HF_HOME=str(tmp_path / 'home'), MLFM_ZOO_PAPER_MIRROR=str(tmp_path / 'clone'), HF_HUB_OFFLINE='1')
-    command = [sys.executable, ROOT / 'examples' / 'fine_tune.py', data, '--model', 'mlfm_mobilenetv2_010', '--epochs', '2']
+    env = dict(
+        os.environ, HF_HOME=str(tmp_path / 'home'), MLFM_ZOO_PAPER_MIRROR=str(tmp_path / 'clone'), HF_HUB_OFFLINE='1')
+    script = ROOT / 'examples' / 'fine_tune.py'
+    command = [sys.executable, script, data, '--model', 'mlfm_mobilenetv2_010', '--epochs', '2']
     for options in ([], ['--in-chans', '1']):
         result = subprocess.run([*command, *options], capture_output=True, text=True, env=env)
         assert result.returncode == 0, result.stderr

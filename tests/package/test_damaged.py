@@ -717,8 +717,8 @@ def test_any_change_of_a_verified_file_is_noticed(tmp_path):
     rng = random.Random(5)
     data = WEIGHTS.read_bytes()
     checkpoint = Checkpoint(
-        'test_mlfm_resnet', 'digits', 'embedded', ('package',), 'apache-2.0', 'made up', 10, (3, 64, 64), file='a.safetensors',
-        sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        'test_mlfm_resnet', 'digits', 'embedded', ('package',), 'apache-2.0', 'made up', 10, (3, 64, 64),
+        file='a.safetensors', sha256=hashlib.sha256(data).hexdigest(), size=len(data))
     file = tmp_path / 'a.safetensors'
     file.write_bytes(data)
     for c in (checkpoint, dataclasses.replace(checkpoint, size=None)):
