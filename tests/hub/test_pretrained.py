@@ -97,7 +97,7 @@ def test_hub_folder_round_trip(tmp_path):
         assert torch.equal(loaded(image), model(image))
 
 
-@pytest.mark.parametrize('name', ['mlfm_resnet50', 'mlfm_mobilenetv2_010', 'mlfm_convnext_tiny_k3'])
+@pytest.mark.parametrize('name', ['mlfm_resnet50', 'mlfm_efficientnet_b0', 'mlfm_convnext_tiny_k3'])
 def test_no_weights_is_an_error(name):
     with pytest.raises(RuntimeError, match=f'ImageNet100 weights of {name} are not published: ') as error:
         timm.create_model(name, pretrained=True)
