@@ -2,9 +2,9 @@
 
     python benchmarks/prepare_imagenet100.py [--folder FOLDER]
 
-A made-up set in Kaggle's shards, each image a small JPEG of its own, is prepared, prepared again with nothing to do, and
-verified. Memory is the largest resident set seen while the command works on the files, which it does as a process of
-its own without torch, and beside it the largest of the whole command, which starts with torch.
+A made-up set in Kaggle's shards, each image a small JPEG of its own, is prepared, prepared again with nothing to do,
+and verified. Memory is the largest resident set seen while the command works on the files, which it does as a process
+of its own without torch, and beside it the largest of the whole command, which starts with torch.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python examples/fine_tune.py FOLDER [--model mlfm_mobilenetv2_100]
 
-FOLDER holds train/<class> and val/<class>. The default starts from the authors' ImageNet100 weights. A warm start, such as
-mlfm_resnet50.a1_in1k, is calibrated first, so that training starts from the network that its weights make. Then the new
-classifier and, with layer decay, the rest are trained.
+FOLDER holds train/<class> and val/<class>. The default starts from the authors' ImageNet100 weights. A warm start, such
+as mlfm_resnet50.a1_in1k, is calibrated first, so that training starts from the network that its weights make. Then the
+new classifier and, with layer decay, the rest are trained.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Where this project and timm do not fit by themselves: names of its private modules, and saving, each with the reason."""
+"""Where this project and timm do not fit by themselves, each with the reason: private names of timm, and saving."""
 
 import json
 from pathlib import Path

@@ -23,8 +23,9 @@ def record_memory(model: torch.nn.Module):
     written = []
     for name, module in model.named_modules():
         if isinstance(module, mlfm_zoo.LowFrequencyMemoryUnit):
+            site = name.removeprefix('memory.')
             module.register_forward_hook(
-                lambda module, args, output, site=name.removeprefix('memory.'): written.append((site, output[1])))
+                lambda module, args, output, site=site: written.append((site, output[1])))
     return written
 
 

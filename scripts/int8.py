@@ -98,7 +98,8 @@ def train(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, ep
 
 
 def main(photos: Optional[str], checkpoint: Optional[str]) -> None:
-    print('| network | float32 | int8 | drop, points | float32, MiB | int8, MiB |\n| --- | --: | --: | --: | --: | --: |')
+    print('| network | float32 | int8 | drop, points | float32, MiB | int8, MiB |')
+    print('| --- | --: | --: | --: | --: | --: |')
     train_digits, test_digits = load_split()
     labels = test_digits.labels.numpy()
     embedded = timm.create_model('test_mlfm_resnet', pretrained=True).eval()

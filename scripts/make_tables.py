@@ -103,9 +103,10 @@ is made by `python scripts/make_tables.py` from `weights_manifest.yaml`.
 
 ## The paper's table
 
-None of the paper's figures is evaluated by this project. *Noise* is the difference under which two independent accuracies on the 5,000 validation images are not told apart, with
-95 % confidence. There is one run of each network: of the {total} gains, {small} are within it, and {losses}
-is a loss. *Measured* is of this project's own training; where it is empty, nothing has been trained yet.
+None of the paper's figures is evaluated by this project. *Noise* is the difference under which two independent
+accuracies on the 5,000 validation images are not told apart, with 95 % confidence. There is one run of each network: of
+the {total} gains, {small} are within it, and {losses} is a loss. *Measured* is of this
+project's own training; where it is empty, nothing has been trained yet.
 
 | model | paper, trunk | paper, memory | gain | noise | measured |
 | --- | --: | --: | --: | --: | --- |
@@ -167,7 +168,8 @@ def between_marks(page: Path, made: str) -> str:
 def readme() -> str:
     """README.md with its table of weights, between two marks, made anew."""
     checkpoints = read_manifest(manifest_path()).checkpoints.values()
-    kinds = {kind: [c for c in checkpoints if c.kind == kind] for kind in ('embedded', 'trained', 'paper', 'warm_start')}
+    kinds = {
+        kind: [c for c in checkpoints if c.kind == kind] for kind in ('embedded', 'trained', 'paper', 'warm_start')}
     measured = ', '.join(
         f'{value:.2f} % ({name}, `{c.command}`)' for c in kinds['embedded'] for name, value in c.measured.items())
     trained = len({c.model for c in kinds['trained']})
@@ -175,8 +177,9 @@ def readme() -> str:
     authors = [c for c in kinds['paper'] if c.memory and c.available]
     rows = [
         (', '.join(f'`{c.name}`' if i == 0 else f'`{c.model[-3:]}`' for i, c in enumerate(authors)),
-         f"{len(authors)} of {len(paper_accuracies())} networks, and their plain trunks (`memory=False`): the authors' own "
-         'ImageNet100 weights, downloaded from their repository, verified and converted when first used',
+         f'{len(authors)} of {len(paper_accuracies())} networks, and their plain trunks (`memory=False`): '
+         "the authors' own ImageNet100 weights, downloaded from their repository, verified and converted when first "
+         'used',
          'not evaluated here but for 50 photos with width 0.1; reported by the authors: ' + ', '.join(
              f'{c.reported[README]:.2f} %' for c in authors)),
         ('trained on ImageNet100 by this project', f'{trained} of {len(paper_accuracies())} networks', '-'),
@@ -186,7 +189,8 @@ def readme() -> str:
          f"of {len({c.model for c in warm})} networks: timm's ImageNet-1k weights in the trunk, and a memory that has "
          'learnt nothing yet', '-'),
     ]
-    table = '| weights | what there is | measured |\n| --- | --- | --- |\n' + ''.join(f'| {" | ".join(r)} |\n' for r in rows)
+    table = '| weights | what there is | measured |\n| --- | --- | --- |\n'
+    table += ''.join(f'| {" | ".join(r)} |\n' for r in rows)
     return between_marks(ROOT / 'README.md', table)
 
 
@@ -219,7 +223,8 @@ def cost_page() -> str:
     names = list(measured['compiled']['results'])
     heads = [f'`{name}`' for name in names]
     lines = [
-        f"{inference['threads']} cores of {inference['machine']}, torch {inference['torch']}, timm {inference['timm']}, "
+        f"{inference['threads']} cores of {inference['machine']}, torch {inference['torch']}, "
+        f"timm {inference['timm']}, "
         'float32 where nothing else is said, channels_last, batch 8 at 224 x 224.\n\n',
         f'| setting | variant | {" | ".join(heads)} |\n| --- | --- |{" --: |" * len(names)}\n',
         '| multiply-adds | memory |', *(f' {inference["results"][n]["arithmetic"]:.2f} |' for n in names), '\n']
@@ -240,8 +245,8 @@ def cost_page() -> str:
         worst[variant] = max(
             (r['variants'][variant]['ratio']['median'] / r['arithmetic'], n) for n, r in inference['results'].items())
     lines.append('\n### All networks\n\nAt the most a fused network takes '
-                 f'{worst["fused"][0]:.2f} times its ratio of multiply-adds (`{worst["fused"][1]}`), and one that is not '
-                 f'fused {worst["memory"][0]:.2f} times (`{worst["memory"][1]}`).\n\n'
+                 f'{worst["fused"][0]:.2f} times its ratio of multiply-adds (`{worst["fused"][1]}`), and one that is '
+                 f'not fused {worst["memory"][0]:.2f} times (`{worst["memory"][1]}`).\n\n'
                  '![Time against multiply-adds](cost.png)\n\n'
                  '| network | multiply-adds | memory | fused | fused / multiply-adds | wavelets | training step |\n'
                  '| --- | --: | --: | --: | --: | --: | --: |\n')

@@ -9,7 +9,6 @@ import tempfile
 from typing import Any, Dict, List, Optional
 
 import timm
-from huggingface_hub import try_to_load_from_cache
 
 from ..hub.loading import (
     CheckpointError,
@@ -46,11 +45,13 @@ def add_commands(add: AddCommand) -> None:
     command = add('download', _download, 'download and verify weights, and print where they are')
     command.add_argument('model', help='a network, or network.tag')
     command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
-    command.add_argument('--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
+    command.add_argument(
+        '--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
 
     command = add('card', _card, 'print the model card of weights')
     command.add_argument('model', help='network.tag')
-    command.add_argument('--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
+    command.add_argument(
+        '--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
 
     command = add(
         'publish', _publish, 'publish weights on the Hub',
@@ -58,8 +59,8 @@ def add_commands(add: AddCommand) -> None:
         "SHA-256 into the manifest. The login is the Hub client's own: run `hf auth login` first.")
     command.add_argument('model', help='network.tag, such as mlfm_resnet50.in100')
     command.add_argument(
-        '--weights', metavar='FILE', help="weights, such as train.py's model_best.pth.tar; those of the paper's authors, "
-        'fetched and converted, if left out')
+        '--weights', metavar='FILE', help="weights, such as train.py's model_best.pth.tar; those of the paper's "
+        'authors, fetched and converted, if left out')
     command.add_argument('--namespace', required=True, metavar='ORG', help='organisation or user on the Hub')
     command.add_argument('--origin', metavar='TEXT', help='where the weights come from, in words, for a new entry')
     command.add_argument('--license', default=LICENSE, metavar='NAME', help='licence of the weights')
@@ -189,8 +190,8 @@ def _card(args: argparse.Namespace) -> None:
 
 def _publish(args: argparse.Namespace) -> None:
     publish(
-        args.model, args.weights, args.namespace, dict(args.model_kwargs), args.origin, args.license, args.data, args.top1,
-        args.manifest, args.dry_run)
+        args.model, args.weights, args.namespace, dict(args.model_kwargs), args.origin, args.license, args.data,
+        args.top1, args.manifest, args.dry_run)
 
 
 def publish(
@@ -205,12 +206,12 @@ def publish(
         manifest: Optional[str] = None,
         dry_run: bool = False,
 ) -> None:
-    """Build a repository, upload it and write it into the manifest, and say so; see `workflow.publish` for arguments."""
+    """Build a repository, upload it and write it into the manifest, and say so; see `workflow.publish` for the rest."""
     target = target_manifest(manifest)
     with tempfile.TemporaryDirectory(prefix='mlfm_zoo_publish_') as folder:
         repository = build_repository(
-            name, weights, namespace, folder, model_args=model_args, origin=origin, license=license, data=data, top1=top1,
-            progress=sys.stdout.isatty())
+            name, weights, namespace, folder, model_args=model_args, origin=origin, license=license, data=data,
+            top1=top1, progress=sys.stdout.isatty())
         print('\n'.join(describe(repository)))
         if dry_run:
             print((repository.folder / 'README.md').read_text(encoding='utf-8'))

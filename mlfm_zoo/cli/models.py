@@ -43,11 +43,12 @@ def add_commands(add: AddCommand) -> None:
 
     command = add(
         'predict', _predict, 'say what a pretrained network sees on images',
-        'Print the most probable classes of each image in words. Networks are those of timm and of this package; labels '
-        "are those of the network's config, of ImageNet100 or of ImageNet-1k.")
+        'Print the most probable classes of each image in words. Networks are those of timm and of this package; '
+        "labels are those of the network's config, of ImageNet100 or of ImageNet-1k.")
     command.add_argument('images', nargs='+', metavar='IMAGE', help='file of an image, or a folder of images')
-    command.add_argument('--model', metavar='NAME', help='a name that timm.create_model takes (default: the best network '
-                         'of this package that has ImageNet100 weights)')
+    command.add_argument(
+        '--model', metavar='NAME', help='a name that timm.create_model takes (default: the best network of this '
+        'package that has ImageNet100 weights)')
     command.add_argument('--topk', type=positive, default=5, metavar='N', help='classes for each image (default: 5)')
     command.add_argument('--format', choices=('text', 'json', 'csv'), default='text', help='form of what is printed')
     command.add_argument('--output', metavar='FILE', help='picture to draw, of the images with their classes')
@@ -100,7 +101,8 @@ def _predict(args: argparse.Namespace) -> None:
             for answer in found.answers:
                 print(f'  {100 * answer.probability:5.1f} %  {answer.label}')
     if args.format == 'json':
-        print(json.dumps([dict(file=str(p.file), answers=[a._asdict() for a in p.answers]) for p in predictions], indent=2))
+        rows = [dict(file=str(p.file), answers=[a._asdict() for a in p.answers]) for p in predictions]
+        print(json.dumps(rows, indent=2))
     elif args.format == 'csv':
         table = csv.writer(sys.stdout)
         table.writerow(['file', 'rank', 'index', 'label', 'probability'])

@@ -17,10 +17,11 @@ __all__ = ['add_commands']
 def add_commands(add: AddCommand) -> None:
     command = add(
         'recipe', _recipe, "print the commands that train a network on ImageNet100 with timm's train.py",
-        "Print the commands that train a network, baseline and with memory, on ImageNet100 with timm's train.py: on one "
-        'GPU, on all GPUs of a machine, and on several machines. An update sees the same number of images on each.')
+        "Print the commands that train a network, baseline and with memory, on ImageNet100 with timm's train.py: on "
+        'one GPU, on all GPUs of a machine, and on several machines. An update sees the same number of images on each.')
     command.add_argument('model', help='a network')
-    command.add_argument('--data', default='IMAGENET100', metavar='FOLDER', help='prepared folder (default: IMAGENET100)')
+    command.add_argument(
+        '--data', default='IMAGENET100', metavar='FOLDER', help='prepared folder (default: IMAGENET100)')
     command.add_argument('--script', default='train.py', metavar='FILE', help="path of timm's train.py")
     command.add_argument('--seed', type=int, default=42, metavar='N', help='seed of the run (default: 42)')
     command.add_argument('--gpus', type=positive, default=4, metavar='N', help='GPUs of a machine (default: 4)')
@@ -36,13 +37,15 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--json', action='store_true', help='print JSON')
     command.add_argument('--tag', default='in100', help='tag to publish under (default: in100)')
     command.add_argument('--publish', metavar='ORG', help='publish the best epoch of the run with memory at once')
-    command.add_argument('--data', metavar='FOLDER', help='validation images to publish with, instead of those of the run')
+    command.add_argument(
+        '--data', metavar='FOLDER', help='validation images to publish with, instead of those of the run')
     command.add_argument('--manifest', metavar='FILE', help='manifest to write when publishing, as of `publish`')
 
     command = add(
         'run', None, 'run a Python script with these networks registered in timm',
         'Run a Python script as Python itself would, with these networks registered in timm, also in the Python '
-        'processes that it starts: `run train.py ARGS`, `run -m MODULE ARGS`, `torchrun ... -m mlfm_zoo run train.py ARGS`.')
+        'processes that it starts: `run train.py ARGS`, `run -m MODULE ARGS`, '
+        '`torchrun ... -m mlfm_zoo run train.py ARGS`.')
     command.add_argument('script', help='script, with its arguments after it')
 
     add('imagenet100', None, 'prepare ImageNet100 for training, and check it')
@@ -78,8 +81,9 @@ def _collect(args: argparse.Namespace) -> None:
             cells = [f'{row["model"]}, {row["epoch"]} epoch']
             for name in ('baseline', 'memory'):
                 if (s := row[name]) is not None:
-                    seeds = f', deviation {s["deviation"]:.2f} over {len(s["top1"])} runs' if s['deviation'] is not None else ''
-                    cells.append(f'{name} {s["mean"]:.2f} +- {s["half_interval"]:.2f}{seeds}')
+                    cells.append(f'{name} {s["mean"]:.2f} +- {s["half_interval"]:.2f}')
+                    if s['deviation'] is not None:
+                        cells[-1] += f', deviation {s["deviation"]:.2f} over {len(s["top1"])} runs'
             if row['difference'] is not None:
                 low, high = row['interval']
                 cells.append(f'difference {row["difference"]:+.2f} ({low:+.2f} to {high:+.2f})')

@@ -210,8 +210,8 @@ def _find_splits(source: Path, dest: Path) -> Dict[str, List[Path]]:
         level = [f for folder in level for f in folder.iterdir()
                  if f.is_dir() and not re.fullmatch(r'n\d{8}', f.name) and f != dest][:1000]
     raise DataError(
-        f'{source} has no folders train.X1, train.X2 ... and val.X, and none called train and val: give the folder that '
-        'ambityga/imagenet100 or ImageNet-1k was unpacked into.')
+        f'{source} has no folders train.X1, train.X2 ... and val.X, and none called train and val: give the folder '
+        'that ambityga/imagenet100 or ImageNet-1k was unpacked into.')
 
 
 def _check_classes(split: str, folders: List[Path], source: Path) -> None:
@@ -226,8 +226,8 @@ def _check_classes(split: str, folders: List[Path], source: Path) -> None:
             f'{where}: images must lie in a folder for each class, named by its WordNet id like {SYNSETS[0]}.')
     if len(common) < 50 <= len(classes) <= 200:
         raise DataError(
-            f'{where}: it is another ImageNet-100, such as that of Contrastive Multiview Coding, which shares 8 classes '
-            'with the one of the paper; get ambityga/imagenet100 from Kaggle, or give an ImageNet-1k folder.')
+            f'{where}: it is another ImageNet-100, such as that of Contrastive Multiview Coding, which shares 8 '
+            'classes with the one of the paper; get ambityga/imagenet100 from Kaggle, or give an ImageNet-1k folder.')
     missing = sorted(set(SYNSETS) - common)
     raise DataError(f'{where}, {missing[0]} is missing: unpack all of the set.')
 
@@ -364,8 +364,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     check.add_argument('dest', metavar='folder', help='folder that prepare made')
     check.add_argument('--decode', action='store_true', help='decode every image too, which takes minutes')
     for each in (command, check):
-        each.add_argument('--num-images', nargs=2, type=int, metavar=('TRAIN', 'VAL'), default=list(NUM_IMAGES.values()),
-                          help='images that each class must have (default: 1300 50)')
+        each.add_argument(
+            '--num-images', nargs=2, type=int, metavar=('TRAIN', 'VAL'), default=list(NUM_IMAGES.values()),
+            help='images that each class must have (default: 1300 50)')
     args = parser.parse_args(argv)
     num_images, progress = dict(zip(NUM_IMAGES, args.num_images)), sys.stdout.isatty()
     try:

@@ -71,5 +71,6 @@ def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> Pretrai
     cfg = dict(base_cfg, num_classes=checkpoint.num_classes, license=checkpoint.license, **location)
     if checkpoint.input_size != tuple(base_cfg['input_size']):
         stride = base_cfg['input_size'][-1] // base_cfg['pool_size'][-1]
-        cfg.update(input_size=checkpoint.input_size, pool_size=tuple(-(-s // stride) for s in checkpoint.input_size[1:]))
+        pool_size = tuple(-(-s // stride) for s in checkpoint.input_size[1:])
+        cfg.update(input_size=checkpoint.input_size, pool_size=pool_size)
     return PretrainedCfg(**cfg)

@@ -60,9 +60,9 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
 def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Weights:
     """The file of a checkpoint on this machine, downloaded if need be, and verified.
 
-    Size and SHA-256 are the manifest's; of a file of the authors', size and git blob id are, and then what was converted
-    from it is compared with what was written. A file in the cache costs no request if the manifest pins its commit. A
-    file that differs is removed from the cache, so that no later call takes it.
+    Size and SHA-256 are the manifest's; of a file of the authors', size and git blob id are, and then what was
+    converted from it is compared with what was written. A file in the cache costs no request if the manifest pins its
+    commit. A file that differs is removed from the cache, so that no later call takes it.
 
     Args:
         checkpoint: A checkpoint that can be had.

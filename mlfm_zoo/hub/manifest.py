@@ -1,8 +1,8 @@
 """The manifest: which checkpoints exist, where, and what their files must be, byte for byte.
 
-`weights_manifest.yaml` lists them, and what the paper reports of each network. `MLFM_ZOO_MANIFEST` names a second file in
-the same form, whose entries join these and replace those of the same model and tag. `MLFM_ZOO_HUB` names an organisation
-that all Hub repositories are looked for in, instead of their own.
+`weights_manifest.yaml` lists them, and what the paper reports of each network. `MLFM_ZOO_MANIFEST` names a second file
+in the same form, whose entries join these and replace those of the same model and tag. `MLFM_ZOO_HUB` names an
+organisation that all Hub repositories are looked for in, instead of their own.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union, get_args
 import yaml
 
 __all__ = [
-    'Checkpoint', 'ManifestError', 'PaperAccuracy', 'load_manifest', 'manifest_path', 'paper_accuracies', 'read_manifest',
+    'Checkpoint', 'ManifestError', 'PaperAccuracy', 'load_manifest', 'manifest_path', 'paper_accuracies',
+    'read_manifest',
 ]
 
 KINDS = ('embedded', 'paper', 'trained', 'warm_start')
@@ -46,8 +47,8 @@ class Checkpoint:
         tag: Tag of the weights; `model.tag` is what `timm.create_model` takes.
         kind: 'embedded' (in the package), 'paper' (the authors' weights, converted), 'trained' (by this project's
             recipes), or 'warm_start' (timm's weights in the trunk, memory at identity).
-        places: Where the weights can be had from by `pretrained=True`, the first of them first: 'package', 'hub' (`repo`
-            and `file`) or 'authors' (`source_repo` and what follows). Empty if nobody offers them.
+        places: Where the weights can be had from by `pretrained=True`, the first of them first: 'package', 'hub'
+            (`repo` and `file`) or 'authors' (`source_repo` and what follows). Empty if nobody offers them.
         license: SPDX name of the weights' licence, lower case.
         origin: Where the weights come from, in words.
         repo: Hub repository, 'organisation/name'; None if there is none.
@@ -138,7 +139,7 @@ class DuplicateKey(yaml.MarkedYAMLError):
 
 
 class Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
-    """YAML's safe loader, but a key that a mapping has twice is an error: YAML forbids it, and PyYAML takes the last."""
+    """YAML's safe loader, but a mapping with a key twice is an error: YAML forbids it, and PyYAML takes the last."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()

@@ -103,8 +103,9 @@ def verify_released(path: Path, checkpoint: Checkpoint) -> Weights:
         try:
             shutil.rmtree(path.parent)
         except OSError:
-            raise CheckpointError(f'{str(error)[:-1]}; it could not be removed from the cache, which is read-only: remove '
-                                  f'{path.parent}, or name another cache_dir.') from None
+            raise CheckpointError(
+                f'{str(error)[:-1]}; it could not be removed from the cache, which is read-only: remove {path.parent}, '
+                'or name another cache_dir.') from None
         raise CheckpointError(f'{str(error)[:-1]}; it was removed from the cache: try again.') from None
     return Weights(path, model_args)
 
@@ -158,7 +159,8 @@ def _check_network(conversion: Conversion, checkpoint: Checkpoint, where: str) -
     memory = args.get('memory', True)
     if (conversion.architecture, memory, args['num_classes'], args.get('channel_multiplier')) != (
             checkpoint.model, checkpoint.memory, checkpoint.num_classes, None):
-        name, weight = next((k, v) for k, v in conversion.state_dict.items() if k.endswith('conv_stem.weight') or v.ndim == 4)
+        name, weight = next(
+            (k, v) for k, v in conversion.state_dict.items() if k.endswith('conv_stem.weight') or v.ndim == 4)
         raise CheckpointError(
             f'The file {where} holds {conversion.architecture} {"with" if memory else "without"} memory, '
             f'{args["num_classes"]} classes and {name} of shape {tuple(weight.shape)}, expected {checkpoint.title} of '
@@ -179,13 +181,15 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
             except OSError as error:
                 if error.filename is None:  # of what is written, not of what is read
                     raise
-                raise CheckpointError(f'The weights of {checkpoint.title} cannot be read from {path} ({error.strerror}): '
-                                      f'{MIRROR} must name a clone of {checkpoint.source_repo}.') from None
+                raise CheckpointError(
+                    f'The weights of {checkpoint.title} cannot be read from {path} ({error.strerror}): {MIRROR} must '
+                    f'name a clone of {checkpoint.source_repo}.') from None
             return str(path)
         start = f'The weights of {checkpoint.title} could not be downloaded from {url}'
         if constants.HF_HUB_OFFLINE:
-            raise CheckpointError(f'{start}: HF_HUB_OFFLINE is set and they are not in the cache; unset it once, or let '
-                                  f'{MIRROR} name a clone of {checkpoint.source_repo}.')
+            raise CheckpointError(
+                f'{start}: HF_HUB_OFFLINE is set and they are not in the cache; unset it once, or let {MIRROR} name a '
+                f'clone of {checkpoint.source_repo}.')
         try:
             with _response(url) as (status, size, chunks):
                 if status != 200:
@@ -212,8 +216,9 @@ def _origin(checkpoint: Checkpoint) -> Tuple[Optional[Path], str]:
     if scheme in ('http', 'https'):
         return None, f'{mirror.rstrip("/")}/{quote(checkpoint.source_path)}'
     if scheme not in ('', 'file'):
-        raise CheckpointError(f'{MIRROR} is {mirror!r}, expected a folder or an address that starts with http, https or '
-                              'file: correct it or unset it.')
+        raise CheckpointError(
+            f'{MIRROR} is {mirror!r}, expected a folder or an address that starts with http, https or file: correct it '
+            'or unset it.')
     folder = Path(url2pathname(unquote(urlsplit(mirror).path)) if scheme else mirror)
     if not folder.is_dir():
         raise CheckpointError(f'{MIRROR} is {mirror!r}, which is no folder: let it name a clone of '
@@ -246,8 +251,9 @@ def _write(chunks: Iterator[bytes], file: BinaryIO, limit: int, where, checkpoin
     for chunk in chunks:
         total += len(chunk)
         if total > limit:
-            raise CheckpointError(f'The file {where} of {checkpoint.title} has more than {limit:,} bytes, which is what was '
-                                  'expected at the most: nothing of it was read or kept.')
+            raise CheckpointError(
+                f'The file {where} of {checkpoint.title} has more than {limit:,} bytes, which is what was expected at '
+                'the most: nothing of it was read or kept.')
         file.write(chunk)
         if bar is not None:
             bar.update(len(chunk))

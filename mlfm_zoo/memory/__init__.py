@@ -1,4 +1,4 @@
-"""The low-frequency memory: unit.py has the equations, network.py the memory of a network, attach.py gives it to others."""
+"""The low-frequency memory: unit.py has the equations, network.py a network's units, attach.py gives it to others."""
 
 from .attach import MemorySupport, attach_memory, calibrate_memory, memory_family, supports_memory
 from .bands import image_bands, low_band
@@ -8,7 +8,7 @@ from .options import MemoryOptions
 from .unit import Gate, LowFrequencyMemoryUnit
 
 __all__ = [
-    'FoldedGate', 'FusedMemoryUnit', 'Gate', 'LowFrequencyMemory', 'LowFrequencyMemoryUnit', 'MemoryOptions', 'MemorySite',
-    'MemorySupport', 'PassThrough', 'attach_memory', 'calibrate_memory', 'image_bands', 'low_band',
+    'FoldedGate', 'FusedMemoryUnit', 'Gate', 'LowFrequencyMemory', 'LowFrequencyMemoryUnit', 'MemoryOptions',
+    'MemorySite', 'MemorySupport', 'PassThrough', 'attach_memory', 'calibrate_memory', 'image_bands', 'low_band',
     'memory_family', 'supports_memory',
 ]

@@ -73,6 +73,7 @@ class LowFrequencyMemory(nn.Module):
         memory_chs = in_chans
         for i, site in enumerate(sites):
             last = i == len(sites) - 1
+            supplemented = ('all',) if last else ('all', 'all_but_last')
             forget_last = int(options.memory_forget_last)
             unit = LowFrequencyMemoryUnit(
                 site.num_chs,
@@ -80,7 +81,7 @@ class LowFrequencyMemory(nn.Module):
                 in_chans=in_chans,
                 level=_level(site.reduction),
                 update=options.memory_update,
-                supplement=options.memory_supplement == 'all' or options.memory_supplement == 'all_but_last' and not last,
+                supplement=options.memory_supplement in supplemented,
                 forget=forget_last if last else _level(sites[i + 1].reduction) - _level(site.reduction),
                 ceil_mode=True if last else sites[i + 1].ceil_mode,
                 last=last,
@@ -120,7 +121,7 @@ class LowFrequencyMemory(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> 'LowFrequencyMemory':
-        """Set the mode of the units, which a fused one refuses, and then, with nothing changed until there, the rest."""
+        """Set the mode of the units first: a fused one refuses training before anything is changed."""
         for unit in self.units():
             unit.train(mode)
         return super().train(mode)
@@ -145,8 +146,8 @@ class LowFrequencyMemory(nn.Module):
             Bands as `image_bands` returns them, as deep as the units need.
 
         Raises:
-            ValueError: The image is no batch of floating-point images of `in_chans` channels, or is smaller than one cell
-                of the network's deepest map.
+            ValueError: The image is no batch of floating-point images of `in_chans` channels, or is smaller than one
+                cell of the network's deepest map.
         """
         check_image(image, self.in_chans, self.reduction)
         if torch.jit.is_scripting():

@@ -130,8 +130,8 @@ class LowFrequencyMemoryUnit(Identity, nn.Module):
         return self.output_gate(fused), memory
 
     def _forget(self, x: torch.Tensor) -> torch.Tensor:
-        # Nothing reads the last memory. A scripted, compiled or exported graph leaves its low band out, which would only
-        # tie the graph to sizes at which that band has more than one pixel.
+        # Nothing reads the last memory. A scripted, compiled or exported graph leaves its low band out, which would
+        # only tie the graph to sizes at which that band has more than one pixel.
         if self.last and (torch.jit.is_scripting() or torch.compiler.is_compiling()):
             return x
         for _ in range(self.forget):

@@ -133,8 +133,8 @@ def _choose_memory_options(
         for name, value in weights.model_args.items():
             if kwargs.setdefault(name, value) != value:
                 raise ValueError(
-                    f'{name} is {kwargs[name]!r}, but the weights {checkpoint.name} were trained with {value!r}: leave it '
-                    'out, or build the network with pretrained=False.')
+                    f'{name} is {kwargs[name]!r}, but the weights {checkpoint.name} were trained with {value!r}: leave '
+                    'it out, or build the network with pretrained=False.')
         for name, value in memory_args.items():
             kwargs.setdefault(name, value)
         return

@@ -159,8 +159,8 @@ def _training(checkpoint: Checkpoint, training_args: Optional[Dict[str, Any]]) -
     if checkpoint.source_repo:
         lines.append(
             f'Released in [{checkpoint.source_repo}](https://{checkpoint.source_repo}), commit '
-            f'`{checkpoint.source_commit}`, as `{checkpoint.source_path}` (git blob `{checkpoint.source_blob}`), by the '
-            f'authors of the paper: {AUTHORS}.')
+            f'`{checkpoint.source_commit}`, as `{checkpoint.source_path}` (git blob `{checkpoint.source_blob}`), by '
+            f'the authors of the paper: {AUTHORS}.')
     if training_args:
         settings = ('epochs', 'opt', 'lr', 'sched', 'weight_decay', 'batch_size', 'img_size', 'aa', 'mixup', 'seed')
         known = [f'{key} {training_args[key]}' for key in settings if training_args.get(key) not in (None, '')]
@@ -174,7 +174,8 @@ def _figures(checkpoint: Checkpoint) -> str:
     if paper is not None and checkpoint.kind in ('trained', 'paper'):
         rows += [f'| top-1 on ImageNet100, {what} | {value:.2f} % | the paper, not evaluated here |'
                  for what, value in (('with memory', paper.memory), ('without', paper.trunk))]
-    rows += [f'| {name} | {value:.2f} % | the authors, not evaluated here |' for name, value in checkpoint.reported.items()]
+    rows += [f'| {name} | {value:.2f} % | the authors, not evaluated here |'
+             for name, value in checkpoint.reported.items()]
     measured = f'measured: `{checkpoint.command}`'
     rows += [f'| {name} | {value:.2f} % | {measured} |' for name, value in checkpoint.measured.items()]
     if not rows:

@@ -85,7 +85,8 @@ def evaluate(
             'classes, and their names where the data holds only some of them.')
     others = [f.name for f in root.iterdir() if f.is_dir() and f.name not in dataset.reader.class_to_idx]
     if others:
-        warnings.warn(f'{len(others)} folders in {root} are of no class and left out, {min(others)} among them.')
+        warnings.warn(
+            f'{len(others)} folders in {root} are of no class and left out, {min(others)} among them.', stacklevel=2)
 
     config = resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
     device = usable_device(device)

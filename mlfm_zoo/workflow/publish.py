@@ -182,9 +182,10 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
     """
     text = path.read_text(encoding='utf-8') if path.exists() else 'version: 2\n\ncheckpoints:\n'
     lines = _entry_lines(checkpoint)
+    third = '(?!    memory: false$)' if checkpoint.memory else '    memory: false\n'
     block = re.compile(
-        rf'^  - model: {re.escape(checkpoint.model)}\n    tag: {re.escape(checkpoint.tag)}\n'
-        rf'{"(?!    memory: false$)" if checkpoint.memory else "    memory: false" + chr(10)}(?:    .*\n)*', re.MULTILINE)
+        rf'^  - model: {re.escape(checkpoint.model)}\n    tag: {re.escape(checkpoint.tag)}\n{third}(?:    .*\n)*',
+        re.MULTILINE)
     if block.search(text):
         text = block.sub(lambda _: lines, text, count=1)
     else:
@@ -226,7 +227,8 @@ def _read_weights(weights: Path) -> Dict[str, torch.Tensor]:
     try:
         return load_state_dict(str(weights), weights_only=True)
     except Exception as error:  # of any kind for a damaged file
-        raise ValueError(f'{weights} is damaged or holds no weights ({type(error).__name__}): get the file again.') from None
+        raise ValueError(
+            f'{weights} is damaged or holds no weights ({type(error).__name__}): get the file again.') from None
 
 
 def _training_args(weights: Path) -> Dict[str, Any]:

@@ -21,7 +21,8 @@ COMMAND = [sys.executable, '-m', 'mlfm_zoo']
 def test_every_command_has_help():
     listed = subprocess.run([*COMMAND, '--help'], capture_output=True, text=True)
     assert listed.returncode == 0
-    commands = [line.split()[0] for line in listed.stdout.split('COMMAND\n')[-1].splitlines() if line[:5].strip() and line.startswith('    ')]
+    lines = listed.stdout.split('COMMAND\n')[-1].splitlines()
+    commands = [line.split()[0] for line in lines if line.startswith('    ') and line[:5].strip()]
     assert {'list', 'info', 'verify', 'download', 'card', 'publish', 'convert', 'evaluate', 'run', 'recipe', 'collect',
             'imagenet100'} <= set(commands)
     for name in commands:

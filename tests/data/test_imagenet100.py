@@ -70,7 +70,8 @@ def whole(dest):
 
 @pytest.mark.parametrize('make', [
     kaggle, lambda root: kaggle(root, mixed=True), imagenet, lambda root: imagenet(root, 'validation'),
-    lambda root: imagenet(root / 'ILSVRC' / 'Data' / 'CLS-LOC') and root, lambda root: kaggle(root / 'archive') and root,
+    lambda root: imagenet(root / 'ILSVRC' / 'Data' / 'CLS-LOC') and root,
+    lambda root: kaggle(root / 'archive') and root,
 ], ids=['shards by class', 'shards mixed', 'ImageNet-1k', 'validation', 'nested ImageNet-1k', 'nested shards'])
 @pytest.mark.parametrize('copy', [False, True])
 def test_every_shape(make, copy, tmp_path):
@@ -102,7 +103,8 @@ BROKEN = {
     'empty': (lambda path: path.write_bytes(b''), 'is empty'),
     'truncated': (lambda path: path.write_bytes(JPEGS[0][:-60]), 'is truncated'),
     'text': (lambda path: path.write_text('<html>Too many requests</html>'), 'cannot be decoded as an image'),
-    'dangling': (lambda path: (path.unlink(), path.symlink_to('nowhere')), 'cannot be read (No such file or directory)'),
+    'dangling': (
+        lambda path: (path.unlink(), path.symlink_to('nowhere')), 'cannot be read (No such file or directory)'),
     'folder': (lambda path: (path.unlink(), path.mkdir()), 'cannot be read (Is a directory)'),
     'noise': (lambda path: path.write_bytes(bytes(range(256)) * 4), 'cannot be decoded as an image'),
 }
@@ -160,7 +162,8 @@ def test_what_is_not_imagenet100(tmp_path):
 
     other = [*SYNSETS[:8], *(f'n1{i:07}' for i in range(92))]  # as many in common as with the set of CMC
     message = refusal(prepare, imagenet(tmp_path / 'cmc', synsets=other), dest, num_images=COUNTS)
-    assert 'another ImageNet-100, such as that of Contrastive Multiview Coding' in message and 'has 8 of the 100' in message
+    assert 'another ImageNet-100, such as that of Contrastive Multiview Coding' in message
+    assert 'has 8 of the 100' in message
 
     message = refusal(prepare, imagenet(tmp_path / 'part', synsets=SYNSETS[:99]), dest, num_images=COUNTS)
     assert 'has 99 of the 100 classes in train, n02077923 is missing' in message

@@ -364,7 +364,8 @@ def test_broken_manifest(zoo, tmp_path, request):
     for entries, expected in (
         ([good, one | {'sha256': 'abc'}], f"entry 2 ({MODEL}.bad): sha256 is 'abc'"),
         ([one | {'file': '../x.safetensors'}], f'entry 1 ({MODEL}.bad): file is'),
-        ([good, good | {'tag': 'other'}, one | {'commit': None}], f'entry 3 ({MODEL}.bad): it can be had from the hub, so it needs the field "commit"'),
+        ([good, good | {'tag': 'other'}, one | {'commit': None}],
+         f'entry 3 ({MODEL}.bad): it can be had from the hub, so it needs the field "commit"'),
         ([good, good], f'entry 2: {MODEL}.good is listed twice'),
     ):
         write_manifest(broken, entries)
@@ -372,7 +373,8 @@ def test_broken_manifest(zoo, tmp_path, request):
     for text, expected in (
         ('version: 1\ncheckpoints: [{', 'is not valid YAML'),
         ('[]', 'must hold "version"'),
-        ('version: 1\ncheckpoints:\n- model: a\n  tag: b\n  tag: c', "line 5 is not valid YAML (the key 'tag' stands twice)"),
+        ('version: 1\ncheckpoints:\n- model: a\n  tag: b\n  tag: c',
+         "line 5 is not valid YAML (the key 'tag' stands twice)"),
         ('version: 1\ncheckpoints: []\npaper: []', '"paper" must be a mapping'),
         ('version: 1\ncheckpoints: []\npaper: {mlfm_resnet18: [77, 101]}', '"paper": \'mlfm_resnet18\' is [77, 101]'),
     ):

@@ -1,4 +1,4 @@
-"""`pretrained=True` of what the authors released: fetched from loopback and from folders, verified, converted and kept."""
+"""`pretrained=True` of what the authors released: fetched from loopback and folders, verified, converted and kept."""
 
 import io
 import json
@@ -86,10 +86,10 @@ class Zoo:
             if checkpoint.kind == 'paper':
                 content = files[checkpoint.source_path]
                 self.entries.append(dict(
-                    model=checkpoint.model, tag=checkpoint.tag, memory=checkpoint.memory, kind='paper', places=['authors'],
-                    num_classes=100, input_size=[3, 224, 224], license='apache-2.0', origin='made by a test',
-                    source_repo='github.com/a/b', source_commit='0' * 40, source_path=checkpoint.source_path,
-                    source_blob=git_oid(content), source_size=len(content)))
+                    model=checkpoint.model, tag=checkpoint.tag, memory=checkpoint.memory, kind='paper',
+                    places=['authors'], num_classes=100, input_size=[3, 224, 224], license='apache-2.0',
+                    origin='made by a test', source_repo='github.com/a/b', source_commit='0' * 40,
+                    source_path=checkpoint.source_path, source_blob=git_oid(content), source_size=len(content)))
         self.manifest = root / 'manifest.yaml'
         self.write()
 
@@ -161,17 +161,19 @@ def test_loads_by_name_and_makes_no_second_request(zoo, files):
         assert torch.equal(torch.tensor(client(f'logits("{NAME}", memory=False)')), expected)
     assert not zoo.server.requests
     cfg = zoo.client(f'model = create("{NAME}", memory=False)\nresult = model.pretrained_cfg')
-    assert 'file' not in cfg and cfg['url'].endswith('mobilenetv2_0.1_ori/model_best.pth.tar') and cfg['num_classes'] == 100
+    assert 'file' not in cfg and cfg['num_classes'] == 100
+    assert cfg['url'].endswith('mobilenetv2_0.1_ori/model_best.pth.tar')
 
 
 def test_the_file_decides_the_update(zoo):
     """x0.35 is 'add' here, which is not what its name stands for."""
     model = 'mlfm_mobilenetv2_035'
-    assert zoo.client(f'model = create("{model}", num_classes=5, in_chans=1)\nresult = model.memory.stem.update') == 'add'
+    update = 'model.memory.stem.update'
+    assert zoo.client(f'model = create("{model}", num_classes=5, in_chans=1)\nresult = {update}') == 'add'
     assert zoo.client('list(model(torch.zeros(1, 1, 64, 64)).shape)') == [1, 5]
     assert zoo.client(f'create("{model}", memory_update="add", features_only=True).feature_info.channels()')
     text = refusal(zoo.client, zoo.root / 'home', model, 'ValueError', memory_update='cat')
-    assert text.startswith("memory_update is 'cat', but the weights mlfm_mobilenetv2_035.paper_in100 were trained with 'add'")
+    assert text.startswith(f"memory_update is 'cat', but the weights {model}.paper_in100 were trained with 'add'")
     assert zoo.client(f'timm.create_model("{model}", memory_update="cat").memory.stem.update') == 'cat'
 
 
@@ -201,8 +203,9 @@ def test_wrong_entries(zoo, tmp_path):
     finally:
         zoo.write()
     for name, memory, expected in (
-        ('mlfm_mobilenetv2_035', False, 'holds mlfm_mobilenetv2_010 without memory, 100 classes and conv_stem.weight of shape '
-                                        '(4, 3, 3, 3), expected mlfm_mobilenetv2_035.paper_in100 (memory=False)'),
+        ('mlfm_mobilenetv2_035', False,
+         'holds mlfm_mobilenetv2_010 without memory, 100 classes and conv_stem.weight of shape (4, 3, 3, 3), '
+         'expected mlfm_mobilenetv2_035.paper_in100 (memory=False)'),
         ('mlfm_mobilenetv2_050', True, 'holds mlfm_mobilenetv2_050 without memory'),
         ('mlfm_mobilenetv2_050', False, 'holds mlfm_mobilenetv2_050 with memory'),
         ('mlfm_mobilenetv2_075', True, 'with memory, 7 classes'),
@@ -212,8 +215,8 @@ def test_wrong_entries(zoo, tmp_path):
 
 
 def test_nothing_is_executed(zoo, tmp_path, files):
-    for name, memory in (('mlfm_mobilenetv2_075', False), ('mlfm_mobilenetv2_100', True), ('mlfm_mobilenetv2_100', False)):
-        text = refusal(zoo.client, tmp_path, name, memory=memory)
+    for width, memory in (('075', False), ('100', True), ('100', False)):
+        text = refusal(zoo.client, tmp_path, f'mlfm_mobilenetv2_{width}', memory=memory)
         assert 'cannot be converted' in text and 'unfinished' not in text
     assert not files[1].exists() and not kept(tmp_path)
 
@@ -317,8 +320,9 @@ def test_folders_and_addresses(zoo, files, tmp_path):
             assert client(f'create("{NAME}") is not None')
             assert 'cannot be read from' in refusal(client, tmp_path / 'cache', 'mlfm_mobilenetv2_035')
     for mirror, expected in (
-        ('ftp://127.0.0.1/x', "'ftp://127.0.0.1/x', expected a folder or an address"), ('data://x', 'expected a folder'),
-        (str(tmp_path / 'nothing'), 'which is no folder'), ('http://127.0.0.1:9', 'there was no answer'),
+        ('ftp://127.0.0.1/x', "'ftp://127.0.0.1/x', expected a folder or an address"),
+        ('data://x', 'expected a folder'), (str(tmp_path / 'nothing'), 'which is no folder'),
+        ('http://127.0.0.1:9', 'there was no answer'),
     ):
         with zoo.start(mirror, 'nowhere') as client:
             assert expected in refusal(client, tmp_path / 'cache')
@@ -337,8 +341,7 @@ def test_proxies_are_honoured(zoo):
 
 
 def test_addresses_are_those_of_the_repository():
-    [checkpoint] = [c for c in load_manifest().values() if c.model == 'mlfm_mobilenetv2_100' and c.kind == 'paper' and c.memory]
-    assert source_url(checkpoint) == (
+    assert source_url(load_manifest()['mlfm_mobilenetv2_100', 'paper_in100', True]) == (
         'https://raw.githubusercontent.com/AlphaWuSeu/MLFM/94c17aae7b47ca9d3f47db124831014f4a2057fb/MLFM%20classification/'
         'MobileNet/mobilenetv2_MLFM/checkpoint/mobilenetv2_1.0_wavelet/model_best.pth.tar')
 
@@ -366,8 +369,9 @@ def test_the_authors_own(authors):
     """The authors' outputs and their counts of right answers on 50 photos, by name, and again with the source gone."""
     client, server, root = authors
     save_file({'image': torch.from_numpy(load_fill().image('input', (2, 3, 224, 224)))}, root / 'image.safetensors')
-    client(f'from safetensors.torch import load_file\ngolden_image = load_file({str(root / "image.safetensors")!r})["image"]')
-    for gone in (False, True):
+    client('from safetensors.torch import load_file\n'
+           f'golden_image = load_file({str(root / "image.safetensors")!r})["image"]')
+    for _ in range(2):
         for memory, file, top1, top5 in ((True, 'mlfm', 27, 44), (False, 'baseline', 28, 43)):
             logits = torch.tensor(client(
                 f'model = create("{NAME}", memory={memory})\nwith torch.inference_mode():\n'

@@ -50,7 +50,7 @@ def test_every_memory_parameter_leaves_the_identity(name):
     torch.manual_seed(0)
     model = mlfm_zoo.attach_memory(timm.create_model(name, num_classes=5)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    for step in range(2):
+    for _ in range(2):
         optimizer.zero_grad()
         F.cross_entropy(model(torch.randn(8, 3, 64, 64)), torch.arange(8) % 5).backward()
         without = [n for n, p in model.memory.named_parameters()

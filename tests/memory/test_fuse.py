@@ -108,8 +108,8 @@ def test_copies_and_pickles(name):
 
 
 @pytest.mark.parametrize('name', [
-    'test_mlfm_resnet', 'mlfm_mobilenetv2_010',
-    *(pytest.param(name, marks=pytest.mark.slow) for name in SMALL if name not in ('test_mlfm_resnet', 'mlfm_mobilenetv2_010')),
+    name if name in ('test_mlfm_resnet', 'mlfm_mobilenetv2_010') else pytest.param(name, marks=pytest.mark.slow)
+    for name in SMALL
 ])
 def test_exports_and_compiles(name):
     model = create(name)
@@ -182,7 +182,7 @@ def test_checkpointing_covers_the_units(name):
         assert all(unit.grad_checkpointing == enable for unit in network.memory.units())
         sizes = {}
 
-        def keep(tensor):
+        def keep(tensor, sizes=sizes):
             storage = tensor.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
             return tensor

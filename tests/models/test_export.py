@@ -5,9 +5,9 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from int8 import QUANTISED, export_onnx, quantise
 from torch.export import Dim
 
+from int8 import QUANTISED, export_onnx, quantise
 from networks import ALL, SMALL, lived_in
 
 SIZES = ((1, 64, 64), (3, 65, 97), (2, 128, 96))

@@ -72,8 +72,10 @@ def test_example_from_the_authors_weights(tmp_path):
     source.parent.mkdir(parents=True)
     shutil.copy(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', source)
     data = write_digits(tmp_path / 'digits', 96, 32)
-    env = dict(os.environ, HF_HOME=str(tmp_path / 'home'), MLFM_ZOO_PAPER_MIRROR=str(tmp_path / 'clone'), HF_HUB_OFFLINE='1')
-    command = [sys.executable, ROOT / 'examples' / 'fine_tune.py', data, '--model', 'mlfm_mobilenetv2_010', '--epochs', '2']
+    env = dict(
+        os.environ, HF_HOME=str(tmp_path / 'home'), MLFM_ZOO_PAPER_MIRROR=str(tmp_path / 'clone'), HF_HUB_OFFLINE='1')
+    script = ROOT / 'examples' / 'fine_tune.py'
+    command = [sys.executable, script, data, '--model', 'mlfm_mobilenetv2_010', '--epochs', '2']
     for options in ([], ['--in-chans', '1']):
         result = subprocess.run([*command, *options], capture_output=True, text=True, env=env)
         assert result.returncode == 0, result.stderr
@@ -89,7 +91,7 @@ def layers(model, coarse=False):
 
 @pytest.mark.parametrize('name', ALL)
 def test_layer_decay_puts_memory_with_its_stage(name):
-    """In coarse groups a unit is its stage's; in fine ones it is no earlier than the blocks before it and before the next."""
+    """In coarse groups a unit is its stage's; in fine ones it lies between the blocks before it and the next."""
     model = timm.create_model(name, device='meta')
     fine, coarse = layers(model), layers(model, coarse=True)
     units = {n: u for n, u in model.memory.named_modules() if u in model.memory.units()}
@@ -103,7 +105,8 @@ def test_layer_decay_puts_memory_with_its_stage(name):
         assert before <= fine[names[0]] <= max([fine[n] for n in trunk], default=0) + 1, unit_name
         before = fine[names[0]]
     last = max(fine.values())
-    assert before < last and all(fine[n] == last for n, _ in model.named_parameters() if n.startswith(('fc.', 'classifier.')))
+    heads = [n for n, _ in model.named_parameters() if n.startswith(('fc.', 'classifier.'))]
+    assert before < last and all(fine[n] == last for n in heads)
 
 
 def test_frozen_trunk():

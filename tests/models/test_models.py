@@ -246,7 +246,7 @@ def test_layer_groups_put_memory_with_its_stage(name, coarse):
     order = [groups[n] for n, _ in model.named_parameters() if not n.startswith('memory.')]
     stems = {groups[n] for n in groups if n.startswith('memory.stem.')}
     assert stems == {min(order)}
-    for stage, unit_name in enumerate(n for n, m in model.named_modules() if m in set(last_units(model))):
+    for unit_name in (n for n, m in model.named_modules() if m in set(last_units(model))):
         prefix = unit_name.removeprefix('memory.')
         trunk = prefix.split('.')[0] if 'resnet' in name or 'regnet' in name else '.'.join(prefix.split('.')[:2])
         of_stage = [groups[n] for n in groups if n.startswith(f'{trunk}.')]

@@ -588,7 +588,7 @@ def run(cases, check, root):
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = {}
     empty = listing(root)
-    for i, (name, files) in enumerate(cases):
+    for name, files in cases:
         for file, content in files.items():
             (folder / file).write_bytes(content)
         before = listing(root)
@@ -650,7 +650,8 @@ def test_yaml_traps(field, tmp_path):
     """Each trap in each place, among them what once crashed the reader or would have kept it busy for hours."""
     text = dump(dict(version=2, checkpoints=ENTRIES)).decode()
     for trap in (*YAML_TRAPS, laughs(30, False), laughs(30, True)):
-        damaged = re.sub(rf'^(.*\b{field}:).*$', lambda m: f'{m[1]} {trap}', text, count=1, flags=re.MULTILINE)
+        head, old, tail = re.split(rf'^(.*\b{field}:).*$', text, maxsplit=1, flags=re.MULTILINE)
+        damaged = f'{head}{old} {trap}{tail}'
         (tmp_path / 'manifest.yaml').write_text(damaged, encoding='utf-8')
         check_manifest(tmp_path)
 
@@ -716,8 +717,8 @@ def test_any_change_of_a_verified_file_is_noticed(tmp_path):
     rng = random.Random(5)
     data = WEIGHTS.read_bytes()
     checkpoint = Checkpoint(
-        'test_mlfm_resnet', 'digits', 'embedded', ('package',), 'apache-2.0', 'made up', 10, (3, 64, 64), file='a.safetensors',
-        sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        'test_mlfm_resnet', 'digits', 'embedded', ('package',), 'apache-2.0', 'made up', 10, (3, 64, 64),
+        file='a.safetensors', sha256=hashlib.sha256(data).hexdigest(), size=len(data))
     file = tmp_path / 'a.safetensors'
     file.write_bytes(data)
     for c in (checkpoint, dataclasses.replace(checkpoint, size=None)):

@@ -52,5 +52,6 @@ def test_snippets_run():
 
 
 def test_training_arguments():
-    card = make_card(CHECKPOINTS['test_mlfm_resnet', 'digits', True], training_args=dict(epochs=7, opt='sgd', mixup=None))
+    training_args = dict(epochs=7, opt='sgd', mixup=None)
+    card = make_card(CHECKPOINTS['test_mlfm_resnet', 'digits', True], training_args=training_args)
     assert 'epochs 7, opt sgd.' in card and 'mixup' not in card

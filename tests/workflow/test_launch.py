@@ -36,7 +36,9 @@ print(json.dumps(dict(
     loader=type(__loader__).__name__, names=sorted(n for n in globals() if n.startswith('__')), modules=[
         n for n in ('timm', 'torch', 'mlfm_zoo') if n in sys.modules])))
 ''', 'below/script.py')
-    for command in ([path, '--help', '-m', 'x', '--', ''], ['below/script.py'], [path.parent.name + '/script.py', 'run']):
+    for command in (
+        [path, '--help', '-m', 'x', '--', ''], ['below/script.py'], [path.parent.name + '/script.py', 'run'],
+    ):
         ours, own = (
             launch(*command, options=['-O', '-W', 'error::UserWarning', '-u'], cwd=tmp_path, launcher=launcher)
             for launcher in (('-m', 'mlfm_zoo', 'run'), ()))

@@ -61,8 +61,8 @@ def test_one_bad_image_among_many(digits, tmp_path, capsys):
 
 @pytest.mark.parametrize('arguments', [
     '%s/nothing', '%s', '%s/empty', '%s/image.png --model nothing', '%s/image.png --output %s/picture',
-    '%s/image.png --output %s/nothing/picture.png', '%s/image.png --output %s/picture.xyz', '%s/image.png --device nothing',
-    '%s/image.png --model-kwargs num_classes=0',
+    '%s/image.png --output %s/nothing/picture.png', '%s/image.png --output %s/picture.xyz',
+    '%s/image.png --device nothing', '%s/image.png --model-kwargs num_classes=0',
 ])
 def test_what_cannot_be_done(arguments, tmp_path, capsys):
     (tmp_path / 'empty').mkdir()
@@ -83,7 +83,8 @@ def test_labels():
     labels = class_labels(timm.create_model('resnet18', device='meta'))
     assert len(labels) == 1000 and labels[0].startswith('tench')
     assert class_labels(timm.create_model('test_mlfm_resnet', device='meta')) == list('0123456789')
-    assert class_labels(timm.create_model('resnet18', num_classes=3, device='meta')) == ['class 0', 'class 1', 'class 2']
+    model = timm.create_model('resnet18', num_classes=3, device='meta')
+    assert class_labels(model) == ['class 0', 'class 1', 'class 2']
     model = timm.create_model('resnet18', num_classes=2, device='meta')
     model.pretrained_cfg.update(label_names=['a', 'b'], label_descriptions={'a': 'the first'})
     assert class_labels(model) == ['the first', 'b']

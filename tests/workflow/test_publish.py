@@ -195,7 +195,8 @@ def test_authors_checkpoint(server, user):
     result = user.publish('mlfm_mobilenetv2_010.paper_in100', user.home / 'converted' / 'model.safetensors')
     assert result.returncode == 0, result.stderr
     entry = read_manifest(user.manifest).checkpoints['mlfm_mobilenetv2_010', 'paper_in100', True]
-    assert entry.kind == 'paper' and entry.places == ('hub', 'authors') and entry.source_blob == 'a4b96fee3a10beb0fbea1ed47834bdd1375303d8'
+    assert entry.kind == 'paper' and entry.places == ('hub', 'authors')
+    assert entry.source_blob == 'a4b96fee3a10beb0fbea1ed47834bdd1375303d8'
     config = json.loads(server.files('org/mlfm_mobilenetv2_010.paper_in100')['config.json'])
     assert config['label_names'] == list(SYNSETS)
     assert config['label_descriptions']['n01440764'].startswith('tench')
@@ -231,7 +232,9 @@ def test_republish_the_authors_own_in_one_command(server, user, tmp_path, monkey
     assert entry.places == ('hub', 'authors') and entry.commit and entry.sha256
     assert (entry.source_blob, entry.origin, entry.reported) == (known.source_blob, known.origin, known.reported)
     card = server.files(f'org/{known.name}')['README.md'].decode()
-    for text in (known.source_blob, known.source_commit, 'Fuzhi Wu', 'license: apache-2.0', '62.86 % | the authors, not'):
+    for text in (
+        known.source_blob, known.source_commit, 'Fuzhi Wu', 'license: apache-2.0', '62.86 % | the authors, not',
+    ):
         assert text in card, text
     source.unlink()
     server.clear()
@@ -241,7 +244,8 @@ def test_republish_the_authors_own_in_one_command(server, user, tmp_path, monkey
         'print(json.dumps([model.memory.stem.update, model.pretrained_cfg["hf_hub_id"]]))']))
     assert update == 'cat' and cfg == f'org/{known.name}@{entry.commit}' and server.requests
     for name in ('mlfm_resnet18.mine', 'mlfm_resnet18.a1_in1k'):
-        assert 'cannot be had from its authors: give a file' in failed(user.command('publish', name, '--namespace', 'org'))
+        message = failed(user.command('publish', name, '--namespace', 'org'))
+        assert 'cannot be had from its authors: give a file' in message
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_train_takes_every_setting(family):
     assert all(isinstance(settings[k], (int, float)) for k in ('lr', 'weight_decay', 'epochs', 'batch_size'))
     assert settings['num_classes'] == 100
     lines = [line for line in text.splitlines() if not line.startswith('#')]
-    assert all(re.search(r'\s{2}# \w', line) for line in lines if not line.startswith('num_classes')), 'a source for each'
+    assert all(re.search(r'\s{2}# \w', s) for s in lines if not s.startswith('num_classes')), 'a source for each'
 
 
 def test_settings_of_the_authors():

@@ -1,5 +1,4 @@
-"""Training as timm's train.py does it: gradients, options, determinism, several processes, and a walk from images to the
-Hub and back."""
+"""Training as timm's train.py does it: gradients, options, determinism, several processes, and a walk to the Hub."""
 
 import csv
 import json
@@ -126,8 +125,9 @@ def test_options_of_train(name, few_digits, tmp_path):
     train(few_digits, tmp_path, 'run', '--model', name, '--img-size', '64', '--model-ema', '--model-ema-decay', '0.9',
           '--clip-grad', '1', '--grad-accum-steps', '2', '--amp', '--amp-dtype', 'bfloat16', '--channels-last',
           '--grad-checkpointing')
-    weights, averages = (timm.models.load_state_dict(str(tmp_path / 'run' / 'last.pth.tar'), use_ema=ema, weights_only=True)
-                         for ema in (False, True))
+    checkpoint = str(tmp_path / 'run' / 'last.pth.tar')
+    weights, averages = (
+        timm.models.load_state_dict(checkpoint, use_ema=ema, weights_only=True) for ema in (False, True))
     torch.manual_seed(42)
     start = timm.create_model(name, num_classes=10).state_dict()
     for key in (k for k in start if k.startswith('memory.') and start[k].is_floating_point()):
@@ -174,8 +174,8 @@ def test_walk_from_images_to_the_hub_and_back(tmp_path, capsys):
         user = User(server, tmp_path)
         shutil.move(runs / 'resumed', tmp_path / 'resumed')
         result = user.command(
-            'collect', tmp_path / 'resumed', '--publish', 'org', '--tag', 'walked', '--data', data / 'val', '--manifest',
-            user.manifest)
+            'collect', tmp_path / 'resumed', '--publish', 'org', '--tag', 'walked', '--data', data / 'val',
+            '--manifest', user.manifest)
         assert result.returncode == 0, result.stderr
         entry = read_manifest(user.manifest).checkpoints['test_mlfm_resnet', 'walked', True]
         assert entry.measured['top-1'] == pytest.approx(best['memory']['mean'], abs=0.01)

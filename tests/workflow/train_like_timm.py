@@ -1,4 +1,4 @@
-"""Training in the manner of timm's train.py, which is in no package: the same arguments, loop, files and timm functions.
+"""Training in the manner of timm's train.py, which is in no package: the same arguments, loop and files.
 
 Only what the tests use is here. The tests run timm's own script instead where MLFM_ZOO_TIMM_SCRIPTS names its folder.
 """
@@ -22,10 +22,10 @@ def parse_args():
     for name, kind, default in (
         ('data-dir', str, None), ('model', str, None), ('device', str, 'cpu'), ('opt', str, 'sgd'), ('lr', float, 0.1),
         ('momentum', float, 0.9), ('weight-decay', float, 2e-5), ('sched', str, 'cosine'), ('epochs', int, 300),
-        ('warmup-epochs', int, 5), ('batch-size', int, 128), ('workers', int, 4), ('seed', int, 42), ('output', str, ''),
-        ('experiment', str, ''), ('resume', str, ''), ('clip-grad', float, None), ('grad-accum-steps', int, 1),
-        ('amp-dtype', str, 'float16'), ('model-ema-decay', float, 0.9998), ('smoothing', float, 0.1),
-        ('img-size', int, None), ('num-classes', int, None),
+        ('warmup-epochs', int, 5), ('batch-size', int, 128), ('workers', int, 4), ('seed', int, 42),
+        ('output', str, ''), ('experiment', str, ''), ('resume', str, ''), ('clip-grad', float, None),
+        ('grad-accum-steps', int, 1), ('amp-dtype', str, 'float16'), ('model-ema-decay', float, 0.9998),
+        ('smoothing', float, 0.1), ('img-size', int, None), ('num-classes', int, None),
     ):
         parser.add_argument(f'--{name}', type=kind, default=default)
     for name in ('no-aug', 'sync-bn', 'amp', 'channels-last', 'model-ema', 'no-prefetcher', 'grad-checkpointing'):

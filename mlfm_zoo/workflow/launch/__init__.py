@@ -1,8 +1,8 @@
 """Run any Python script with these networks registered in timm, in it and in every Python process that it starts.
 
-The process becomes the script's interpreter, so `sys.argv`, `sys.path`, `__main__`, signals, exit code and tracebacks are
-those of Python itself. What makes the networks known is `hook/sitecustomize.py`, which Python imports at its start when
-the folder is in PYTHONPATH: it imports `mlfm_zoo` after `timm`, in processes that import timm.
+The process becomes the script's interpreter, so `sys.argv`, `sys.path`, `__main__`, signals, exit code and tracebacks
+are those of Python itself. What makes the networks known is `hook/sitecustomize.py`, which Python imports at its start
+when the folder is in PYTHONPATH: it imports `mlfm_zoo` after `timm`, in processes that import timm.
 """
 
 import os
