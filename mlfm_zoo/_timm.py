@@ -17,9 +17,18 @@ from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer
 from timm.models._features import FeatureGetterNet, feature_take_indices
 
 __all__ = [
-    'FeatureGetterNet', 'decode_arch_def', 'feature_take_indices', 'resolve_act_layer', 'resolve_bn_args',
+    'FeatureGetterNet', 'config_of', 'decode_arch_def', 'feature_take_indices', 'resolve_act_layer', 'resolve_bn_args',
     'round_channels', 'save_model',
 ]
+
+
+def config_of(model: nn.Module) -> Dict[str, Any]:
+    """The pretrained config of a timm model, which torch's annotations take for a tensor or a module.
+
+    Args:
+        model: A model; the config of one that timm did not make is empty.
+    """
+    return getattr(model, 'pretrained_cfg', {})
 
 
 def save_model(
@@ -39,7 +48,7 @@ def save_model(
         model_config: What config.json says beside what timm writes.
         model_args: Arguments that build the network, beside the registered ones.
     """
-    save_for_hf(model, folder, model_config=model_config, model_args=model_args, safe_serialization=True)
+    save_for_hf(model, str(folder), model_config=model_config, model_args=model_args, safe_serialization=True)
     file = folder / 'config.json'
     config = json.loads(file.read_text(encoding='utf-8'))
     config.get('model_args', {}).pop('num_classes', None)

@@ -85,7 +85,7 @@ def _check_model(model: str) -> None:
 def _where(checkpoint: Checkpoint) -> str:
     places = {
         'package': 'in the package',
-        'hub': checkpoint.hub_repo,
+        'hub': f'{checkpoint.hub_repo}',
         'authors': f"the authors' {checkpoint.source_repo}, converted when first used",
     }
     return places[checkpoint.places[0]] if checkpoint.places else 'not published'
@@ -179,7 +179,7 @@ def _find(name: str, memory: bool = True) -> Checkpoint:
     """The checkpoint of a name that can be had; without a tag, the one that timm would take."""
     model, _, tag = name.partition('.')
     _check_model(model)
-    return find_checkpoint(model, tag or timm.get_pretrained_cfg(model).tag or '', memory)
+    return find_checkpoint(model, tag or timm.get_pretrained_cfg_value(model, 'tag') or '', memory)
 
 
 def _card(args: argparse.Namespace) -> None:

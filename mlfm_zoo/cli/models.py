@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import dataclasses
 import json
 import sys
 from typing import Any, Dict, List
@@ -101,13 +102,14 @@ def _predict(args: argparse.Namespace) -> None:
             for answer in found.answers:
                 print(f'  {100 * answer.probability:5.1f} %  {answer.label}')
     if args.format == 'json':
-        rows = [dict(file=str(p.file), answers=[a._asdict() for a in p.answers]) for p in predictions]
+        rows = [dict(file=str(p.file), answers=[dataclasses.asdict(a) for a in p.answers]) for p in predictions]
         print(json.dumps(rows, indent=2))
     elif args.format == 'csv':
         table = csv.writer(sys.stdout)
         table.writerow(['file', 'rank', 'index', 'label', 'probability'])
         for p in predictions:
-            table.writerows([p.file, rank, *answer] for rank, answer in enumerate(p.answers, start=1))
+            for rank, answer in enumerate(p.answers, start=1):
+                table.writerow([p.file, rank, *dataclasses.astuple(answer)])
     if args.output and predictions:
         draw_predictions(predictions, args.output)
     if faults:

@@ -10,7 +10,7 @@ import re
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import safetensors.torch
 import timm
@@ -43,7 +43,7 @@ MOBILENETV2_NETWORKS = {
     0.75: 'mlfm_mobilenetv2_075',
     1.0: 'mlfm_mobilenetv2_100',
 }
-RESNET_NETWORKS = {
+RESNET_NETWORKS: Dict[Tuple[int, ...], str] = {
     (1, 1, 1, 1): 'mlfm_resnet10',
     (2, 2, 2, 2): 'mlfm_resnet18',
     (3, 4, 6, 3): 'mlfm_resnet34',
@@ -81,7 +81,7 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
                 if sum(file.file_size for file in archive.infolist()) > size:
                     raise ValueError('packed: torch.save never does, and a small file may fill the memory')
         if path.suffix == '.safetensors':
-            checkpoint = safetensors.torch.load_file(path)
+            checkpoint: Any = safetensors.torch.load_file(path)
         else:
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except PermissionError:
@@ -257,7 +257,7 @@ def _convert_resnet(state_dict: StateDict) -> Conversion:
             stage, half = int(match[1]), int(match[2] or 1)
             block = sum(depths[stage][:half - 1]) + int(match[3]) - 1
             part = match[4].replace('shortcut.conv.', 'downsample.0.').replace('shortcut.bn.', 'downsample.1.')
-            new_name = f'layer{stage}.{block}.{part}'
+            new_name: Optional[str] = f'layer{stage}.{block}.{part}'
         elif match := re.fullmatch(r'wavelet_(?:conv|block0)\.(.+)', name):
             new_name = _unit('stem', match[1])
         elif match := re.fullmatch(r'wavelet_(?:pool|blockpool)\.(.+)', name):

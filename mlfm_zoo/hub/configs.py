@@ -57,17 +57,17 @@ def _known_at_import() -> List[Checkpoint]:
 
 
 def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> PretrainedCfg:
-    location = dict(
+    location: Dict[str, Any] = dict(
         hf_hub_id='@'.join(filter(None, [checkpoint.hub_repo, checkpoint.commit])) or None,
         hf_hub_filename=checkpoint.file,
-        file=str(PACKAGE / checkpoint.file) if 'package' in checkpoint.places else None,
+        file=str(PACKAGE / checkpoint.file) if checkpoint.file and 'package' in checkpoint.places else None,
         url=source_url(checkpoint) if 'authors' in checkpoint.places else None,
     )
     if checkpoint.kind == 'warm_start':
         # images are prepared as timm says for these weights, if they are weights that it knows
-        cfg = timm.get_pretrained_cfg(f'{checkpoint.model.removeprefix("mlfm_")}.{checkpoint.tag}')
-        if cfg is not None:
-            return dataclasses.replace(cfg, **location)
+        timm_cfg = timm.get_pretrained_cfg(f'{checkpoint.model.removeprefix("mlfm_")}.{checkpoint.tag}')
+        if timm_cfg is not None:
+            return dataclasses.replace(timm_cfg, **location)
     cfg = dict(base_cfg, num_classes=checkpoint.num_classes, license=checkpoint.license, **location)
     if checkpoint.input_size != tuple(base_cfg['input_size']):
         stride = base_cfg['input_size'][-1] // base_cfg['pool_size'][-1]

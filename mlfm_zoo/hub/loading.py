@@ -73,6 +73,7 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
     """
     place = checkpoint.places[0]
     if place == 'package':
+        assert checkpoint.file
         path = PACKAGE / checkpoint.file
         verify_file(path, checkpoint)
         return Weights(path)
@@ -90,11 +91,13 @@ def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Pat
     """
     place = checkpoint.places[0] if checkpoint.places else None
     if place == 'package':
+        assert checkpoint.file
         return PACKAGE / checkpoint.file
     if place == 'authors':
         path = released_file(checkpoint, cache_dir)
         return path if path.exists() else None
     if place == 'hub':
+        assert checkpoint.hub_repo and checkpoint.file
         found = try_to_load_from_cache(
             checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir)
         return Path(found) if isinstance(found, str) else None
@@ -122,6 +125,7 @@ def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
 
 
 def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]) -> Path:
+    assert checkpoint.hub_repo and checkpoint.file
     where = f'{checkpoint.hub_repo}/{checkpoint.file}'
     blobs = Path(cache_dir or constants.HF_HUB_CACHE, f'models--{checkpoint.hub_repo.replace("/", "--")}', 'blobs')
     unfinished_before = set(blobs.glob('*.incomplete'))

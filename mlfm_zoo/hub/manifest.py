@@ -12,7 +12,19 @@ import re
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import yaml
 
@@ -138,7 +150,13 @@ class DuplicateKey(yaml.MarkedYAMLError):
     """A mapping has a key twice."""
 
 
-class Loader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+if TYPE_CHECKING:
+    from yaml import SafeLoader
+else:
+    SafeLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # the one in C does the same, where PyYAML has it
+
+
+class Loader(SafeLoader):
     """YAML's safe loader, but a mapping with a key twice is an error: YAML forbids it, and PyYAML takes the last."""
 
     def construct_mapping(self, node, deep=False):
@@ -230,8 +248,7 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
     except ManifestError:
         raise
     except Exception as error:  # of any kind: for a date of month 13, or !!int of no digits, it is not a YAMLError
-        mark = getattr(error, 'problem_mark', None)
-        where = f', line {mark.line + 1}' if mark else ''
+        where = _line(getattr(error, 'problem_mark', None))
         what = f' ({error.problem})' if isinstance(error, DuplicateKey) else ''
         raise ManifestError(f'The manifest {path}{where} is not valid YAML{what}: correct it there.') from None
 
@@ -293,7 +310,11 @@ def _refuse_traps(text: str, path: Path) -> None:
             fault = f'has a text of more than {MAX_TEXT} characters'
         if fault:
             raise ManifestError(
-                f'The manifest {path}, line {event.start_mark.line + 1}, {fault}, which manifests must not.')
+                f'The manifest {path}{_line(event.start_mark)}, {fault}, which manifests must not.')
+
+
+def _line(mark: Any) -> str:
+    return f', line {mark.line + 1}' if mark else ''
 
 
 def _checkpoint(entry: Any, where: str) -> Checkpoint:

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional, Tuple, Union
+from typing import Any, BinaryIO, Iterator, Optional, Tuple, Union
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -37,6 +37,7 @@ RECORD = 'record.json'
 
 def source_url(checkpoint: Checkpoint) -> str:
     """Address of the authors' file, at the manifest's commit."""
+    assert checkpoint.source_repo and checkpoint.source_path
     repository = checkpoint.source_repo.removeprefix('github.com/')
     return f'https://raw.githubusercontent.com/{repository}/{checkpoint.source_commit}/{quote(checkpoint.source_path)}'
 
@@ -48,6 +49,7 @@ def released_file(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] 
         checkpoint: A checkpoint that can be had from the authors.
         cache_dir: Folder in the place of the Hub client's own.
     """
+    assert checkpoint.source_blob
     name = checkpoint.name if checkpoint.memory else f'{checkpoint.name}.trunk'
     root = Path(cache_dir or constants.HF_ASSETS_CACHE, 'mlfm_zoo')
     return root / f'{name}.{checkpoint.source_blob[:16]}' / 'model.safetensors'
@@ -169,6 +171,7 @@ def _check_network(conversion: Conversion, checkpoint: Checkpoint, where: str) -
 
 def _fetch(checkpoint: Checkpoint, target: Path) -> str:
     """Copy the authors' file to a path; returns where it came from."""
+    assert checkpoint.source_path
     limit = checkpoint.source_size or MAX_SIZE
     folder, url = _origin(checkpoint)
     with open(target, 'wb') as file:
@@ -212,6 +215,7 @@ def _origin(checkpoint: Checkpoint) -> Tuple[Optional[Path], str]:
     mirror = os.environ.get(MIRROR)
     if not mirror:
         return None, source_url(checkpoint)
+    assert checkpoint.source_path
     scheme = urlsplit(mirror).scheme.lower() if '://' in mirror else ''
     if scheme in ('http', 'https'):
         return None, f'{mirror.rstrip("/")}/{quote(checkpoint.source_path)}'
@@ -229,7 +233,8 @@ def _origin(checkpoint: Checkpoint) -> Tuple[Optional[Path], str]:
 @contextlib.contextmanager
 def _response(url: str) -> Iterator[Tuple[int, Optional[int], Iterator[bytes]]]:
     """Status, size if it is told, and content of an answer, through the Hub client's own session, with its proxies."""
-    session, headers = get_session(), {'Accept-Encoding': 'identity'}
+    session: Any = get_session()
+    headers = {'Accept-Encoding': 'identity'}
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     if callable(session.stream):  # httpx, from huggingface_hub 1.0 on; in requests it is a setting
         answer = session.stream('GET', url, headers=headers, timeout=timeout, follow_redirects=True)

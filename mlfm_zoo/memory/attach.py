@@ -6,6 +6,7 @@ import timm
 import torch
 import torch.nn as nn
 
+from .._timm import config_of
 from .unit import LowFrequencyMemoryUnit
 
 __all__ = ['MemorySupport', 'attach_memory', 'calibrate_memory', 'memory_family', 'supports_memory']
@@ -84,18 +85,19 @@ def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
     if not support:
         raise ValueError(f'{support.reason[:-1]}: memory was not attached.')
     trunk_cls = type(model)
-    model.__class__ = FAMILIES[trunk_cls]
+    network: Any = model  # has the methods of the family's class from here on
+    network.__class__ = FAMILIES[trunk_cls]
     try:
-        model.add_memory(model.options_cls(**memory_options))
+        network.add_memory(network.options_cls(**memory_options))
     except BaseException:
-        model.__class__ = trunk_cls
+        network.__class__ = trunk_cls
         raise
-    model.memory.init_identity()
-    return model
+    network.memory.init_identity()
+    return network
 
 
 @torch.no_grad()
-def calibrate_memory(model: nn.Module, loader: Iterable, progress: bool = False) -> nn.Module:
+def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = False) -> nn.Module:
     """Set each output gate of a memory at identity to the identity on the trunk's own statistics.
 
     An output gate is a batch norm. In training mode it would normalise the trunk's features to zero mean and unit
@@ -155,4 +157,4 @@ def calibrate_memory(model: nn.Module, loader: Iterable, progress: bool = False)
 
 
 def _name(model: nn.Module) -> str:
-    return getattr(model, 'pretrained_cfg', {}).get('architecture') or type(model).__name__
+    return config_of(model).get('architecture') or type(model).__name__

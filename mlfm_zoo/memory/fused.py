@@ -36,9 +36,10 @@ class FoldedGate(nn.Module):
     def __init__(self, gate: Gate):
         super().__init__()
         norm = gate.norm
+        mean, var = norm.get_buffer('running_mean'), norm.get_buffer('running_var')
         self.conv = copy.deepcopy(gate.conv)
         self.conv.weight, self.conv.bias = fuse_conv_bn_weights(
-            gate.conv.weight, gate.conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+            gate.conv.weight, gate.conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.conv(x), inplace=True)
@@ -61,6 +62,9 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
         unit: The unit, which is left as it is.
     """
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(self, unit: LowFrequencyMemoryUnit):
         nn.Module.__init__(self)  # all that a unit has is taken from the other
         self.level = unit.level
@@ -72,9 +76,9 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
         self.input_gate = FoldedGate(unit.input_gate)
         self.supplement_gate = None if unit.supplement_gate is None else FoldedGate(unit.supplement_gate)
         self.output_gate = bn = copy.deepcopy(unit.output_gate)
-        scale = bn.weight.detach() * (bn.running_var + bn.eps).rsqrt()
+        scale = bn.weight.detach() * (bn.get_buffer('running_var') + bn.eps).rsqrt()
         self.register_buffer('scale', scale, persistent=False)
-        self.register_buffer('shift', bn.bias.detach() - bn.running_mean * scale, persistent=False)
+        self.register_buffer('shift', bn.bias.detach() - bn.get_buffer('running_mean') * scale, persistent=False)
         self.eval()
 
     def forward(

@@ -1,6 +1,6 @@
 """A unit that lets a trunk's features pass unchanged: where a memory starts that is given to a trained trunk."""
 
-from typing import List
+from typing import TYPE_CHECKING, Any, List
 
 import torch
 import torch.nn as nn
@@ -15,6 +15,11 @@ IDENTITY_OFFSET = 1 / 32
 class Identity:
     """The part of a memory unit that sets it to the identity, and knows whether it is there."""
 
+    if TYPE_CHECKING:  # what the unit brings along; TorchScript would read annotations that it can see
+        input_gate: Any  # a Gate, in a fused unit a FoldedGate
+        supplement_gate: Any  # the same, or None
+        output_gate: nn.BatchNorm2d
+
     @torch.no_grad()
     def init_identity(self) -> None:
         """Set the unit so that x passes unchanged in eval mode and every parameter can be trained away from there.
@@ -27,7 +32,7 @@ class Identity:
             gate.norm.weight.zero_()
             gate.norm.bias.fill_(IDENTITY_OFFSET)
         bn = self.output_gate
-        self.calibrate_identity(torch.zeros_like(bn.running_mean), torch.ones_like(bn.running_var) - bn.eps)
+        self.calibrate_identity(torch.zeros_like(bn.weight), torch.ones_like(bn.weight) - bn.eps)
 
     @torch.no_grad()
     def calibrate_identity(self, mean: torch.Tensor, var: torch.Tensor) -> None:
@@ -40,8 +45,8 @@ class Identity:
             var: Variance of each channel of x (C,).
         """
         bn = self.output_gate
-        bn.running_mean.copy_(mean + IDENTITY_OFFSET * len(self._gates()))
-        bn.running_var.copy_(var)
+        bn.get_buffer('running_mean').copy_(mean + IDENTITY_OFFSET * len(self._gates()))
+        bn.get_buffer('running_var').copy_(var)
         bn.weight.copy_((var + bn.eps).sqrt())
         bn.bias.copy_(mean)
 
@@ -50,5 +55,5 @@ class Identity:
         return all(bool((g.norm.weight == 0).all() and (g.norm.bias == IDENTITY_OFFSET).all()) for g in self._gates())
 
     @torch.jit.ignore
-    def _gates(self) -> List[nn.Module]:
+    def _gates(self) -> List[Any]:
         return [gate for gate in (self.input_gate, self.supplement_gate) if gate is not None]

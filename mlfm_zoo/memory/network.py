@@ -1,7 +1,7 @@
 """The memory of one network: where its units sit, and all of them under names that mirror the trunk's."""
 
 from types import MappingProxyType
-from typing import List, Mapping, NamedTuple, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -58,6 +58,9 @@ class LowFrequencyMemory(nn.Module):
         device: Device of the parameters.
         dtype: Type of the parameters.
     """
+
+    if TYPE_CHECKING:  # units, and lists of units, under the names of sites
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
             self,

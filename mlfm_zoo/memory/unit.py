@@ -47,7 +47,7 @@ class Gate(nn.Module):
         self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, device=device, dtype=dtype)
         self.norm = nn.BatchNorm2d(out_chs, device=device, dtype=dtype)
         nn.init.kaiming_normal_(self.conv.weight, mode='fan_out', nonlinearity='relu')
-        nn.init.zeros_(self.conv.bias)
+        nn.init.zeros_(self.conv.get_parameter('bias'))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.norm(self.conv(x)), inplace=True)

@@ -3,7 +3,7 @@
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
 import safetensors
 import timm
@@ -13,20 +13,22 @@ from timm.data import ImageNetInfo
 from timm.models import PretrainedCfg, build_model_with_cfg
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .._timm import FeatureGetterNet
+from .._timm import FeatureGetterNet, config_of
 from ..data import imagenet100
 from ..hub.files import Weights
 from ..hub.loading import fetch_checkpoint, find_checkpoint
 from ..hub.manifest import Checkpoint
 from ..hub.released import source_url
 from ..memory.options import check_option
-from ._network import image_convs, refuse_misfit, weight_faults
+from ._network import MemoryNetwork, image_convs, refuse_misfit, weight_faults
 
 __all__ = ['create_mlfm_model']
 
 
 # What a pretrained config names a place for weights with.
 SOURCES = {'url', 'file', 'state_dict', 'hf_hub_id', 'source'}
+
+TrunkT = TypeVar('TrunkT', bound=nn.Module)
 
 
 class FeatureNet(FeatureGetterNet):
@@ -37,19 +39,20 @@ class FeatureNet(FeatureGetterNet):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.model.set_grad_checkpointing(enable)
+        network: Any = self.model  # of a class of timm's, which has that method
+        network.set_grad_checkpointing(enable)
 
 
 def create_mlfm_model(
-        model_cls: Type[nn.Module],
-        trunk_cls: Type[nn.Module],
+        model_cls: Type[TrunkT],
+        trunk_cls: Type[TrunkT],
         variant: str,
         pretrained: bool = False,
         memory: bool = True,
         memory_args: Optional[Dict[str, Any]] = None,
         imagenet100_head: bool = False,
         **kwargs,
-) -> nn.Module:
+) -> TrunkT:
     """Build the network `variant`, as `timm.create_model` asks for it.
 
     Weights that the manifest lists are downloaded and verified first; weights that the caller names a place for, with
@@ -79,7 +82,7 @@ def create_mlfm_model(
     weights = Weights(Path()) if checkpoint is None else fetch_checkpoint(checkpoint, kwargs.get('cache_dir'))
     _choose_memory_options(kwargs, memory, memory_args or {}, checkpoint, weights)
     _plan_loading(kwargs, checkpoint, weights, memory, imagenet100_head)
-    build: Callable[..., nn.Module] = model_cls if memory else trunk_cls
+    build: Callable[..., TrunkT] = model_cls if memory else trunk_cls
     if pretrained and isinstance(kwargs.get('pretrained_cfg'), dict):
         build = _guarded(build, variant, kwargs['pretrained_cfg'], kwargs.get('pretrained_model_args') or {})
     try:
@@ -87,7 +90,7 @@ def create_mlfm_model(
     except safetensors.SafetensorError as error:
         raise RuntimeError(f'The weights file for {variant} is damaged ({error}): get it again.') from None
     if checkpoint is not None:
-        del model.pretrained_cfg['file']  # where the file lies here is no property of the weights
+        del config_of(model)['file']  # where the file lies here is no property of the weights
     return model
 
 
@@ -107,7 +110,7 @@ def _choose_checkpoint(kwargs: Dict[str, Any], variant: str, memory: bool) -> Op
     pretrained_cfg, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay') or {}
     if isinstance(pretrained_cfg, (dict, PretrainedCfg)) or SOURCES & {*overlay}:
         return None
-    return find_checkpoint(variant, pretrained_cfg or timm.get_pretrained_cfg(variant).tag or '', memory)
+    return find_checkpoint(variant, pretrained_cfg or timm.get_pretrained_cfg_value(variant, 'tag') or '', memory)
 
 
 def _check_head(variant: str, imagenet100_head: bool, checkpoint: Optional[Checkpoint]) -> None:
@@ -132,6 +135,7 @@ def _choose_memory_options(
     if memory:
         for name, value in weights.model_args.items():
             if kwargs.setdefault(name, value) != value:
+                assert checkpoint is not None
                 raise ValueError(
                     f'{name} is {kwargs[name]!r}, but the weights {checkpoint.name} were trained with {value!r}: leave '
                     'it out, or build the network with pretrained=False.')
@@ -174,7 +178,7 @@ class _SizeLimit(TorchDispatchMode):
         free: Sizes of the first dimension, and of the second, whose tensors do not count.
     """
 
-    def __init__(self, limit: int, free: Tuple[Optional[int], Optional[int]]):
+    def __init__(self, limit: int, free: Tuple[Optional[int], ...]):
         super().__init__()
         self.left = limit
         self.free = free
@@ -190,11 +194,11 @@ class _SizeLimit(TorchDispatchMode):
 
 
 def _guarded(
-        cls: Callable[..., nn.Module],
+        cls: Callable[..., TrunkT],
         variant: str,
         pretrained_cfg: Dict[str, Any],
         saved: Dict[str, Any],
-) -> Callable[..., nn.Module]:
+) -> Callable[..., TrunkT]:
     """A class that refuses a folder's config that builds no network, or one far too large for the weights beside it.
 
     Args:
@@ -206,7 +210,7 @@ def _guarded(
     if pretrained_cfg.get('source') not in ('local-dir', 'hf-hub'):
         return cls
 
-    def build(**kwargs) -> nn.Module:
+    def build(**kwargs) -> TrunkT:
         # heads and stems of the caller's own may be of any size
         free = tuple(kwargs.get(k) if kwargs.get(k) != saved.get(k) else None for k in ('num_classes', 'in_chans'))
         try:
@@ -231,11 +235,11 @@ def imagenet100_rows() -> List[int]:
     return [rows[synset] for synset in imagenet100.SYNSETS]
 
 
-def _identity_memory(model: nn.Module) -> Dict[str, torch.Tensor]:
+def _identity_memory(model: MemoryNetwork) -> Dict[str, torch.Tensor]:
     """Weights of a memory at identity, for images of the channels that the trunk's weights were trained on."""
     model.memory.init_identity()
     weights = {f'memory.{k}': v for k, v in model.memory.state_dict().items()}
-    in_chans = model.pretrained_cfg['input_size'][0]
+    in_chans = config_of(model)['input_size'][0]
     for name in image_convs(model)[1:]:
         weight = weights[f'{name}.weight']
         if weight.shape[1] != in_chans:
@@ -251,10 +255,11 @@ def _prepare_state_dict(
         imagenet100_head: bool = False,
 ) -> Dict[str, torch.Tensor]:
     """Complete a warm start, and refuse weights that do not fit, before timm adapts input convs and classifier."""
-    classifiers = model.pretrained_cfg.get('classifier') or ()
+    classifiers = config_of(model).get('classifier') or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
     prefixes = tuple(f'{name}.' for name in classifiers)
     if warm_start:
+        assert isinstance(model, MemoryNetwork)
         state_dict = dict(state_dict, **_identity_memory(model))
     if imagenet100_head:
         rows = imagenet100_rows()

@@ -1,17 +1,30 @@
 """What the families share: a trunk of timm's with a memory beside it, and why weights do not fit it."""
 
-from typing import Any, Collection, Dict, List, Mapping, Tuple, Type
+from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Tuple, Type
 
 import torch
 import torch.nn as nn
 from timm.layers import get_device_dtype
 
+from .._timm import config_of
 from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
 
 __all__ = ['MemoryNetwork', 'image_convs', 'refuse_misfit', 'weight_faults']
 
+if TYPE_CHECKING:
+    class Trunk(nn.Module):
+        """What timm's networks have in common, for which timm has no class; their layers have names of their own."""
+        in_chans: int
+        feature_info: List[Dict[str, Any]]
 
-class MemoryNetwork(nn.Module):
+        def set_grad_checkpointing(self, enable: bool = True) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    Trunk = nn.Module
+
+
+class MemoryNetwork(Trunk):
     """What networks with memory share, to be put before the trunk's class.
 
     A family says with `memory_sites` where its units sit, and walks trunk and memory together in its own forward pass.
@@ -42,8 +55,12 @@ class MemoryNetwork(nn.Module):
         self.memory.train(self.training)
         self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
-    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
-        """Sites of the memory, and the lengths of its lists, see `LowFrequencyMemory`."""
+    def memory_sites(self, options: Any) -> Tuple[List[MemorySite], Dict[str, int]]:
+        """Sites of the memory, and the lengths of its lists, see `LowFrequencyMemory`.
+
+        Args:
+            options: How the memory is made, a record of `options_cls`.
+        """
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> 'MemoryNetwork':
@@ -105,7 +122,7 @@ def refuse_misfit(model: nn.Module, state_dict: Mapping[str, Any], faults: List[
     if not faults:
         return
     more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''
-    name = getattr(model, 'pretrained_cfg', {}).get('architecture') or type(model).__name__
+    name = config_of(model).get('architecture') or type(model).__name__
     remedy = 'give weights of this network, made with the same memory options'
     if any('convinput' in key for key in state_dict):
         remedy = "it looks like a checkpoint of the authors', which python -m mlfm_zoo convert reads"

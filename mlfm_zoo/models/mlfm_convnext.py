@@ -58,14 +58,15 @@ class PartialConvNeXt(ConvNeXt):
 
     def __init__(self, *args, conv_ratio: float = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
-        smallest = min(stage.blocks[0].conv_dw.out_channels for stage in self.stages)
+        stages: List[Any] = list(self.stages)
+        smallest = min(stage.blocks[0].conv_dw.out_channels for stage in stages)
         if not isinstance(conv_ratio, (int, float)) or not 1 <= int(smallest * conv_ratio) <= smallest:
             raise ValueError(
                 f'conv_ratio is {conv_ratio!r}, expected a number that leaves at least 1 of {smallest} channels, and '
                 'at most 1.')
         if conv_ratio == 1:
             return
-        for stage in self.stages:
+        for stage in stages:
             for block in stage.blocks:
                 conv = block.conv_dw
                 block.conv_dw = PartialDepthwiseConv2d(
@@ -105,7 +106,7 @@ class MLFMConvNeXt(MemoryNetwork, PartialConvNeXt):
         return sites, {'stages': len(self.stages)}
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
         return dict(
             stem=r'^(?:memory\.)?stem',
             blocks=r'^(?:memory\.)?stages\.(\d+)' if coarse else [

@@ -40,14 +40,15 @@ class MLFMEfficientNet(MemoryNetwork, EfficientNet):
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         sites = [MemorySite('stem', self.conv_stem.out_channels, 2)]
         for i in range(1, len(self.blocks) - 1):
-            num_chs = self.blocks[i][-1].feature_info('bottleneck')['num_chs']
+            stage: Any = self.blocks[i]
+            num_chs = stage[-1].feature_info('bottleneck')['num_chs']
             # feature_info lists the last stage of each resolution; `stage` counts from 1 there
             reduction = next(info['reduction'] for info in self.feature_info if info['stage'] > i)
             sites.append(MemorySite(f'blocks.{i}', num_chs, reduction))
         return sites, {'blocks': len(self.blocks)}
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
         return dict(
             stem=r'^conv_stem|bn1|memory\.stem',
             blocks=[

@@ -8,6 +8,7 @@ are this project's choice, after the stem and after every stage. The trunk is ti
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
+import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import MetaNeXt, register_model
 
@@ -34,12 +35,13 @@ class MLFMMetaNeXt(MemoryNetwork, MetaNeXt):
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         # neither the stem nor the downsampling between stages pads: they round odd sides down
-        sites = [MemorySite('stem', self.stem[0].out_channels, self.feature_info[0]['reduction'], ceil_mode=False)]
+        conv = next(m for m in self.stem if isinstance(m, nn.Conv2d))
+        sites = [MemorySite('stem', conv.out_channels, self.feature_info[0]['reduction'], ceil_mode=False)]
         sites += [MemorySite(i['module'], i['num_chs'], i['reduction'], ceil_mode=False) for i in self.feature_info]
         return sites, {'stages': len(self.stages)}
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
         return dict(
             stem=r'^(?:memory\.)?stem',
             blocks=r'^(?:memory\.)?stages\.(\d+)' if coarse else [

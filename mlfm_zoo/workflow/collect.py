@@ -81,12 +81,12 @@ def read_run(folder: Union[str, Path]) -> Run:
     last = Epoch(max(top1), top1[max(top1)], folder / 'last.pth.tar')
     number = max(top1, key=lambda epoch: (top1[epoch], -epoch))
     kept = [folder / 'model_best.pth.tar', folder / f'checkpoint-{number}.pth.tar']
-    path = next((path for path in kept if path.is_file() and _epoch_of(path) == number), None)
-    if path is None:
+    checkpoint = next((path for path in kept if path.is_file() and _epoch_of(path) == number), None)
+    if checkpoint is None:
         raise RunError(
             f'{folder} lacks the checkpoint of its best epoch, {number}, neither {kept[0].name} nor {kept[1].name} is '
             'it: keep the files that train.py writes.')
-    best = Epoch(number, top1[number], path)
+    best = Epoch(number, top1[number], checkpoint)
     for epoch in {best, last}:
         _check_checkpoint(epoch, args['model'], dict(model_args, memory=memory))
     return Run(folder, args['model'], memory, model_args, args, best, last)

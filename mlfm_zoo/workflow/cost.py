@@ -7,6 +7,8 @@ import torch
 import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .._timm import config_of
+
 __all__ = ['Cost', 'count_cost']
 
 
@@ -43,7 +45,7 @@ def count_cost(name: str, input_size: Optional[Tuple[int, int, int]] = None, **k
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(count)
-    input_size = tuple(input_size or model.pretrained_cfg['input_size'])
+    input_size = tuple(input_size or config_of(model)['input_size'])
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(torch.empty(1, *input_size, device='meta'))

@@ -1,6 +1,7 @@
 """What a pretrained network sees on images: its first answers in words, with probabilities."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
@@ -9,6 +10,7 @@ import torch.nn as nn
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
+from .._timm import config_of
 from ..data import imagenet100
 from ..hub.manifest import Checkpoint, load_manifest
 from .evaluate import usable_device
@@ -20,7 +22,8 @@ LINE = 18  # pixels of a line of text below it
 MAX_TILES = 400  # images in a picture
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True)
+class Answer:
     """One answer: the output's index from 0, what it stands for in words, and its probability."""
     index: int
     label: str
@@ -49,17 +52,18 @@ def class_labels(model: nn.Module) -> List[str]:
         model: A timm model. Its config's labels come first, then those of ImageNet100 and ImageNet-1k, by the number of
             outputs.
     """
-    config = model.pretrained_cfg
+    config, num_classes = config_of(model), getattr(model, 'num_classes', 0)
     names = list(config.get('label_names') or ())
     descriptions: Dict[str, str] = dict(config.get('label_descriptions') or {})
-    if len(names) != model.num_classes:
+    if len(names) != num_classes:
         names, descriptions = [], {}
-    if not names and model.num_classes == len(imagenet100.SYNSETS):
+    if not names and num_classes == len(imagenet100.SYNSETS):
         names, descriptions = list(imagenet100.SYNSETS), imagenet100.label_descriptions()
-    elif not names and model.num_classes == 1000:
-        return ImageNetInfo('imagenet-1k').label_descriptions()
+    elif not names and num_classes == 1000:
+        info = ImageNetInfo('imagenet-1k')
+        return [info.index_to_description(index) for index in range(1000)]
     if not names:
-        return [f'class {index}' for index in range(model.num_classes)]
+        return [f'class {index}' for index in range(num_classes)]
     return [descriptions.get(name, name) for name in names]
 
 

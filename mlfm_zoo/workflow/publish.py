@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 from timm.data import resolve_data_config, resolve_model_data_config
 from timm.models import load_state_dict
 
-from .._timm import save_model
+from .._timm import config_of, save_model
 from ..data import imagenet100
 from ..hub.files import CheckpointError, file_digest
 from ..hub.manifest import Checkpoint, ManifestError, load_manifest, manifest_path, read_manifest
@@ -112,10 +112,10 @@ def build_repository(
         if top1 is not None and abs(measured['top-1'] - top1) > FIGURE_TOLERANCE:
             raise ValueError(f'Top-1 accuracy on {data} is {measured["top-1"]:.2f} %, not the {top1:.2f} % given: '
                              'find out why before publishing.')
-    entry = dict(
+    entry: Dict[str, Any] = dict(
         model=model_name, tag=tag, repo=f'{namespace}/{name}', file=file.name,
         sha256=file_digest(file), size=file.stat().st_size, num_params=sum(p.numel() for p in model.parameters()),
-        num_classes=model.num_classes, input_size=tuple(model.pretrained_cfg['input_size']),
+        num_classes=model.num_classes, input_size=tuple(config_of(model)['input_size']),
     )
     if measured:
         entry.update(measured=measured, command=f'python -m mlfm_zoo evaluate {name} DATA')
@@ -143,6 +143,7 @@ def upload_repository(repository: Repository) -> Checkpoint:
     """
     api = HfApi()
     repo = repository.checkpoint.repo
+    assert repo is not None
     try:
         api.create_repo(repo, exist_ok=True)
         commit = api.upload_folder(
@@ -256,21 +257,21 @@ def _take_data_config(model: torch.nn.Module, training_args: Dict[str, Any]) -> 
             raise ValueError(
                 f'The weights were trained with {name} {trained[name]}, and the network has {own[name]}, which '
                 'pretrained=True would take: train with that, or save them with timm.models.push_to_hf_hub.')
-    model.pretrained_cfg['input_size'] = trained['input_size']
+    config_of(model)['input_size'] = trained['input_size']
 
 
 def _labels(model: torch.nn.Module) -> Dict[str, Any]:
     """Names of the classes, and what they are in words, where they are known."""
     if model.num_classes == len(imagenet100.SYNSETS):
         return dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
-    names = model.pretrained_cfg.get('label_names') or ()
+    names = config_of(model).get('label_names') or ()
     return dict(label_names=list(names)) if len(names) == model.num_classes else {}
 
 
 def _verify_outputs(model: torch.nn.Module, folder: Path) -> None:
     """The folder, loaded as users load it, answers as the network that was saved."""
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    image = torch.randn(1, *model.pretrained_cfg['input_size'], generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, *config_of(model)['input_size'], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         if not torch.equal(loaded(image), model(image)):
             raise RuntimeError('The repository, loaded again, does not give the outputs of its weights: nothing was '

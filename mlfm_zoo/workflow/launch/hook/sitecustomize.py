@@ -27,7 +27,7 @@ class ZooFinder:
                 exec_module(module)
                 importlib.import_module('mlfm_zoo')
 
-            spec.loader.exec_module = exec_timm_and_zoo
+            vars(spec.loader)['exec_module'] = exec_timm_and_zoo  # of this loader alone
         return spec
 
 
@@ -36,7 +36,7 @@ sys.meta_path.insert(0, ZooFinder)
 # The folder has done its work: what the script sees of sys.path, and a sitecustomize of the machine's own, stay.
 sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != HOOK]
 own = PathFinder.find_spec('sitecustomize', sys.path)
-if own is not None:
+if own is not None and own.loader is not None:
     module = importlib.util.module_from_spec(own)
     sys.modules['sitecustomize'] = module
     own.loader.exec_module(module)
