@@ -16,9 +16,12 @@ from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer
 # exports this one by the name 'getter' only, which leaves nothing to subclass.
 from timm.models._features import FeatureGetterNet, feature_take_indices
 
+# Enlarges maps of odd sides, which no memory follows. timm exports none of the blocks of this family.
+from timm.models.mobilevit import MobileVitV2Block
+
 __all__ = [
-    'FeatureGetterNet', 'config_of', 'decode_arch_def', 'feature_take_indices', 'resolve_act_layer', 'resolve_bn_args',
-    'round_channels', 'save_model',
+    'FeatureGetterNet', 'MobileVitV2Block', 'config_of', 'decode_arch_def', 'feature_take_indices', 'resolve_act_layer',
+    'resolve_bn_args', 'round_channels', 'save_model',
 ]
 
 

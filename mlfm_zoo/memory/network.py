@@ -99,6 +99,8 @@ class LowFrequencyMemory(nn.Module):
                     self.add_module(parent, nn.ModuleList(PassThrough() for _ in range(lengths[parent])))
                 getattr(self, parent)[int(name)] = unit
             memory_chs = site.num_chs if options.memory_update == 'add' else 2 * site.num_chs
+        for name in lengths.keys() - {n for n, _ in self.named_children()}:  # of a trunk that is cut short before
+            self.add_module(name, nn.ModuleList(PassThrough() for _ in range(lengths[name])))
         self.first_level = _level(sites[0].reduction)
         self.ceil_modes: List[bool] = []  # a level of the image's bands rounds as the trunk does on its way there
         for site in sites:

@@ -1,9 +1,14 @@
-"""The networks, a module a family. Importing this package registers them with timm."""
+"""The networks, a module a family. Importing this package registers them with timm, where the paper has them."""
 
+from .mlfm_byobnet import MLFMByobNet
 from .mlfm_convnext import MLFMConvNeXt, PartialConvNeXt
 from .mlfm_efficientnet import MLFMEfficientNet
 from .mlfm_inception_next import MLFMMetaNeXt
+from .mlfm_mobilenetv3 import MLFMMobileNetV3
 from .mlfm_regnet import MLFMRegNet
 from .mlfm_resnet import MLFMResNet
 
-__all__ = ['MLFMConvNeXt', 'MLFMEfficientNet', 'MLFMMetaNeXt', 'MLFMRegNet', 'MLFMResNet', 'PartialConvNeXt']
+__all__ = [
+    'MLFMByobNet', 'MLFMConvNeXt', 'MLFMEfficientNet', 'MLFMMetaNeXt', 'MLFMMobileNetV3', 'MLFMRegNet', 'MLFMResNet',
+    'PartialConvNeXt',
+]

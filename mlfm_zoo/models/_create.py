@@ -240,7 +240,7 @@ def _identity_memory(model: MemoryNetwork) -> Dict[str, torch.Tensor]:
     model.memory.init_identity()
     weights = {f'memory.{k}': v for k, v in model.memory.state_dict().items()}
     in_chans = config_of(model)['input_size'][0]
-    for name in image_convs(model)[1:]:
+    for name in (n for n in image_convs(model) if n.startswith('memory.')):
         weight = weights[f'{name}.weight']
         if weight.shape[1] != in_chans:
             weights[f'{name}.weight'] = nn.init.kaiming_normal_(

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Tuple, T
 
 import torch
 import torch.nn as nn
-from timm.layers import get_device_dtype
+from timm.layers import get_device_dtype, to_2tuple
 
 from .._timm import config_of
 from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
 
-__all__ = ['MemoryNetwork', 'image_convs', 'refuse_misfit', 'weight_faults']
+__all__ = ['MemoryNetwork', 'image_convs', 'refuse_misfit', 'rounds_up', 'weight_faults']
 
 if TYPE_CHECKING:
     class Trunk(nn.Module):
@@ -98,13 +98,54 @@ def image_convs(model: nn.Module) -> Tuple[str, ...]:
 
     They are what `in_chans` changes, and what timm adapts when weights of other `in_chans` are loaded.
     """
-    stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     units = [(n, m) for n, m in model.named_modules() if isinstance(m, LowFrequencyMemoryUnit)]
     return (
-        stem,
+        *_stem_convs(model),
         *(f'{name}.input_gate.conv' for name, _ in units[:1]),
         *(f'{name}.supplement_gate.conv' for name, unit in units if unit.supplement_gate is not None),
     )
+
+
+def _stem_convs(model: nn.Module) -> List[str]:
+    """Names of the trunk's convolutions that see the image: the first, or one in each branch of the block it is in."""
+    first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    for name, module in model.named_modules():
+        # a block whose branches timm can put together into one convolution, as in the stems of RepVGG and MobileOne
+        if hasattr(module, 'reparameterize') and first.startswith(f'{name}.'):
+            convs = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d)]
+            return [f'{name}.{n}' for n in convs if not n.startswith('attn.')]  # which comes after the branches
+    return [first]
+
+
+def rounds_up(*parts: nn.Module) -> bool:
+    """Whether parts of a trunk round odd sides up where they halve its map, as 'periodization' does, or down.
+
+    Branches that round in different ways cannot be added, so that a trunk that has such takes no odd sides there, and
+    either answer is right.
+
+    Args:
+        *parts: What lies between two sites of the memory.
+
+    Raises:
+        ValueError: A layer makes the map smaller in another way than by halving it, once or more.
+    """
+    up = True
+    for layer in (module for part in parts for module in part.modules()):
+        kernel_size = getattr(layer, 'kernel_size', getattr(layer, 'filt_size', None))  # filt_size is BlurPool2d's
+        if kernel_size is None or not hasattr(layer, 'padding'):  # blocks say their stride too
+            continue
+        stride, padding, dilation = layer.stride, layer.padding, getattr(layer, 'dilation', 1)
+        for k, s, p, d in zip(*map(to_2tuple, (kernel_size, stride, padding, dilation))):
+            # timm's layers that pad as TensorFlow does, as much as it takes to round up
+            same = 'Same' in type(layer).__name__ or getattr(layer, 'dynamic_padding', False)
+            # a side of n becomes (n + excess) // s + 1, which is n / s rounded up if that is -1, and down if it is -s
+            excess = -1 if same or s == 1 else 2 * p - d * (k - 1) - 1 + (s - 1) * getattr(layer, 'ceil_mode', False)
+            if excess not in (-1, -s) or s & (s - 1):
+                raise ValueError(
+                    f'The trunk has a {type(layer).__name__} of kernel size {k}, stride {s} and padding {p}, expected '
+                    'one that halves the sides of its map, as a memory does.')
+            up = up and excess == -1
+    return up
 
 
 def weight_faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted: Collection[str] = ()) -> List[str]:

@@ -20,7 +20,7 @@ from .._timm import decode_arch_def, feature_take_indices, resolve_act_layer, re
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, memory_family
 from ._create import create_mlfm_model
-from ._network import MemoryNetwork
+from ._network import MemoryNetwork, rounds_up
 
 __all__ = ['MLFMEfficientNet']
 
@@ -38,13 +38,13 @@ class MLFMEfficientNet(MemoryNetwork, EfficientNet):
     """
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
-        sites = [MemorySite('stem', self.conv_stem.out_channels, 2)]
+        sites = [MemorySite('stem', self.conv_stem.out_channels, 2, rounds_up(self.conv_stem))]
         for i in range(1, len(self.blocks) - 1):
             stage: Any = self.blocks[i]
             num_chs = stage[-1].feature_info('bottleneck')['num_chs']
             # feature_info lists the last stage of each resolution; `stage` counts from 1 there
             reduction = next(info['reduction'] for info in self.feature_info if info['stage'] > i)
-            sites.append(MemorySite(f'blocks.{i}', num_chs, reduction))
+            sites.append(MemorySite(f'blocks.{i}', num_chs, reduction, rounds_up(self.blocks[i])))
         return sites, {'blocks': len(self.blocks)}
 
     @torch.jit.ignore

@@ -21,7 +21,7 @@ from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
 from ..memory.options import check_option
 from ._create import create_mlfm_model
-from ._network import MemoryNetwork
+from ._network import MemoryNetwork, rounds_up
 
 __all__ = ['MLFMResNet']
 
@@ -57,17 +57,18 @@ class MLFMResNet(MemoryNetwork, ResNet):
     def memory_sites(self, options: ResNetMemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         stem = self.feature_info[0]
         sites = [
-            MemorySite('stem', stem['num_chs'], stem['reduction']),
-            MemorySite('pool', stem['num_chs'], 2 * stem['reduction']),
+            MemorySite('stem', stem['num_chs'], stem['reduction'], rounds_up(self.conv1)),
+            MemorySite('pool', stem['num_chs'], 2 * stem['reduction'], rounds_up(self.maxpool)),
         ]
         lengths = {}
         for info in self.feature_info[1:]:
-            name, num_blocks = info['module'], len(getattr(self, info['module']))
-            lengths[name] = num_blocks
+            name, layer = info['module'], getattr(self, info['module'])
+            num_blocks = lengths[name] = len(layer)
             ends = [num_blocks - 1]
             if options.memory_split and name in ('layer2', 'layer3') and num_blocks > 1:
                 ends.insert(0, num_blocks // 2 - 1)
-            sites += [MemorySite(f'{name}.{end}', info['num_chs'], info['reduction']) for end in ends]
+            up = rounds_up(layer)
+            sites += [MemorySite(f'{name}.{end}', info['num_chs'], info['reduction'], up) for end in ends]
         return sites, lengths
 
     @torch.jit.ignore

@@ -1,0 +1,157 @@
+"""ByobNet with low-frequency memory: what `attach_memory` makes of timm's networks of that class.
+
+Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
+(AAAI 2024), https://arxiv.org/abs/2403.08157. It has no network of this class, so that none is registered: the sites
+here are this project's choice, those of the authors' ResNet where the stem pools, of their RegNet where it does not.
+
+timm's class is RepVGG (https://arxiv.org/abs/2101.03697), MobileOne (https://arxiv.org/abs/2206.04040), GENet
+(https://arxiv.org/abs/2006.14090), the ResNets of CLIP (https://arxiv.org/abs/2103.00020), RegNetZ
+(https://arxiv.org/abs/2103.06877) and more, among them networks with self-attention in their last stages.
+"""
+
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+import torch.nn as nn
+from timm.models import ByobNet, checkpoint_seq
+
+from .._timm import MobileVitV2Block, feature_take_indices
+from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
+from ._network import MemoryNetwork, rounds_up
+
+__all__ = ['MLFMByobNet']
+
+
+@memory_family(ByobNet)
+class MLFMByobNet(MemoryNetwork, ByobNet):
+    """ByobNet with a memory unit after the stem and after the last stage of every resolution.
+
+    A stem that halves twice has two: where its feature is taken, before it halves again, and at its end.
+
+    Args:
+        *args: As `timm.models.ByobNet`.
+        **kwargs: As `timm.models.ByobNet`, and the options of the memory, see `MemoryOptions`.
+
+    Raises:
+        ValueError: A memory option is out of range, or the trunk has a layer that does not halve its map, or a block of
+            MobileViTv2.
+    """
+
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
+        if any(isinstance(m, MobileVitV2Block) for m in self.stages.modules()):
+            raise ValueError(
+                'The trunk has blocks of MobileViTv2, which enlarge maps of odd sides, expected blocks that keep the '
+                'size of their map, as a memory does.')
+        lengths = {'stages': len(self.stages)}
+        if hasattr(self.stem, 'last_feat_idx'):  # a sequence of layers that halves twice
+            layers = list(self.stem)
+            lengths['stem'] = len(layers)
+            sites, start = [], 0
+            for info, end in zip(self.stem.feature_info, (self.stem.last_feat_idx + 1, len(layers))):
+                up = rounds_up(*layers[start:end])
+                sites.append(MemorySite(f'stem.{end - 1}', info['num_chs'], info['reduction'], up))
+                start = end
+        else:
+            conv = next(m for m in self.stem.modules() if isinstance(m, nn.Conv2d))
+            sites = [MemorySite('stem', conv.out_channels, 2, rounds_up(self.stem))]
+        if not len(self.stages):  # pruned to the stem's feature
+            sites = sites[:1]
+        start = 0
+        for info in self.feature_info:
+            end = info['stage']
+            if start < end <= len(self.stages):
+                # the last one is the feature of the final convolution, which reads the last stage's
+                is_conv = info['module'] == 'final_conv' and not isinstance(self.final_conv, nn.Identity)
+                num_chs = self.final_conv.conv.in_channels if is_conv else info['num_chs']
+                up = rounds_up(self.stages[start:end])
+                sites.append(MemorySite(f'stages.{end - 1}', num_chs, info['reduction'], up))
+                start = end
+        return sites, lengths
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        return dict(
+            stem=r'^(?:memory\.)?stem',
+            blocks=[
+                (r'^stages\.(\d+)' if coarse else r'^stages\.(\d+)\.(\d+)', None),
+                (r'^memory\.stages\.(\d+)', None if coarse else (99,)),
+                (r'^final_conv', (99999,)),
+            ],
+        )
+
+    def _forward_stages(
+            self,
+            x: torch.Tensor,
+            indices: List[int],
+            last: int,
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """Walk trunk and memory together.
+
+        Args:
+            x: Image batch (N, in_chans, H, W).
+            indices: Features to keep, 0 the stem's, i the one of stage i, counted from 1.
+            last: Stage after which to stop, 0 for the stem.
+
+        Returns:
+            The feature that the walk ends at, before the final convolution, and the kept features in order.
+        """
+        features: List[torch.Tensor] = []
+        bands = self.memory(x)
+        memory = bands[self.memory.first_level]
+        if hasattr(self.stem, 'last_feat_idx'):
+            for i, (layer, unit) in enumerate(zip(self.stem, self.memory.stem)):
+                x, memory = unit(layer(x), memory, bands)
+                if 0 in indices and i == self.stem.last_feat_idx:
+                    features.append(x)
+        else:
+            x, memory = self.memory.stem(self.stem(x), memory, bands)
+            if 0 in indices:
+                features.append(x)
+        for i, (stage, unit) in enumerate(zip(self.stages, self.memory.stages)):
+            if i < last:
+                x = stage(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(stage, x)
+                x, memory = unit(x, memory, bands)
+                if i + 1 in indices:
+                    features.append(x)
+        return x, features
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        x, _ = self._forward_stages(x, [], len(self.stages))
+        return self.final_conv(x)
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+            exclude_final_conv: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
+        take_indices, max_index = feature_take_indices(len(self.stage_ends), indices)
+        take_indices = [self.stage_ends[i] for i in take_indices]
+        end = self.stage_ends[-1]
+        last = self.stage_ends[max_index] if stop_early else len(self.stages)
+        x, intermediates = self._forward_stages(x, take_indices, last)
+        if last == end:
+            x = self.final_conv(x)
+            if end in take_indices and not exclude_final_conv:
+                intermediates[-1] = x
+        if intermediates_only:
+            return intermediates
+        return x, intermediates
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        take_indices = super().prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+        self.memory.stages = self.memory.stages[:len(self.stages)]
+        if len(self.stages) == 0 and isinstance(self.memory.stem, nn.ModuleList):
+            self.memory.stem[-1] = PassThrough()
+        self.memory.update_levels()
+        return take_indices
