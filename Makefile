@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests run in two processes: threads of each would wait for those of the other.
 test test-slow test-timm test-lower-bounds: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-timm test-lower-bounds bench docs tables clean
+.PHONY: demo test test-slow test-timm test-lower-bounds check bench docs tables clean
 .DEFAULT_GOAL := test
 
 # Creates the embedded pretrained model, classifies held-out digits and draws what the memory holds.
@@ -32,6 +32,12 @@ test-lower-bounds:
 	$(VENV)-lower/bin/pip install --quiet -e '.[test-core]' -r tests/lower-bounds.txt
 	$(VENV)-lower/bin/python -m pytest -m 'not slow' -n 2 --ignore tests/models/test_export.py --ignore tests/models/test_fine_tuning.py $(ARGS)
 
+# Style and likely bugs, types, and docstrings against signatures, as pyproject.toml configures them.
+check: $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pydoclint --quiet mlfm_zoo scripts examples benchmarks tests
+
 # What the memory costs in time, against the plain trunk and a unit on pytorch_wavelets.
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/speed.py mlfm_mobilenetv2_100 mlfm_resnet50 $(ARGS)
@@ -51,4 +57,4 @@ $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lower .cache build dist site demo *.egg-info
+	rm -rf $(VENV) $(VENV)-lower .cache .mypy_cache .ruff_cache build dist site demo *.egg-info

@@ -179,7 +179,7 @@ class RemoteVariant:
         *args: Those of `Variant`.
     """
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any):
         has_fork = 'forkserver' in multiprocessing.get_all_start_methods()  # Windows has not
         context = multiprocessing.get_context('forkserver' if has_fork else 'spawn')
         context.set_forkserver_preload(['timm', 'mlfm_zoo'])

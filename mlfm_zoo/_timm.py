@@ -26,10 +26,13 @@ __all__ = [
 
 
 def config_of(model: nn.Module) -> Dict[str, Any]:
-    """The pretrained config of a timm model, which torch's annotations take for a tensor or a module.
+    """The pretrained config of a model, which torch's annotations take for a tensor or a module.
 
     Args:
-        model: A model; the config of one that timm did not make is empty.
+        model: A timm model.
+
+    Returns:
+        The model's own, to read or to change; an empty one if timm did not make the model.
     """
     return getattr(model, 'pretrained_cfg', {})
 

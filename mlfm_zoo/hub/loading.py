@@ -36,6 +36,9 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
         memory: Whether the network has its memory. Weights of the network without it are taken if there are any under
             the tag, and else those of the network with it, whose trunk they hold.
 
+    Returns:
+        The manifest's entry.
+
     Raises:
         CheckpointError: It cannot be had; the message says what can, for this network, and how to make the rest.
     """
@@ -68,6 +71,9 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
         checkpoint: A checkpoint that can be had.
         cache_dir: Cache of the Hub client, its own default if None.
 
+    Returns:
+        Where it lies, and what it decides about the network.
+
     Raises:
         CheckpointError: The file cannot be had, or is not the one that the manifest names.
     """
@@ -83,11 +89,14 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
 
 
 def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Optional[Path]:
-    """Where the file of a checkpoint lies on this machine, not verified; None if it does not, or cannot be had.
+    """Look for the file of a checkpoint on this machine, without verifying it.
 
     Args:
         checkpoint: A checkpoint.
         cache_dir: Cache of the Hub client, its own default if None.
+
+    Returns:
+        Where it lies; None if it is not here, or cannot be had.
     """
     place = checkpoint.places[0] if checkpoint.places else None
     if place == 'package':

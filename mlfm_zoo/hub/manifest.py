@@ -196,7 +196,10 @@ def manifest_path() -> Path:
 
 
 def load_manifest() -> Dict[Key, Checkpoint]:
-    """All checkpoints by key: the package's own, and those of the file that `MLFM_ZOO_MANIFEST` names.
+    """Read the package's own manifest and the one that `MLFM_ZOO_MANIFEST` names.
+
+    Returns:
+        All checkpoints by key, the package's own first.
 
     Raises:
         ManifestError: A manifest cannot be read or does not follow the schema.

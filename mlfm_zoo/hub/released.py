@@ -43,11 +43,14 @@ def source_url(checkpoint: Checkpoint) -> str:
 
 
 def released_file(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Path:
-    """Where the converted file of a checkpoint is kept, whether it is there or not.
+    """Say where the converted file of a checkpoint is kept.
 
     Args:
         checkpoint: A checkpoint that can be had from the authors.
         cache_dir: Folder in the place of the Hub client's own.
+
+    Returns:
+        Its path, whether it is there or not.
     """
     assert checkpoint.source_blob
     name = checkpoint.name if checkpoint.memory else f'{checkpoint.name}.trunk'
@@ -63,6 +66,9 @@ def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]
     Args:
         checkpoint: A checkpoint that can be had from the authors.
         cache_dir: Folder in the place of the Hub client's own.
+
+    Returns:
+        Where it lies, and the options of the memory that it was recognised to have.
 
     Raises:
         CheckpointError: The file cannot be had, is not the one that the manifest names, or holds another network.
@@ -90,6 +96,9 @@ def verify_released(path: Path, checkpoint: Checkpoint) -> Weights:
     Args:
         path: The file.
         checkpoint: What it was made from.
+
+    Returns:
+        The path, and the options of the memory that were written down.
 
     Raises:
         CheckpointError: It differs; it is removed, so that no later call takes it.

@@ -22,6 +22,9 @@ def memory_family(*trunk_classes: Type[nn.Module]) -> Callable[[NetworkT], Netwo
 
     Args:
         *trunk_classes: Classes whose networks differ from the one decorated by nothing but the memory.
+
+    Returns:
+        A decorator that leaves the class as it is.
     """
     def register(network_cls: NetworkT) -> NetworkT:
         FAMILIES.update(dict.fromkeys(trunk_classes, network_cls))

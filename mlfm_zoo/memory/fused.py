@@ -176,6 +176,12 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
     def train(self, mode: bool = True) -> 'FusedMemoryUnit':
         """Refuse training mode.
 
+        Args:
+            mode: Whether it is asked for.
+
+        Returns:
+            The unit itself.
+
         Raises:
             RuntimeError: `mode` is true.
         """

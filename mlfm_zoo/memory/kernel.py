@@ -188,7 +188,7 @@ _fastest: Dict[Hashable, int] = {}
 
 
 def fastest(key: Hashable, ways: Sequence[Callable[[torch.Tensor], object]], x: torch.Tensor) -> int:
-    """Index of the fastest of some functions of x, timed at the first call with a key and remembered.
+    """Find the fastest of some functions of x, timed at the first call with a key and remembered.
 
     MLFM_KERNEL=0 in the environment names the first without timing, MLFM_KERNEL=1 the last. While a CUDA graph is
     captured nothing can be timed: the first is named then, and not remembered. One of the others that does not run
@@ -198,6 +198,9 @@ def fastest(key: Hashable, ways: Sequence[Callable[[torch.Tensor], object]], x: 
         key: What the times depend on.
         ways: Functions of x that do the same; they may overwrite it, so they are timed on copies.
         x: Their input.
+
+    Returns:
+        Its index.
     """
     forced = os.environ.get('MLFM_KERNEL', '')
     if forced in ('0', '1'):

@@ -68,8 +68,8 @@ class LowFrequencyMemory(nn.Module):
             lengths: Mapping[str, int] = MappingProxyType({}),
             in_chans: int = 3,
             options: MemoryOptions = MemoryOptions(),
-            device=None,
-            dtype=None,
+            device: Any = None,
+            dtype: Any = None,
     ):
         super().__init__()
         self.in_chans = in_chans

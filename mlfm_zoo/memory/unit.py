@@ -17,7 +17,7 @@ where LL, the forget gate, is one Haar low band (bands.py); it is skipped where 
 The first memory is the image's own low band at the stem's resolution.
 """
 
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 import torch
 import torch.nn as nn
@@ -42,7 +42,7 @@ class Gate(nn.Module):
         dtype: Type of the parameters.
     """
 
-    def __init__(self, in_chs: int, out_chs: int, kernel_size: int, device=None, dtype=None):
+    def __init__(self, in_chs: int, out_chs: int, kernel_size: int, device: Any = None, dtype: Any = None):
         super().__init__()
         self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, device=device, dtype=dtype)
         self.norm = nn.BatchNorm2d(out_chs, device=device, dtype=dtype)
@@ -84,8 +84,8 @@ class LowFrequencyMemoryUnit(Identity, nn.Module):
             forget: int = 1,
             ceil_mode: bool = True,
             last: bool = False,
-            device=None,
-            dtype=None,
+            device: Any = None,
+            dtype: Any = None,
     ):
         super().__init__()
         dd = {'device': device, 'dtype': dtype}

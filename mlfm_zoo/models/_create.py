@@ -69,6 +69,9 @@ def create_mlfm_model(
             is cut to the 100 of ImageNet100.
         **kwargs: Arguments of the class, or of `timm.models.build_model_with_cfg`.
 
+    Returns:
+        The network, or with `features_only=True` timm's extractor around it.
+
     Raises:
         TypeError: An argument is unknown to the class.
         ValueError: `memory` or a memory option is out of range, or features are asked for in a way that would bypass
@@ -199,13 +202,16 @@ def _guarded(
         pretrained_cfg: Dict[str, Any],
         saved: Dict[str, Any],
 ) -> Callable[..., TrunkT]:
-    """A class that refuses a folder's config that builds no network, or one far too large for the weights beside it.
+    """Guard a class against a folder's config that builds no network, or one far too large for the weights beside it.
 
     Args:
         cls: The class.
         variant: Registered name.
         pretrained_cfg: The folder's, as timm read it.
         saved: Arguments of the network that the folder's config names.
+
+    Returns:
+        What is called in its place, and refuses such a config with a ValueError.
     """
     if pretrained_cfg.get('source') not in ('local-dir', 'hf-hub'):
         return cls

@@ -39,7 +39,7 @@ class MemoryNetwork(Trunk):
 
     options_cls: Type[MemoryOptions] = MemoryOptions
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         options = self.options_cls.take_from(kwargs)
         super().__init__(*args, **kwargs)
         self.add_memory(options)
@@ -56,10 +56,14 @@ class MemoryNetwork(Trunk):
         self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
     def memory_sites(self, options: Any) -> Tuple[List[MemorySite], Dict[str, int]]:
-        """Sites of the memory, and the lengths of its lists, see `LowFrequencyMemory`.
+        """Say where the units sit.
 
         Args:
             options: How the memory is made, a record of `options_cls`.
+
+        Returns:
+            The sites in the order in which the trunk passes them, and the lengths of the memory's lists, as
+            `LowFrequencyMemory` takes them.
         """
         raise NotImplementedError
 

@@ -34,6 +34,9 @@ def count_cost(name: str, input_size: Optional[Tuple[int, int, int]] = None, **k
         name: Name that `timm.create_model` takes.
         input_size: The image (channels, height, width), that of the network's config if None.
         **kwargs: Arguments of the network.
+
+    Returns:
+        The cost of one image.
     """
     model = timm.create_model(name, device='meta', **kwargs).eval()
     activations = 0

@@ -122,10 +122,13 @@ def evaluate(
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:
-    """A device that something can be put on.
+    """Check that something can be put on a device.
 
     Args:
         device: Its name.
+
+    Returns:
+        The device.
 
     Raises:
         ValueError: This machine has none of that name, or torch knows none.

@@ -46,11 +46,14 @@ def best_checkpoint() -> Checkpoint:
 
 
 def class_labels(model: nn.Module) -> List[str]:
-    """What each output of a network stands for, in words; its number where nobody says.
+    """Say in words what the outputs of a network stand for.
 
     Args:
         model: A timm model. Its config's labels come first, then those of ImageNet100 and ImageNet-1k, by the number of
             outputs.
+
+    Returns:
+        A label for each output, its number where nobody says more.
     """
     config, num_classes = config_of(model), getattr(model, 'num_classes', 0)
     names = list(config.get('label_names') or ())
@@ -68,10 +71,13 @@ def class_labels(model: nn.Module) -> List[str]:
 
 
 def find_images(paths: Sequence[Union[str, Path]]) -> List[Path]:
-    """Files of images, in the order given; those below a folder by their names.
+    """Find files of images.
 
     Args:
         paths: Files, and folders to look through.
+
+    Returns:
+        Files in the order given; those below a folder by their names.
 
     Raises:
         FileNotFoundError: A path is not there, or a folder holds no images.

@@ -135,6 +135,9 @@ def build_repository(
 def upload_repository(repository: Repository) -> Checkpoint:
     """Upload a built repository in one commit, with the login of the Hub client.
 
+    Args:
+        repository: What `build_repository` returned.
+
     Returns:
         The checkpoint with the commit in it.
 
@@ -160,7 +163,13 @@ def upload_repository(repository: Repository) -> Checkpoint:
 
 
 def target_manifest(path: Optional[Union[str, Path]] = None) -> Path:
-    """The manifest that a new entry goes into: `path`, or `MLFM_ZOO_MANIFEST`, or the package's own.
+    """Choose the manifest that a new entry goes into.
+
+    Args:
+        path: Its path; the one that `MLFM_ZOO_MANIFEST` names, or else the package's own, if None.
+
+    Returns:
+        Its path, of a file that is good or not there yet.
 
     Raises:
         ManifestError: The file is there and broken.

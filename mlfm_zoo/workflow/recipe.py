@@ -35,10 +35,13 @@ class Recipe(NamedTuple):
 
 
 def load_recipe(model: str) -> Recipe:
-    """The recipe of a network.
+    """Read the recipe of a network.
 
     Args:
         model: Registered name.
+
+    Returns:
+        The settings of its family, with its own exceptions.
 
     Raises:
         ValueError: There is no such network, or no recipe for it.

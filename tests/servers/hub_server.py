@@ -69,8 +69,9 @@ def environment(endpoint: str, home: str | os.PathLike, token: str | None = None
 class ClientError(Exception):
     """An error in the subprocess of a `Client`.
 
-    Attributes:
+    Args:
         kinds: Names of the error's class and of its base classes.
+        message: What it says.
     """
 
     def __init__(self, kinds: list[str], message: str):
