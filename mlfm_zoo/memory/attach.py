@@ -64,7 +64,7 @@ def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
     if type(model) not in FAMILIES:
         families = ', '.join(cls.__name__ for cls in FAMILIES if cls.__module__.startswith('timm.'))
         return MemorySupport(False, f'{_name(model)} is a {type(model).__name__}, expected one of {families}.')
-    network_cls = FAMILIES[type(model)]
+    network_cls: Any = FAMILIES[type(model)]  # a family's class, which says where the sites are
     try:
         network_cls.memory_sites(model, network_cls.options_cls())
     except ValueError as error:

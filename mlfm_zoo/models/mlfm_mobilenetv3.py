@@ -7,7 +7,7 @@ here are this project's choice, by what the sites of the authors' MobileNetV2 ha
 timm's class is MobileNetV3 (https://arxiv.org/abs/1905.02244), MobileNetV4, FBNetV3, LCNet and HardCoRe-NAS.
 """
 
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from timm.models import MobileNetV3, checkpoint_seq
@@ -36,7 +36,8 @@ class MLFMMobileNetV3(MemoryNetwork, MobileNetV3):
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         sites = [MemorySite('stem', self.conv_stem.out_channels, 2, rounds_up(self.conv_stem))]
-        for i, stage in enumerate(self.blocks):
+        stages: List[Any] = list(self.blocks)
+        for i, stage in enumerate(stages):
             # feature_info lists the last stage of each resolution; `stage` counts from 1 there
             reduction = next(info['reduction'] for info in self.feature_info if info['stage'] > i)
             if i not in (0, len(self.blocks) - 1) or reduction > sites[-1].reduction:
@@ -45,7 +46,7 @@ class MLFMMobileNetV3(MemoryNetwork, MobileNetV3):
         return sites, {'blocks': len(self.blocks)}
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Union[str, List]]:
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
         return dict(
             stem=r'^conv_stem|bn1|memory\.stem',
             blocks=[
