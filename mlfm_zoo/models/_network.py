@@ -122,13 +122,16 @@ def _stem_convs(model: nn.Module) -> List[str]:
 
 
 def rounds_up(*parts: nn.Module) -> bool:
-    """Whether parts of a trunk round odd sides up where they halve its map, as 'periodization' does, or down.
+    """Find out how parts of a trunk round odd sides where they halve its map.
 
     Branches that round in different ways cannot be added, so that a trunk that has such takes no odd sides there, and
     either answer is right.
 
     Args:
         *parts: What lies between two sites of the memory.
+
+    Returns:
+        Whether they round up, as 'periodization' does, or down.
 
     Raises:
         ValueError: A layer makes the map smaller in another way than by halving it, once or more.
