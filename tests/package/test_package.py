@@ -31,8 +31,8 @@ def test_wheel_and_sdist_are_whole(distributions):
     assert not [n for n in names if not n.startswith(('mlfm_zoo/', 'mlfm_zoo-'))]
     with tarfile.open(distributions['.gz']) as sdist:
         names = ['/'.join(n.split('/')[1:]) for n in sdist.getnames()]
-    for name in ('pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'tests/memory/test_memory.py',
-                 'scripts/digits.py'):
+    for name in ('pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CONTRIBUTING.md', 'Makefile',
+                 'tests/memory/test_memory.py', 'scripts/digits.py'):
         assert name in names
 
 
