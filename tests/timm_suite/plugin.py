@@ -6,12 +6,12 @@ left out, and so is what needs the Hub: `test_model_inference`, which compares w
 have, and loading of pretrained weights that do not come with the package.
 """
 
-import sys
-
 import pytest
 import timm
 
-OUR_MODULES = [name for name in timm.list_modules() if f'mlfm_zoo.models.{name}' in sys.modules]
+from mlfm_zoo import models
+
+OUR_MODULES = [name for name in timm.list_modules() if hasattr(models, name)]
 OUR_MODELS = {model for module in OUR_MODULES for model in timm.list_models(module=module)}
 LOADS_WEIGHTS = {'test_model_load_pretrained', 'test_model_features_pretrained'}
 
