@@ -1,24 +1,27 @@
-"""Write the tables of README.md and of the docs: docs/models.md, checkpoints.md, results.md and cost.md.
+"""Write the tables of README.md and of the docs: docs/models.md, checkpoints.md, results.md, cost.md and weights.md.
 
     python scripts/make_tables.py [--check]
 
 Multiply-adds are those of convolutions and linear layers for one image of the size in the table, half of what torch's
 own FlopCounterMode counts. Nothing is computed: the networks are built on the meta device. The checkpoints are those of
 weights_manifest.yaml, and so are the accuracies that the paper reports. What time the memory costs was measured by
-benchmarks/speed.py and lies in benchmarks/results. With --check nothing is written, and the exit code says whether the
-files are up to date.
+benchmarks/speed.py and lies in benchmarks/results. How many of timm's networks take a memory is counted for one version
+of timm, and left as it stands where another is installed. With --check nothing is written, and the exit code says
+whether the files are up to date.
 """
 
 import argparse
 import json
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import timm
 
 import mlfm_zoo
 from mlfm_zoo.hub.manifest import manifest_path, paper_accuracies, read_manifest
+from mlfm_zoo.memory.attach import FAMILIES
 from mlfm_zoo.workflow.collect import difference_interval
 from mlfm_zoo.workflow.cost import count_cost
 
@@ -262,13 +265,83 @@ def cost_page() -> str:
     return between_marks(DOCS / 'cost.md', ''.join(lines))
 
 
+COUNTED_TIMM = '1.0.31'
+
+# Files of timm whose networks are convolutional, and the networks that are what the others of their file are not.
+CONVOLUTIONAL_FILES = (
+    'byobnet', 'convmixer', 'convnext', 'cspnet', 'cspnext', 'densenet', 'dla', 'dpn', 'efficientnet', 'fasternet',
+    'focalnet', 'ghostnet', 'hardcorenas', 'hgnet', 'hrnet', 'inception_next', 'inception_resnet_v2', 'inception_v3',
+    'inception_v4', 'lcnetv2', 'mambaout', 'metaformer', 'mobilenetv3', 'nasnet', 'nfnet', 'pnasnet', 'rdnet', 'regnet',
+    'repghost', 'repvit', 'res2net', 'resnest', 'resnet', 'resnetv2', 'rexnet', 'selecsls', 'senet', 'sknet', 'starnet',
+    'tresnet', 'vgg', 'vovnet', 'xception', 'xception_aligned',
+)
+EXCEPTIONS = ('bat_*', 'caformer_*', 'mobilenetv4_hybrid_*', 'fastvit_s12', 'fastvit_t*', 'lowformer_e[12]')
+
+ATTACH_TEXT = """**{taken} of the {total} convolutional networks** of timm {timm} take a memory: all those of the
+classes below. So do {attention_taken} of the {attention} networks of these classes that have attention in some
+stages, all but MobileViTv2, whose blocks enlarge maps of odd sides. `mlfm_zoo.supports_memory(model)` says whether a
+model takes one, and why not.
+
+A network counts as convolutional if nothing but convolutions and pooling carries anything from one place of its maps to
+another, before its head: it has no attention between places, no layer over a fixed grid of them, and no recurrence.
+Gates such as squeeze-and-excitation and global context are pooling in this sense. `python scripts/make_tables.py`
+counts, and lists the files of timm that hold such networks. `python -m pytest -m slow tests/memory/test_attach.py`
+attaches a memory to each network of the classes below, on the meta device, and compares the sizes of its maps with the
+trunk's, for images of even sides and of those odd ones that the trunk takes.
+
+| class | convolutional networks | with attention | in timm's files |
+| --- | --: | --: | --- |
+"""
+
+
+def attach_page() -> str:
+    """docs/weights.md with its count of the networks that take a memory, between two marks, made anew."""
+    page = DOCS / 'weights.md'
+    if timm.__version__ != COUNTED_TIMM:
+        return page.read_text()
+    files: Dict[str, List[str]] = {}
+    for name in timm.list_models():
+        package, _, file = timm.models.model_entrypoint(name).__module__.rpartition('.')
+        if package == 'timm.models':
+            files.setdefault(file, []).append(name)
+    taking: Dict[str, Dict[bool, List[str]]] = {}  # class, and whether convolutional
+    others: Dict[str, int] = {}
+    in_files: Dict[str, List[str]] = {}
+    for file, names in files.items():
+        kinds: Dict[bool, List[str]] = {True: [], False: []}
+        for name in names:
+            kinds[(file in CONVOLUTIONAL_FILES) != any(fnmatch(name, e) for e in EXCEPTIONS)].append(name)
+        # all networks of a file that is of interest here are of one class, which most of its functions say
+        said = {timm.models.model_entrypoint(name).__annotations__.get('return') for name in names} - {None}
+        cls = said.pop() if said else type(timm.create_model(names[0], device='meta'))
+        if cls in FAMILIES:
+            in_files.setdefault(cls.__name__, []).append(file)
+            for kind, found in kinds.items():
+                taking.setdefault(cls.__name__, {True: [], False: []})[kind].extend(found)
+        elif kinds[True]:
+            others[cls.__name__] = others.get(cls.__name__, 0) + len(kinds[True])
+    attention = [name for kinds in taking.values() for name in kinds[False]]
+    refused = [name for name in attention if not mlfm_zoo.supports_memory(name)]
+    assert all(name.startswith('mobilevitv2_') for name in refused)
+    taken = sum(len(kinds[True]) for kinds in taking.values())
+    text = ATTACH_TEXT.format(
+        taken=taken, total=taken + sum(others.values()), timm=timm.__version__,
+        attention_taken=len(attention) - len(refused), attention=len(attention))
+    for cls, kinds in sorted(taking.items(), key=lambda item: -len(item[1][True])):
+        text += f'| {cls} | {len(kinds[True])} | {len(kinds[False])} | {", ".join(in_files[cls])} |\n'
+    listed = [f'{cls} ({count})' for cls, count in sorted(others.items(), key=lambda item: (-item[1], item[0]))]
+    text += f'\nThe other {sum(others.values())} convolutional networks are of classes that take none yet: '
+    text += f'{", ".join(listed)}.\n'
+    return between_marks(page, text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--check', action='store_true', help='write nothing, exit with 1 if a file is out of date')
     args = parser.parse_args()
     pages = {
         ROOT / 'README.md': readme(), DOCS / 'models.md': models_page(), DOCS / 'checkpoints.md': checkpoints_page(),
-        DOCS / 'results.md': results_page(), DOCS / 'cost.md': cost_page()}
+        DOCS / 'results.md': results_page(), DOCS / 'cost.md': cost_page(), DOCS / 'weights.md': attach_page()}
     if args.check:
         return int(any(not path.exists() or path.read_text() != made for path, made in pages.items()))
     for path, made in pages.items():

@@ -47,6 +47,9 @@ class MLFMEfficientNet(MemoryNetwork, EfficientNet):
             sites.append(MemorySite(f'blocks.{i}', num_chs, reduction, rounds_up(self.blocks[i])))
         return sites, {'blocks': len(self.blocks)}
 
+    def as_sequential(self) -> nn.Sequential:
+        raise NotImplementedError('A sequence of layers would bypass the memory: call the model itself.')
+
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
         return dict(

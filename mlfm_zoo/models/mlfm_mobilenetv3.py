@@ -10,6 +10,7 @@ timm's class is MobileNetV3 (https://arxiv.org/abs/1905.02244), MobileNetV4, FBN
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
+import torch.nn as nn
 from timm.models import MobileNetV3, checkpoint_seq
 
 from .._timm import feature_take_indices
@@ -44,6 +45,9 @@ class MLFMMobileNetV3(MemoryNetwork, MobileNetV3):
                 num_chs = stage[-1].feature_info('bottleneck')['num_chs']
                 sites.append(MemorySite(f'blocks.{i}', num_chs, reduction, rounds_up(stage)))
         return sites, {'blocks': len(self.blocks)}
+
+    def as_sequential(self) -> nn.Sequential:
+        raise NotImplementedError('A sequence of layers would bypass the memory: call the model itself.')
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
