@@ -11,6 +11,8 @@ from . import checkpoints, models, training
 
 __all__ = ['main']
 
+LONGEST = 900  # characters of an error
+
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run a command.
@@ -66,4 +68,5 @@ def _sentence(error: Exception) -> str:
     """What an error says; of one that the system reports, with the file's name, and what to do."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f'{error.filename} cannot be used ({error.strerror}): check that the path is right and may be used.'
-    return str(error)
+    text = str(error)  # which may repeat what a damaged file says, of any length
+    return text if len(text) <= LONGEST else f'{text[:LONGEST // 2]} ... {text[-LONGEST // 4:]}'

@@ -104,3 +104,10 @@ def test_output_that_cannot_be_written(paths, tmp_path, capsys):
     assert main(['convert', str(tmp_path / 'authors.pth'), '--output', str(tmp_path / 'file' / 'a' / 'b')]) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ['authors.pth', 'file']
     assert str(tmp_path / 'file') in capsys.readouterr().err
+
+
+def test_what_a_damaged_file_says_is_cut_short(tmp_path, capsys):
+    (tmp_path / 'config.json').write_text(json.dumps({'architecture': 'y' * 200_000, 'pretrained_cfg': {}}))
+    assert main(['evaluate', f'local-dir:{tmp_path}', str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and len(error) < 1000 and error.count('\n') == 1
