@@ -1,5 +1,6 @@
-"""The networks, a module a family. Importing this package registers them with timm, where the paper has them."""
+"""The networks, a module a family. Importing this package registers them with timm, where a paper has them."""
 
+from .gssdnet import GSSDNet
 from .mlfm_byobnet import MLFMByobNet
 from .mlfm_convnext import MLFMConvNeXt, PartialConvNeXt
 from .mlfm_efficientnet import MLFMEfficientNet
@@ -9,6 +10,6 @@ from .mlfm_regnet import MLFMRegNet
 from .mlfm_resnet import MLFMResNet
 
 __all__ = [
-    'MLFMByobNet', 'MLFMConvNeXt', 'MLFMEfficientNet', 'MLFMMetaNeXt', 'MLFMMobileNetV3', 'MLFMRegNet', 'MLFMResNet',
-    'PartialConvNeXt',
+    'GSSDNet', 'MLFMByobNet', 'MLFMConvNeXt', 'MLFMEfficientNet', 'MLFMMetaNeXt', 'MLFMMobileNetV3', 'MLFMRegNet',
+    'MLFMResNet', 'PartialConvNeXt',
 ]

@@ -1,4 +1,4 @@
-"""What the families share: from a registered name and its keyword arguments to a model, with memory or without."""
+"""What the families share: from a registered name and its keyword arguments to a model."""
 
 import math
 from functools import partial
@@ -22,8 +22,9 @@ from ..hub.released import source_url
 from ..memory.options import check_option
 from ._network import MemoryNetwork, image_convs, refuse_misfit, weight_faults
 
-__all__ = ['create_mlfm_model']
+__all__ = ['create_mlfm_model', 'create_network']
 
+StateDict = Dict[str, torch.Tensor]
 
 # What a pretrained config names a place for weights with.
 SOURCES = {'url', 'file', 'state_dict', 'hf_hub_id', 'source'}
@@ -53,10 +54,7 @@ def create_mlfm_model(
         imagenet100_head: bool = False,
         **kwargs,
 ) -> TrunkT:
-    """Build the network `variant`, as `timm.create_model` asks for it.
-
-    Weights that the manifest lists are downloaded and verified first; weights that the caller names a place for, with
-    `pretrained_cfg` or `pretrained_cfg_overlay`, are timm's business alone.
+    """Build the network `variant`, with memory or without, as `timm.create_model` asks for it.
 
     Args:
         model_cls: Class of the network with memory.
@@ -84,8 +82,53 @@ def create_mlfm_model(
     _check_head(variant, imagenet100_head, checkpoint)
     weights = Weights(Path()) if checkpoint is None else fetch_checkpoint(checkpoint, kwargs.get('cache_dir'))
     _choose_memory_options(kwargs, memory, memory_args or {}, checkpoint, weights)
-    _plan_loading(kwargs, checkpoint, weights, memory, imagenet100_head)
-    build: Callable[..., TrunkT] = model_cls if memory else trunk_cls
+    warm_start = memory and checkpoint is not None and checkpoint.kind == 'warm_start'
+    prepare = partial(_prepare_state_dict, warm_start=warm_start, imagenet100_head=imagenet100_head)
+    _plan_loading(kwargs, checkpoint, weights, prepare)
+    if imagenet100_head:
+        kwargs['pretrained_cfg_overlay'].update(num_classes=len(imagenet100.SYNSETS))
+    return _build(model_cls if memory else trunk_cls, variant, pretrained, checkpoint, **kwargs)
+
+
+def create_network(
+        model_cls: Type[TrunkT],
+        variant: str,
+        pretrained: bool,
+        prepare: Callable[[StateDict, TrunkT], StateDict],
+        **kwargs,
+) -> TrunkT:
+    """Build the network `variant`, of a class that never has a memory, as `timm.create_model` asks for it.
+
+    Args:
+        model_cls: Class of the network.
+        variant: Registered name.
+        pretrained: Whether to load the weights that the pretrained config names.
+        prepare: Makes weights ready for the network, or refuses them, before timm adapts input convs and classifier;
+            not asked where `pretrained_strict` is False.
+        **kwargs: Arguments of the class, or of `timm.models.build_model_with_cfg`.
+
+    Returns:
+        The network, or with `features_only=True` timm's extractor around it.
+
+    Raises:
+        TypeError: An argument is unknown to the class.
+        RuntimeError: There are no pretrained weights, or they are another network's.
+    """
+    _choose_feature_extractor(kwargs, memory=False)
+    checkpoint = _choose_checkpoint(kwargs, variant, memory=True) if pretrained else None
+    weights = Weights(Path()) if checkpoint is None else fetch_checkpoint(checkpoint, kwargs.get('cache_dir'))
+    _plan_loading(kwargs, checkpoint, weights, prepare)
+    return _build(model_cls, variant, pretrained, checkpoint, **kwargs)
+
+
+def _build(
+        model_cls: Type[TrunkT],
+        variant: str,
+        pretrained: bool,
+        checkpoint: Optional[Checkpoint],
+        **kwargs,
+) -> TrunkT:
+    build: Callable[..., TrunkT] = model_cls
     if pretrained and isinstance(kwargs.get('pretrained_cfg'), dict):
         build = _guarded(build, variant, kwargs['pretrained_cfg'], kwargs.get('pretrained_model_args') or {})
     try:
@@ -154,23 +197,20 @@ def _plan_loading(
         kwargs: Dict[str, Any],
         checkpoint: Optional[Checkpoint],
         weights: Weights,
-        memory: bool,
-        imagenet100_head: bool,
+        prepare: Callable[[StateDict, Any], StateDict],
 ) -> None:
-    """Tell timm where the checkpoint's file lies and what to do with what is in it."""
-    overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
+    """Tell timm where the checkpoint's file lies and what to do with what is in it.
+
+    Weights that the manifest lists are verified by now; weights that the caller names a place for, with
+    `pretrained_cfg` or `pretrained_cfg_overlay`, are timm's business alone.
+    """
     if checkpoint is not None:
+        overlay = kwargs['pretrained_cfg_overlay'] = dict(kwargs.get('pretrained_cfg_overlay') or {})
         overlay['file'] = str(weights.path)
         if 'authors' in checkpoint.places:
             overlay['url'] = source_url(checkpoint)  # of the network without memory it is another file
-    if imagenet100_head:
-        overlay['num_classes'] = len(imagenet100.SYNSETS)
-    if overlay:
-        kwargs['pretrained_cfg_overlay'] = overlay
     if kwargs.get('pretrained_strict', True):
-        warm_start = memory and checkpoint is not None and checkpoint.kind == 'warm_start'
-        kwargs['pretrained_filter_fn'] = partial(
-            _prepare_state_dict, warm_start=warm_start, imagenet100_head=imagenet100_head)
+        kwargs['pretrained_filter_fn'] = prepare
 
 
 class _SizeLimit(TorchDispatchMode):
@@ -241,7 +281,7 @@ def imagenet100_rows() -> List[int]:
     return [rows[synset] for synset in imagenet100.SYNSETS]
 
 
-def _identity_memory(model: MemoryNetwork) -> Dict[str, torch.Tensor]:
+def _identity_memory(model: MemoryNetwork) -> StateDict:
     """Weights of a memory at identity, for images of the channels that the trunk's weights were trained on."""
     model.memory.init_identity()
     weights = {f'memory.{k}': v for k, v in model.memory.state_dict().items()}
@@ -255,11 +295,11 @@ def _identity_memory(model: MemoryNetwork) -> Dict[str, torch.Tensor]:
 
 
 def _prepare_state_dict(
-        state_dict: Dict[str, torch.Tensor],
+        state_dict: StateDict,
         model: nn.Module,
         warm_start: bool = False,
         imagenet100_head: bool = False,
-) -> Dict[str, torch.Tensor]:
+) -> StateDict:
     """Complete a warm start, and refuse weights that do not fit, before timm adapts input convs and classifier."""
     classifiers = config_of(model).get('classifier') or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers

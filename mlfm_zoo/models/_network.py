@@ -166,12 +166,17 @@ def weight_faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted
     ]
 
 
-def refuse_misfit(model: nn.Module, state_dict: Mapping[str, Any], faults: List[str]) -> None:
+def refuse_misfit(
+        model: nn.Module,
+        state_dict: Mapping[str, Any],
+        faults: List[str],
+        remedy: str = 'give weights of this network, made with the same memory options',
+) -> None:
+    """Say in one sentence what keeps weights from being loaded, if anything does, and what to do."""
     if not faults:
         return
     more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''
     name = config_of(model).get('architecture') or type(model).__name__
-    remedy = 'give weights of this network, made with the same memory options'
-    if any('convinput' in key for key in state_dict):
+    if any('convinput' in key or key.startswith('features.stem.') for key in state_dict):
         remedy = "it looks like a checkpoint of the authors', which python -m mlfm_zoo convert reads"
     raise RuntimeError(f'The weights do not fit {name}: the file {faults[0]}{more}; {remedy}.')

@@ -1,0 +1,594 @@
+"""GSSDNet, whose depthwise convolutions are fixed Gaussians and their derivatives, and VanillaNet, which learns them.
+
+Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org/abs/2302.12477. Every block is a fixed
+3x3 depthwise operator, a norm, a 1x1 convolution, a norm and a ReLU; there are no skip connections. The operators:
+
+    blur        Gaussian of sigma 1 on all channels; it carries the stride
+    low_pass    Gaussians on the first half of the channels, of a sigma that rises from 0.707 to 1.414 over them
+    derivative  order 1: d/dx and d/dy in turn; order 2: also d2/dx2, d2/dy2 and d2/dxdy; on the first half of the channels
+
+VanillaNet has a learnt depthwise convolution in the place of each. What differs from the released networks: an operator on
+half of the channels is one convolution over all of them, whose kernel for a channel that passes is 1 in the middle, where
+theirs splits and concatenates. Outputs are the same.
+"""
+
+import math
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import ClassifierHead, get_device_dtype
+from timm.models import checkpoint_seq, register_model
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from .._timm import feature_take_indices
+from ..hub.configs import default_cfgs_from_manifest
+from ..memory.options import check_option
+from ._create import create_network
+from ._network import refuse_misfit, weight_faults
+
+__all__ = ['FixedConv2d', 'FusedGSSDBlock', 'GSSDBlock', 'GSSDNet', 'fixed_kernels']
+
+OPERATORS = ('order2', 'order1', 'learned')
+
+# Derivatives, as cross-correlations. d/dx and d/dy have opposite signs, as released.
+DERIVATIVES = (
+    ((0, 0, 0), (1, 0, -1), (0, 0, 0)),
+    ((0, -1, 0), (0, 0, 0), (0, 1, 0)),
+    ((0, 0, 0), (-1, 2, -1), (0, 0, 0)),
+    ((0, -1, 0), (0, 2, 0), (0, -1, 0)),
+    ((-1, 0, 1), (0, 0, 0), (1, 0, -1)),
+)
+NUM_DERIVATIVES = {'order1': 2, 'order2': 5}
+
+# Channels at width 1, operator and stride of each block: the stem's, then those of four stages.
+STEM = ((32, 'blur', 2), (64, 'derivative', 1))
+STAGES = (
+    ((128, 'blur', 2), (128, 'derivative', 1)),
+    ((256, 'blur', 2), (256, 'derivative', 1)),
+    ((512, 'blur', 2), (512, 'derivative', 1), (512, 'low_pass', 1), (512, 'derivative', 1), (512, 'low_pass', 1),
+     (512, 'derivative', 1)),
+    ((1024, 'blur', 2), (1024, 'derivative', 1)),
+)
+
+
+def fixed_kernels(kind: str, num_chs: int) -> torch.Tensor:
+    """The kernels of a fixed operator.
+
+    Args:
+        kind: 'blur', 'low_pass', or a set of derivatives, 'order1' or 'order2'.
+        num_chs: Channels C.
+
+    Returns:
+        Depthwise kernels (C, 1, 3, 3), for cross-correlation, in float32. Those of the channels that pass, which come
+        last, are 1 in the middle.
+    """
+    dd = {'device': 'cpu', 'dtype': torch.float32}
+    kernels = torch.zeros(num_chs, 3, 3, **dd)
+    kernels[:, 1, 1] = 1
+    if kind in ('blur', 'low_pass'):
+        sigma = torch.ones(num_chs, **dd) if kind == 'blur' else torch.linspace(0.707, 1.414, num_chs // 2, **dd)
+        squares = torch.tensor([[2, 1, 2], [1, 0, 1], [2, 1, 2]], **dd)
+        gaussians = torch.exp(-squares / (2 * sigma[:, None, None] ** 2))
+        kernels[:len(sigma)] = gaussians / gaussians.sum((1, 2), keepdim=True)
+    else:
+        derivatives = torch.tensor(DERIVATIVES[:NUM_DERIVATIVES[kind]], **dd)
+        repeats = num_chs // 2 // len(derivatives)
+        kernels[:repeats * len(derivatives)] = derivatives.repeat(repeats, 1, 1)
+    return kernels[:, None]
+
+
+class FixedConv2d(nn.Module):
+    """Depthwise 3x3 convolution with the kernels of `fixed_kernels`, zero-padded so that stride 1 keeps the size.
+
+    The kernels are a buffer. A state dict carries them, and one with others is refused, since it is of another network.
+    They are made anew after whatever else may have changed them: a change of dtype, and `to_empty`.
+
+    Args:
+        kind: 'blur', 'low_pass', 'order1' or 'order2'.
+        num_chs: Channels.
+        stride: Stride.
+        dilation: Distance of the pixels that a kernel sees.
+        device: Device of the kernels.
+        dtype: Type of the kernels.
+    """
+
+    def __init__(self, kind: str, num_chs: int, stride: int = 1, dilation: int = 1, device=None, dtype=None):
+        super().__init__()
+        self.kind = kind
+        self.num_chs = num_chs
+        self.stride = stride
+        self.dilation = dilation
+        self.register_buffer('weight', torch.empty(num_chs, 1, 3, 3, device=device, dtype=dtype))
+        self.restore_kernels()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Filter x (N, C, H, W); stride s makes H and W ceil(H / s) and ceil(W / s)."""
+        return F.conv2d(
+            x, self.weight, stride=self.stride, padding=self.dilation, dilation=self.dilation, groups=self.num_chs)
+
+    @torch.jit.ignore
+    def restore_kernels(self) -> None:
+        """Put the kernels right if they are not; those without values stay so."""
+        if type(self.weight) is not torch.Tensor or self.weight.is_meta:  # or a fake one, of which nothing can be asked
+            return
+        kernels = fixed_kernels(self.kind, self.num_chs).to(self.weight)
+        if not torch.equal(self.weight, kernels):
+            self.weight = kernels
+
+    @torch.jit.ignore
+    def has_kernels(self, given: torch.Tensor) -> bool:
+        """Whether `given` are the kernels, to the rounding of their dtype; of the first channels where it has fewer."""
+        kernels = fixed_kernels(self.kind, self.num_chs)[:len(given)]
+        if given.shape != kernels.shape or not given.is_floating_point():
+            return False
+        difference = given.detach().to('cpu', torch.float32) - kernels
+        return difference.abs().max().item() <= max(torch.finfo(given.dtype).eps, 1e-5)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.restore_kernels()
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):
+        given = state_dict.get(f'{prefix}weight')
+        if given is not None and not given.is_meta and not self.has_kernels(given):
+            error_msgs.append(f'{prefix}weight has other values than the fixed kernels of this network.')
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
+        self.restore_kernels()
+
+    def extra_repr(self) -> str:
+        return f"'{self.kind}', {self.num_chs}, stride={self.stride}, dilation={self.dilation}"
+
+
+class GSSDBlock(nn.Module):
+    """Depthwise operator, norm, 1x1 convolution, norm and ReLU.
+
+    Args:
+        in_chs: Channels read.
+        out_chs: Channels put out.
+        operator: Kind of `FixedConv2d`, or 'learned' for a convolution that is trained.
+        stride: Stride of the operator.
+        dilation: Dilation of the operator.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+            self,
+            in_chs: int,
+            out_chs: int,
+            operator: str,
+            stride: int = 1,
+            dilation: int = 1,
+            device=None,
+            dtype=None,
+    ):
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        if operator == 'learned':
+            self.conv_dw = nn.Conv2d(
+                in_chs, in_chs, 3, stride, padding=dilation, dilation=dilation, groups=in_chs, bias=False, **dd)
+        else:
+            self.conv_dw = FixedConv2d(operator, in_chs, stride, dilation, **dd)
+        self.bn1 = nn.BatchNorm2d(in_chs, **dd)
+        self.conv_pw = nn.Conv2d(in_chs, out_chs, 1, bias=False, **dd)
+        self.bn2 = nn.BatchNorm2d(out_chs, **dd)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From x (N, in_chs, H, W) to (N, out_chs, ceil(H / stride), ceil(W / stride))."""
+        return self.act(self.bn2(self.conv_pw(self.bn1(self.conv_dw(x)))))
+
+    @torch.jit.ignore
+    def fuse(self) -> 'FusedGSSDBlock':
+        """The block in its form for inference, see `FusedGSSDBlock`; this one is left as it is."""
+        return FusedGSSDBlock(self)
+
+
+class FusedGSSDBlock(nn.Module):
+    """A block for inference, its norms folded into its convolutions.
+
+    Outputs are those of eval mode, to rounding. It cannot be trained, or saved as a checkpoint.
+
+    Args:
+        block: The block, which is left as it is.
+    """
+
+    def __init__(self, block: GSSDBlock):
+        super().__init__()
+        self.conv_dw = _fold(block.conv_dw, block.bn1)
+        self.conv_pw = _fold(block.conv_pw, block.bn2)
+        self.act = nn.ReLU(inplace=True)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As `GSSDBlock.forward`."""
+        return self.act(self.conv_pw(self.conv_dw(x)))
+
+    @torch.jit.ignore
+    def train(self, mode: bool = True) -> 'FusedGSSDBlock':
+        """Refuse training mode.
+
+        Raises:
+            RuntimeError: `mode` is true.
+        """
+        if mode:
+            raise RuntimeError('The network is fused for inference, without the norms that training needs: train it as '
+                               'it was before fuse().')
+        return super().train(mode)
+
+    @torch.jit.ignore
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        if not keep_vars:  # torch.export asks for the variables themselves
+            raise RuntimeError(
+                'The network is fused, which no checkpoint can hold: save the network before fuse().')
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+def _fold(conv: Union[nn.Conv2d, FixedConv2d], norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A convolution that does what `conv` and `norm` do in eval mode."""
+    out_chs, in_chs, size, _ = conv.weight.shape
+    depthwise = size > 1
+    folded = nn.Conv2d(
+        out_chs if depthwise else in_chs, out_chs, size, conv.stride, padding=conv.dilation if depthwise else 0,
+        dilation=conv.dilation, groups=out_chs if depthwise else 1, device='meta')
+    folded.weight, folded.bias = fuse_conv_bn_weights(
+        conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    return folded
+
+
+class GSSDNet(nn.Module):
+    """GSSDNet, and VanillaNet with `operators='learned'`.
+
+    Args:
+        operators: 'order2' or 'order1', the order of the derivatives, or 'learned' for VanillaNet.
+        channel_multiplier: Width: a layer of d channels has max(int(d * channel_multiplier), 8).
+        num_classes: Outputs of the classifier; 0 for none.
+        in_chans: Channels of the image.
+        global_pool: Pooling before the classifier; '' for none.
+        output_stride: Image size over size of the deepest feature, 8, 16 or 32. Where it forbids a stride, later operators
+            are dilated, and every second pixel of a feature is what it is without.
+        thumbnail: Whether the first two strides are 1, for small images.
+        drop_rate: Dropout before the classifier.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+            self,
+            operators: str = 'order2',
+            channel_multiplier: float = 1.0,
+            num_classes: int = 1000,
+            in_chans: int = 3,
+            global_pool: str = 'avg',
+            output_stride: int = 32,
+            thumbnail: bool = False,
+            drop_rate: float = 0.2,
+            device=None,
+            dtype=None,
+    ):
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        check_option('operators', operators, OPERATORS)
+        check_option('thumbnail', thumbnail, (True, False))
+        check_option('output_stride', output_stride, (8, 16, 32))
+        if not 0 < channel_multiplier < math.inf:
+            raise ValueError(f'channel_multiplier is {channel_multiplier!r}, expected a number above 0.')
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+
+        num_chs, reduction, dilation, free_strides = in_chans, 1, 1, 2 if thumbnail else 0
+        self.feature_info: List[Dict[str, Any]] = []
+        parts = []
+        for i, layout in enumerate((STEM, *STAGES)):
+            blocks = []
+            for width, kind, stride in layout:
+                next_dilation = dilation
+                if stride > 1 and free_strides:
+                    stride, free_strides = 1, free_strides - 1
+                elif reduction * stride > output_stride:
+                    stride, next_dilation = 1, dilation * stride
+                kind = 'learned' if operators == 'learned' else operators if kind == 'derivative' else kind
+                out_chs = max(int(width * channel_multiplier), 8)
+                blocks.append(GSSDBlock(num_chs, out_chs, kind, stride, dilation, **dd))
+                num_chs, reduction, dilation = out_chs, reduction * stride, next_dilation
+            parts.append(nn.Sequential(*blocks))
+            module = f'stages.{i - 1}' if i else f'stem.{len(blocks) - 1}'
+            self.feature_info.append(dict(num_chs=num_chs, reduction=reduction, module=module))
+        self.stem = parts[0]
+        self.stages = nn.Sequential(*parts[1:])
+        self.num_features = num_chs
+        self.head = ClassifierHead(num_chs, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
+        self.head_hidden_size = self.head.num_features
+        self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Draw new values for all that is learnt."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Layers for rates that depend on depth."""
+        return dict(stem=r'^stem', blocks=r'^stages\.(\d+)' if coarse else r'^stages\.(\d+)\.(\d+)')
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set whether blocks compute their insides again in the backward pass."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The classifier."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Make a new classifier.
+
+        Args:
+            num_classes: Outputs; 0 for none.
+            global_pool: Pooling before it; as it was if None.
+        """
+        self.num_classes = num_classes
+        self.head.reset(num_classes, pool_type=global_pool, in_features=self.num_features, **get_device_dtype(self))
+        self.head_hidden_size = self.head.num_features
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Features of the stem (0) and the stages (1 to 4).
+
+        Args:
+            x: Image batch (N, in_chans, H, W).
+            indices: Features to return, the last so many if a number, all if None.
+            norm: Without effect: there is no last norm.
+            stop_early: Whether to stop at the last of them.
+            output_fmt: 'NCHW'.
+            intermediates_only: Whether to return nothing else.
+
+        Returns:
+            The features, after the last one computed unless `intermediates_only`.
+        """
+        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
+        take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
+        intermediates: List[torch.Tensor] = []
+        x = self._run(self.stem, x)
+        if 0 in take_indices:
+            intermediates.append(x)
+        for i, stage in enumerate(self.stages, start=1):
+            if not stop_early or i <= max_index:
+                x = self._run(stage, x)
+                if i in take_indices:
+                    intermediates.append(x)
+        if intermediates_only:
+            return intermediates
+        return x, intermediates
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        """Remove what some features do not need.
+
+        Args:
+            indices: Features to keep, as for `forward_intermediates`.
+            prune_norm: Without effect: there is no last norm.
+            prune_head: Whether to remove the classifier even where its features are kept.
+
+        Returns:
+            The features that are kept.
+        """
+        take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
+        self.stages = self.stages[:max_index]
+        self.num_features = self.feature_info[max_index]['num_chs']
+        if prune_head or max_index < len(STAGES):
+            self.reset_classifier(0, '')
+        return take_indices
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """From an image batch (N, in_chans, H, W) to the deepest feature (N, num_features, H / 32, W / 32)."""
+        x = self._run(self.stem, x)
+        for stage in self.stages:
+            x = self._run(stage, x)
+        return x
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """From the deepest feature to logits (N, num_classes), or with `pre_logits` to what the classifier reads."""
+        return self.head(x, pre_logits=True) if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From an image batch (N, in_chans, H, W) to logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def _run(self, blocks: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(blocks, x)
+        return blocks(x)
+
+    @torch.jit.ignore
+    def train(self, mode: bool = True) -> 'GSSDNet':
+        """Set training mode, which fused blocks refuse before anything is changed."""
+        for module in self.modules():
+            if isinstance(module, FusedGSSDBlock):
+                module.train(mode)
+        return super().train(mode)
+
+    @torch.jit.ignore
+    def fuse(self) -> 'GSSDNet':
+        """Fold the norms for inference, as `timm.models.reparameterize_model` does.
+
+        Outputs are those of eval mode before, to rounding. A fused network cannot be saved as a checkpoint.
+
+        Returns:
+            The network itself.
+        """
+        for blocks in (self.stem, *self.stages):
+            for i, block in enumerate(blocks):
+                if isinstance(block, GSSDBlock):
+                    blocks[i] = block.fuse()
+        return self
+
+    # Says in one sentence why weights do not fit, where torch would list every parameter.
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        _refuse_misfit(self, state_dict, weight_faults(self.state_dict(), state_dict) if strict else [])
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def _refuse_misfit(model: GSSDNet, state_dict: Mapping[str, Any], faults: List[str]) -> None:
+    """Refuse weights that have faults, or other kernels than the network's fixed ones."""
+    for name, module in model.named_modules():
+        given = state_dict.get(f'{name}.weight')
+        if isinstance(module, FixedConv2d) and torch.is_tensor(given) and not given.is_meta and not faults:
+            if not module.has_kernels(given):
+                faults = [f"has other kernels in {name}.weight than this network's fixed ones"]
+    refuse_misfit(model, state_dict, faults, 'give weights of this network, made with the same operators and width')
+
+
+def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> Dict[str, torch.Tensor]:
+    """Refuse weights that do not fit, before timm adapts the first convolution to `in_chans`, and the classifier."""
+    first = 'stem.0.conv_pw.weight'
+    shape = state_dict[first].shape if first in state_dict else ()
+    if len(shape) == 4 and shape[1] != model.in_chans and isinstance(model.stem[0].conv_dw, FixedConv2d):
+        state_dict = _free_first_conv(state_dict, model)
+    expected, given = (
+        {k: v for k, v in weights.items() if not k.startswith('head.fc.')} for weights in (model.state_dict(), state_dict))
+    _refuse_misfit(model, state_dict, weight_faults(expected, given, {first}))
+    return state_dict
+
+
+def _free_first_conv(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> Dict[str, torch.Tensor]:
+    """The same network with the norm before its first 1x1 convolution folded away, so that any image channels fit there.
+
+    All channels have the same kernel, so blurring them and what timm makes of the convolution's weight commute.
+    """
+    norm = model.stem[0].bn1
+    scale = state_dict['stem.0.bn1.weight'] * (state_dict['stem.0.bn1.running_var'] + norm.eps).rsqrt()
+    shift = state_dict['stem.0.bn1.bias'] - state_dict['stem.0.bn1.running_mean'] * scale
+    weight = state_dict['stem.0.conv_pw.weight']
+    ones = torch.ones(model.in_chans)
+    return dict(state_dict, **{
+        'stem.0.conv_dw.weight': fixed_kernels('blur', model.in_chans),
+        'stem.0.bn1.weight': ones,
+        'stem.0.bn1.bias': 0 * ones,
+        'stem.0.bn1.running_mean': 0 * ones,
+        'stem.0.bn1.running_var': ones - norm.eps,
+        'stem.0.conv_pw.weight': weight * scale[:, None, None],
+        'stem.0.bn2.running_mean': state_dict['stem.0.bn2.running_mean'] - weight[..., 0, 0] @ shift,
+    })
+
+
+def _create_gssdnet(variant: str, pretrained: bool = False, **kwargs) -> GSSDNet:
+    feature_cfg = dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True)
+    return create_network(
+        GSSDNet, variant, pretrained, prepare=_prepare_state_dict, feature_cfg=feature_cfg, **kwargs)
+
+
+def _cfg(**kwargs) -> Dict[str, Any]:
+    return {
+        'num_classes': 1000, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
+        'crop_pct': 0.965, 'interpolation': 'bilinear',
+        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'stem.0.conv_pw', 'classifier': 'head.fc', 'license': 'apache-2.0',
+        'paper_ids': 'arXiv:2302.12477',
+        **kwargs
+    }
+
+
+default_cfgs = default_cfgs_from_manifest({
+    'gssdnet_o2_100': _cfg(),
+    'gssdnet_o2_075': _cfg(),
+    'gssdnet_o2_050': _cfg(),
+    'gssdnet_o1_100': _cfg(),
+    'gssdnet_o1_075': _cfg(),
+    'gssdnet_o1_050': _cfg(),
+    'gssdnet_vanilla_100': _cfg(first_conv='stem.0.conv_dw'),
+    'gssdnet_vanilla_075': _cfg(first_conv='stem.0.conv_dw'),
+    'gssdnet_vanilla_050': _cfg(first_conv='stem.0.conv_dw'),
+})
+
+
+@register_model
+def gssdnet_o2_100(pretrained: bool = False, **kwargs) -> GSSDNet:
+    """GSSDNet x1.0 with derivatives of orders 1 and 2."""
+    model_args = dict(operators='order2', channel_multiplier=1.0)
+    return _create_gssdnet('gssdnet_o2_100', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def gssdnet_o2_075(pretrained: bool = False, **kwargs) -> GSSDNet:
+    """GSSDNet x0.75 with derivatives of orders 1 and 2."""
+    model_args = dict(operators='order2', channel_multiplier=0.75)
+    return _create_gssdnet('gssdnet_o2_075', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def gssdnet_o2_050(pretrained: bool = False, **kwargs) -> GSSDNet:
+    """GSSDNet x0.5 with derivatives of orders 1 and 2."""
+    model_args = dict(operators='order2', channel_multiplier=0.5)
+    return _create_gssdnet('gssdnet_o2_050', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def gssdnet_o1_100(pretrained: bool = False, **kwargs) -> GSSDNet:
+    """GSSDNet x1.0 with derivatives of order 1."""
+    model_args = dict(operators='order1', channel_multiplier=1.0)
+    return _create_gssdnet('gssdnet_o1_100', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def gssdnet_o1_075(pretrained: bool = False, **kwargs) -> GSSDNet:
+    """GSSDNet x0.75 with derivatives of order 1."""
+    model_args = dict(operators='order1', channel_multiplier=0.75)
+    return _create_gssdnet('gssdnet_o1_075', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def gssdnet_o1_050(pretrained: bool = False, **kwargs) -> GSSDNet:
+    """GSSDNet x0.5 with derivatives of order 1."""
+    model_args = dict(operators='order1', channel_multiplier=0.5)
+    return _create_gssdnet('gssdnet_o1_050', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def gssdnet_vanilla_100(pretrained: bool = False, **kwargs) -> GSSDNet:
+    """VanillaNet x1.0: GSSDNet with learnt depthwise convolutions."""
+    model_args = dict(operators='learned', channel_multiplier=1.0)
+    return _create_gssdnet('gssdnet_vanilla_100', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def gssdnet_vanilla_075(pretrained: bool = False, **kwargs) -> GSSDNet:
+    """VanillaNet x0.75: GSSDNet with learnt depthwise convolutions."""
+    model_args = dict(operators='learned', channel_multiplier=0.75)
+    return _create_gssdnet('gssdnet_vanilla_075', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def gssdnet_vanilla_050(pretrained: bool = False, **kwargs) -> GSSDNet:
+    """VanillaNet x0.5: GSSDNet with learnt depthwise convolutions."""
+    model_args = dict(operators='learned', channel_multiplier=0.5)
+    return _create_gssdnet('gssdnet_vanilla_050', pretrained, **dict(model_args, **kwargs))
