@@ -21,10 +21,12 @@ __all__ = ['add_commands']
 
 def add_commands(add: AddCommand) -> None:
     command = add(
-        'convert', _convert, "make a checkpoint of the authors' into a folder that timm loads",
-        "Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, or ResNet10, 18 "
-        'or 34. Network and options are recognised from the file.')
+        'convert', _convert, 'make a released checkpoint into a folder that timm loads',
+        "Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, ResNet10, 18 or 34, "
+        'or GSSDNet of any width. Network and options are recognised from the file.')
     command.add_argument('checkpoint', help="file written by the authors' code")
+    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
+                         help='arguments of the network that no file tells, such as thumbnail=True of a GSSDNet')
     command.add_argument('--output', required=True, metavar='FOLDER', help='folder to make; must not exist or be empty')
 
     command = add(
@@ -59,7 +61,7 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    conversion = convert_checkpoint(args.checkpoint, args.output)
+    conversion = convert_checkpoint(args.checkpoint, args.output, dict(args.model_kwargs))
     options = ', '.join(f'{name}={value!r}' for name, value in conversion.model_args.items())
     print(f'{conversion.architecture} ({options}) -> {args.output}')
     print(f"Load it with timm.create_model('local-dir:{args.output}', pretrained=True), after import mlfm_zoo.")

@@ -1,5 +1,6 @@
-"""The authors' checkpoints, made into folders that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads."""
+"""Released checkpoints, made into folders that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads."""
 
-from .authors import Conversion, convert_checkpoint, convert_state_dict, read_checkpoint
+from .checkpoint import convert_checkpoint, convert_state_dict, read_checkpoint
+from .form import Conversion
 
 __all__ = ['Conversion', 'convert_checkpoint', 'convert_state_dict', 'read_checkpoint']
