@@ -6,7 +6,7 @@ parameters are those of any other, so the caller says it, with thumbnail=True.
 """
 
 import re
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional
 
 import timm
 import torch
@@ -29,8 +29,8 @@ def convert_gssdnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Opt
     """Recognise a GSSDNet or VanillaNet and rename its parameters.
 
     Args:
-        state_dict: Parameters under the authors' names, as `read_checkpoint` returns them. Fixed kernels may be missing,
-            all of them if `model_args` names the operators.
+        state_dict: Parameters under the authors' names, as `read_checkpoint` returns them. Fixed kernels may be missing;
+            those of the derivatives only if `model_args` names the operators.
         model_args: Arguments of the network that the caller gives.
 
     Returns:
@@ -70,22 +70,25 @@ def convert_gssdnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Opt
     names = {operators: f'gssdnet_{short}_{WIDTHS.get(width, "100")}' for operators, short in OPERATORS.items()}
     if learned or model_args.get('operators') == 'learned':
         return Conversion(names['learned'], found, renamed)
-    if 'operators' not in model_args and not any('.conv_dw.' in name for name in renamed):
-        raise ValueError(
-            'The checkpoint looks like a GSSDNet but holds no fixed kernels, which would tell the order of its '
-            'derivatives: give operators=order2 or operators=order1 as an argument of the network.')
-    others: List[str] = []
+    matching, others = [], []
     for operators in ('order2', 'order1'):
         if model_args.get('operators', operators) == operators:
             network = timm.create_model(names[operators], **found)
             fixed = {name: value for name, value in network.state_dict().items() if '.conv_dw.' in name}
-            others_here = [name for name in fixed if name in renamed and not _has_kernels(network, name, renamed[name])]
-            if not others_here:
-                return Conversion(names[operators], found, {**renamed, **fixed})
-            others = min(filter(None, (others, others_here)), key=len)
-    raise ValueError(
-        f'The checkpoint looks like a GSSDNet, but {some(others)} holds other values than the fixed kernels: it is of '
-        'another network, or damaged.')
+            differing = [name for name in fixed if name in renamed and not _has_kernels(network, name, renamed[name])]
+            if differing:
+                others.append(differing)
+            else:
+                matching.append(Conversion(names[operators], found, {**renamed, **fixed}))
+    if not matching:
+        raise ValueError(
+            f'The checkpoint looks like a GSSDNet, but {some(min(others, key=len))} holds other values than the fixed '
+            'kernels: it is of another network, or damaged.')
+    if len(matching) > 1:
+        raise ValueError(
+            'The checkpoint looks like a GSSDNet but holds no fixed kernels of a derivative, which would tell its order: '
+            'give operators=order2 or operators=order1 as an argument of the network.')
+    return matching[0]
 
 
 def _width(weights: StateDict) -> float:
