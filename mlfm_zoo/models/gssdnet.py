@@ -286,7 +286,7 @@ class GSSDNet(nn.Module):
         self.grad_checkpointing = False
 
         num_chs, reduction, dilation, free_strides = in_chans, 1, 1, 2 if thumbnail else 0
-        self.feature_info: List[Dict[str, Any]] = []
+        self.feature_info = []
         parts = []
         for i, layout in enumerate((STEM, *STAGES)):
             blocks = []
@@ -349,6 +349,33 @@ class GSSDNet(nn.Module):
         self.head.reset(num_classes, pool_type=global_pool, in_features=self.num_features, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
 
+    def _forward_stages(
+            self,
+            x: torch.Tensor,
+            indices: List[int],
+            last: int,
+    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        """Walk stem and stages.
+
+        Args:
+            x: Image batch (N, in_chans, H, W).
+            indices: Features to keep, 0 the stem's, 1 to 4 the stages'.
+            last: Stage after which to stop, 0 for the stem.
+
+        Returns:
+            The feature that the walk ends at, and the kept features in order.
+        """
+        features: List[torch.Tensor] = []
+        x = self.stem(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(self.stem, x)
+        if 0 in indices:
+            features.append(x)
+        for i, stage in enumerate(self.stages):
+            if i < last:
+                x = stage(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(stage, x)
+                if i + 1 in indices:
+                    features.append(x)
+        return x, features
+
     def forward_intermediates(
             self,
             x: torch.Tensor,
@@ -373,15 +400,7 @@ class GSSDNet(nn.Module):
         """
         assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
         take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
-        intermediates: List[torch.Tensor] = []
-        x = self._run(self.stem, x)
-        if 0 in take_indices:
-            intermediates.append(x)
-        for i, stage in enumerate(self.stages, start=1):
-            if not stop_early or i <= max_index:
-                x = self._run(stage, x)
-                if i in take_indices:
-                    intermediates.append(x)
+        x, intermediates = self._forward_stages(x, take_indices, max_index if stop_early else len(self.stages))
         if intermediates_only:
             return intermediates
         return x, intermediates
@@ -411,9 +430,7 @@ class GSSDNet(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """From an image batch (N, in_chans, H, W) to the deepest feature (N, num_features, H / 32, W / 32)."""
-        x = self._run(self.stem, x)
-        for stage in self.stages:
-            x = self._run(stage, x)
+        x, _ = self._forward_stages(x, [], len(self.stages))
         return x
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -423,11 +440,6 @@ class GSSDNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From an image batch (N, in_chans, H, W) to logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
-
-    def _run(self, blocks: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(blocks, x)
-        return blocks(x)
 
     @torch.jit.ignore
     def train(self, mode: bool = True) -> 'GSSDNet':
