@@ -36,15 +36,19 @@ PADDING = 4
 
 
 def read_images(folder: Path, per_class: int) -> Tuple[torch.Tensor, torch.Tensor]:
-    """The first pictures of each class, normalised (N, 3, 32, 32), and their labels (N,)."""
+    """The first pictures of each class, whole numbers (N, 3, 32, 32), and their labels (N,)."""
     classes = sorted(path for path in folder.glob('*') if path.is_dir())
     files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.iterdir())[:per_class]]
     if not files:
         sys.exit(f'{folder} has no folder of pictures for each class: give the folder of CIFAR-10, with train and test.')
     pixels = np.stack([np.asarray(Image.open(file).convert('RGB')) for file, _ in files])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor([label for _, label in files])
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """Pictures as networks take them."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (images - mean) / std, torch.tensor([label for _, label in files])
+    return ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -54,7 +58,8 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     images = torch.where(flip[:, None, None, None], images.flip(3), images)
     padded = F.pad(images, [PADDING] * 4)
     shifts = torch.randint(2 * PADDING + 1, (len(images), 2), generator=generator).tolist()
-    return torch.stack([image[:, y:y + height, x:x + width] for image, (y, x) in zip(padded, shifts)])
+    shifted = [image[:, y:y + height, x:x + width] for image, (y, x) in zip(padded, shifts)]
+    return torch.stack(shifted).contiguous(memory_format=torch.channels_last)
 
 
 def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor, args: argparse.Namespace) -> torch.nn.Module:
@@ -73,7 +78,7 @@ def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor, args
             cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / (steps - warmup)))
             for group in optimizer.param_groups:
                 group['lr'] = args.lr * min((step + 1) / warmup, cosine)
-            x = augment(images[batch], generator).contiguous(memory_format=torch.channels_last)
+            x = augment(normalise(images[batch]), generator)
             optimizer.zero_grad()
             F.cross_entropy(model(x), labels[batch], label_smoothing=0.1).backward()
             optimizer.step()
@@ -88,7 +93,7 @@ def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor, args
 @torch.inference_mode()
 def accuracy(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Top-1 in percent."""
-    right = sum((model(x).argmax(1) == y).sum().item() for x, y in zip(images.split(100), labels.split(100)))
+    right = sum((model(normalise(x)).argmax(1) == y).sum().item() for x, y in zip(images.split(100), labels.split(100)))
     return 100 * right / len(images)
 
 

@@ -74,7 +74,8 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _models() -> List[str]:
-    return timm.list_models('mlfm_*') + ['test_mlfm_resnet']
+    """The networks of this package."""
+    return [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith('mlfm_zoo.')]
 
 
 def _check_model(model: str) -> None:

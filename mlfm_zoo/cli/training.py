@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from ..workflow.collect import compare, read_run
-from ..workflow.recipe import load_recipe, training_command
+from ..workflow.recipe import DATASETS, load_recipe, training_command
 from .arguments import AddCommand, positive
 from .checkpoints import publish
 
@@ -16,12 +16,14 @@ __all__ = ['add_commands']
 
 def add_commands(add: AddCommand) -> None:
     command = add(
-        'recipe', _recipe, "print the commands that train a network on ImageNet100 with timm's train.py",
-        "Print the commands that train a network, baseline and with memory, on ImageNet100 with timm's train.py: on "
-        'one GPU, on all GPUs of a machine, and on several machines. An update sees the same number of images on each.')
+        'recipe', _recipe, "print the commands that train a network with timm's train.py",
+        "Print the commands that train a network, baseline and with memory where it has one, with timm's train.py: on one "
+        'GPU, on all GPUs of a machine, and on several machines. An update sees the same number of images on each.')
     command.add_argument('model', help='a network')
-    command.add_argument(
-        '--data', default='IMAGENET100', metavar='FOLDER', help='prepared folder (default: IMAGENET100)')
+    command.add_argument('--dataset', choices=DATASETS,
+                         help='the data: imagenet100 for networks with memory, imagenet (default), cifar100 or mnist for '
+                              'GSSDNet')
+    command.add_argument('--data', metavar='FOLDER', help='folder of the data (default: their name in capitals)')
     command.add_argument('--script', default='train.py', metavar='FILE', help="path of timm's train.py")
     command.add_argument('--seed', type=int, default=42, metavar='N', help='seed of the run (default: 42)')
     command.add_argument('--gpus', type=positive, default=4, metavar='N', help='GPUs of a machine (default: 4)')
@@ -52,19 +54,24 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _recipe(args: argparse.Namespace) -> None:
-    recipe = load_recipe(args.model)
-    print(f'# {args.model} on ImageNet100: {recipe.settings["epochs"]} epochs, {recipe.global_batch_size} images an '
-          f'update. {recipe.path} says where each setting comes from.')
-    print("# train.py is timm's, in its repository; the folder of data is one that imagenet100 prepare made.")
+    recipe = load_recipe(args.model, args.dataset)
+    print(f'# {args.model} on {DATASETS[recipe.dataset]}: {recipe.settings["epochs"]} epochs, '
+          f'{recipe.global_batch_size} images an update. {recipe.path} says where each setting comes from.')
+    folder = {'imagenet100': 'is one that imagenet100 prepare made', 'imagenet': 'has train/<class> and val/<class>'}
+    print("# train.py is timm's, in its repository; the folder of data "
+          f'{folder.get(recipe.dataset, "is where they are downloaded to")}.')
+    kinds = (False, True) if args.model.startswith('mlfm_') else (None,)
     for gpus, nodes, where in (
         (1, 1, 'one GPU'),
         (args.gpus, 1, f'{args.gpus} GPUs of one machine'),
         (args.gpus, args.nodes, f'{args.nodes} machines of {args.gpus} GPUs, the same on each, HOST being one of them'),
     ):
-        print(f'\n# {where}: baseline, then with memory')
-        for memory in (False, True):
+        print(f'\n# {where}{": baseline, then with memory" if len(kinds) > 1 else ""}')
+        for memory in kinds:
             try:
-                print(training_command(args.model, args.data, memory, args.seed, gpus, nodes, args.script))
+                print(training_command(
+                    args.model, args.data or recipe.dataset.upper(), memory, args.seed, gpus, nodes, args.script,
+                    recipe.dataset))
             except ValueError as error:
                 print(f'# {error}')
                 break

@@ -47,14 +47,15 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
     for checkpoint in sorted(tagged, key=lambda c: c.memory != memory):
         if checkpoint.memory or not memory:
             return checkpoint
-    asked = f'The weights {model}.{tag}' if tag else f'ImageNet100 weights of {model}'
+    data, trained_tag = ('ImageNet100', 'in100') if 'mlfm_' in model else ('ImageNet', 'in1k')
+    asked = f'The weights {model}.{tag}' if tag else f'{data} weights of {model}'
     ways = []
     available = [c.name for c in checkpoints if c.available and c.memory]
     if available:
         more = f' and {len(available) - 3} more (python -m mlfm_zoo list {model})' if len(available) > 3 else ''
         ways.append(f'load {", ".join(available[:3])}{more}')
     ways += [f'make {c.name} ({c.recipe})' for c in checkpoints if not c.available and tag in ('', c.tag)]
-    if tag in ('', 'in100') and model.startswith('mlfm_'):
+    if tag in ('', trained_tag) and not model.startswith('test_'):
         ways.append(f'train it (python -m mlfm_zoo recipe {model})')
     ways.append('build it untrained with pretrained=False')
     raise CheckpointError(f'{asked} are not published: {", or ".join(ways)}.')

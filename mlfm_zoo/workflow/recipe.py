@@ -1,9 +1,11 @@
-"""The commands that train a network on ImageNet100 with timm's train.py, from the settings in recipes/*.yaml."""
+"""The commands that train a network with timm's train.py, from the settings in recipes/*.yaml.
 
-import re
+A file is named after a family of networks and, if it is not for ImageNet100, the data: resnet.yaml, gssdnet-mnist.yaml.
+"""
+
 import shlex
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import timm
 import yaml
@@ -11,6 +13,9 @@ import yaml
 __all__ = ['Recipe', 'load_recipe', 'training_command']
 
 RECIPES = Path(__file__).with_name('recipes')
+
+# The data that recipes are for, and what they are called; a family's own is the first that it has a file for.
+DATASETS = {'imagenet100': 'ImageNet100', 'imagenet': 'ImageNet-1k', 'cifar100': 'CIFAR-100', 'mnist': 'MNIST'}
 
 # Where one network of a family was trained in another way.
 EXCEPTIONS = {'mlfm_resnet50': {'batch_size': 256}}
@@ -21,10 +26,12 @@ class Recipe(NamedTuple):
 
     Attributes:
         path: The family's file for train.py's `--config`.
+        dataset: The data, one of `DATASETS`.
         overrides: Settings in which this network differs from the file.
         settings: All settings.
     """
     path: Path
+    dataset: str
     overrides: Dict[str, Any]
     settings: Dict[str, Any]
 
@@ -34,46 +41,55 @@ class Recipe(NamedTuple):
         return self.settings['batch_size'] * self.settings.get('grad_accum_steps', 1)
 
 
-def load_recipe(model: str) -> Recipe:
+def load_recipe(model: str, dataset: Optional[str] = None) -> Recipe:
     """Read the recipe of a network.
 
     Args:
         model: Registered name.
+        dataset: The data, one of `DATASETS`; those that the network is meant for if None.
 
     Returns:
         The settings of its family, with its own exceptions.
 
     Raises:
-        ValueError: There is no such network, or no recipe for it.
+        ValueError: There is no such network, or no recipe for it on these data.
     """
-    families = sorted((path.stem for path in RECIPES.glob('*.yaml')), key=len, reverse=True)
-    family = next((f for f in families if re.match(rf'mlfm_{f}', model)), None)
+    paths: Dict[str, Dict[str, Path]] = {}
+    for path in RECIPES.glob('*.yaml'):
+        family, _, data = path.stem.partition('-')
+        paths.setdefault(family if family == 'gssdnet' else f'mlfm_{family}', {})[data or 'imagenet100'] = path
+    family = next((f for f in sorted(paths, key=len, reverse=True) if model.startswith(f)), None)
     if family is None or not timm.is_model(model):
-        raise ValueError(f'There is no recipe for {model}: give one of timm.list_models("mlfm_*").')
-    path = RECIPES / f'{family}.yaml'
-    overrides = EXCEPTIONS.get(model, {})
-    return Recipe(path, overrides, {**yaml.safe_load(path.read_text(encoding='utf-8')), **overrides})
+        raise ValueError(f'There is no recipe for {model}: give one of timm.list_models(["mlfm_*", "gssdnet_*"]).')
+    known = [data for data in DATASETS if data in paths[family]]
+    if dataset is not None and dataset not in known:
+        raise ValueError(f'There is no recipe for {model} on {dataset}, expected {" or ".join(known)}.')
+    dataset = dataset or known[0]
+    path, overrides = paths[family][dataset], EXCEPTIONS.get(model, {})
+    return Recipe(path, dataset, overrides, {**yaml.safe_load(path.read_text(encoding='utf-8')), **overrides})
 
 
 def training_command(
         model: str,
         data: str,
-        memory: bool = True,
+        memory: Optional[bool] = True,
         seed: int = 42,
         gpus: int = 1,
         nodes: int = 1,
         script: str = 'train.py',
+        dataset: Optional[str] = None,
 ) -> str:
     """The command that trains a network on one or many GPUs, the batch of an update being the recipe's on any number.
 
     Args:
         model: Registered name.
-        data: Prepared ImageNet100 folder.
-        memory: Whether the network has its memory; without, it is the baseline.
+        data: Folder of the data.
+        memory: Whether the network has its memory; without, it is the baseline. None for networks that never have one.
         seed: Seed of the run.
         gpus: GPUs of each machine.
         nodes: Machines.
         script: Path of timm's train.py.
+        dataset: As `load_recipe`.
 
     Returns:
         One line for a shell.
@@ -81,7 +97,7 @@ def training_command(
     Raises:
         ValueError: There is no recipe, or its batch cannot be divided by the number of GPUs.
     """
-    recipe = load_recipe(model)
+    recipe = load_recipe(model, dataset)
     processes = gpus * nodes
     overrides = dict(recipe.overrides)
     batch_size, steps = recipe.settings['batch_size'], recipe.settings.get('grad_accum_steps', 1)
@@ -100,7 +116,8 @@ def training_command(
         launcher = ['torchrun', f'--nproc-per-node={gpus}', '-m', 'mlfm_zoo', 'run']
     if nodes > 1:
         launcher[1:1] = [f'--nnodes={nodes}', '--rdzv-backend=c10d', '--rdzv-endpoint=HOST:29500']
-    experiment = f'{model}-{"memory" if memory else "baseline"}-seed{seed}'
+    kind = recipe.dataset if memory is None else 'memory' if memory else 'baseline'
+    experiment = f'{model}-{kind}-seed{seed}'
     arguments: List[str] = [
         script, '--config', str(recipe.path), '--model', model, '--data-dir', data, '--seed', str(seed),
         '--experiment', experiment]
@@ -108,6 +125,6 @@ def training_command(
         arguments += [f'--{name.replace("_", "-")}', str(value)]
     if sync:
         arguments.append('--sync-bn')
-    if not memory:
+    if memory is False:
         arguments += ['--model-kwargs', 'memory=False']
     return shlex.join([*launcher, *arguments])

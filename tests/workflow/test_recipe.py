@@ -15,7 +15,7 @@ from timm.data import create_transform
 
 from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.recipe import RECIPES, load_recipe, training_command
-from networks import ALL
+from networks import ALL, GSSDNET
 
 # The arguments of timm's train.py (at commit aa4b585) that a recipe may set.
 TRAIN_ARGUMENTS = set('''
@@ -25,16 +25,23 @@ TRAIN_ARGUMENTS = set('''
     decay_milestones decay_epochs warmup_epochs warmup_prefix cooldown_epochs decay_rate no_aug scale ratio hflip vflip
     color_jitter aa aug_repeats aug_splits reprob remode recount mixup cutmix mixup_prob mixup_switch_prob mixup_mode
     mixup_off_epoch smoothing train_interpolation drop drop_path bn_momentum bn_eps sync_bn model_ema model_ema_decay
-    seed data_dir model experiment config
+    seed data_dir model experiment config dataset dataset_download in_chans train_img_sizes
 '''.split())
 FAMILIES = sorted(path.stem for path in RECIPES.glob('*.yaml'))
 
 
 def test_a_recipe_for_every_network():
-    assert {load_recipe(name).path.stem for name in ALL} == set(FAMILIES)
-    for name in ('resnet18', 'test_mlfm_resnet', 'mlfm_resnet1', 'mlfm_vit'):
+    found = {load_recipe(name).path.stem for name in ALL}
+    found |= {load_recipe(name, dataset).path.stem for name in GSSDNET for dataset in ('imagenet', 'cifar100', 'mnist')}
+    assert found == set(FAMILIES)
+    assert {load_recipe(name).dataset for name in ALL} == {'imagenet100'}
+    assert {load_recipe(name).dataset for name in GSSDNET} == {'imagenet'}
+    for name in ('resnet18', 'test_mlfm_resnet', 'mlfm_resnet1', 'mlfm_vit', 'gssdnet', 'gssdnet_o3_100'):
         with pytest.raises(ValueError, match='There is no recipe for'):
             load_recipe(name)
+    for name, dataset in (('mlfm_resnet18', 'mnist'), ('gssdnet_o1_050', 'imagenet100'), ('gssdnet_o1_050', 'svhn')):
+        with pytest.raises(ValueError, match=f'There is no recipe for {name} on {dataset}, expected '):
+            load_recipe(name, dataset)
 
 
 @pytest.mark.parametrize('family', FAMILIES)
@@ -43,7 +50,7 @@ def test_train_takes_every_setting(family):
     settings = yaml.safe_load(text)
     assert settings.keys() <= TRAIN_ARGUMENTS
     assert all(isinstance(settings[k], (int, float)) for k in ('lr', 'weight_decay', 'epochs', 'batch_size'))
-    assert settings['num_classes'] == 100
+    assert settings['num_classes'] == {'imagenet': 1000, 'mnist': 10}.get(family.partition('-')[2], 100)
     lines = [line for line in text.splitlines() if not line.startswith('#')]
     assert all(re.search(r'\s{2}# \w', s) for s in lines if not s.startswith('num_classes')), 'a source for each'
 
@@ -66,7 +73,26 @@ def test_settings_of_the_authors():
         assert s.get('interpolation', config.interpolation) == config.interpolation
 
 
-@pytest.mark.parametrize('name', ['mlfm_resnet50', 'mlfm_convnext_tiny', 'mlfm_mobilenetv2_100'])
+def test_settings_of_gssdnet():
+    """What the paper and its presets give: epochs, images an update, rate, decay."""
+    for dataset, *expected in (
+        ('imagenet', 100, 512, 0.2, 1e-4), ('cifar100', 100, 1024, 0.4, 5e-4), ('mnist', 30, 2048, 0.4, 1e-3),
+    ):
+        recipe = load_recipe('gssdnet_o1_075', dataset)
+        s = recipe.settings
+        assert [s['epochs'], recipe.global_batch_size, s['lr'], s['weight_decay']] == expected
+        assert (s['momentum'], s['warmup_epochs'], s['sched'], s['smoothing'], s['drop']) == (0.9, 5, 'cosine', 0.1, 0.2)
+        assert s.get('model_kwargs') == (None if dataset == 'imagenet' else {'thumbnail': True})
+        network = timm.create_model(
+            'gssdnet_o1_075', in_chans=s.get('in_chans', 3), num_classes=s['num_classes'], drop_rate=s['drop'],
+            **s.get('model_kwargs', {}))
+        assert network(torch.randn(2, s.get('in_chans', 3), s['img_size'], s['img_size'])).shape == (2, s['num_classes'])
+    s, config = load_recipe('gssdnet_vanilla_050').settings, timm.get_pretrained_cfg('gssdnet_vanilla_050')
+    assert (s['img_size'], s['crop_pct'], s['interpolation']) == (224, config.crop_pct, config.interpolation)
+    assert round(s['img_size'] / s['crop_pct']) == 232 and s['train_img_sizes'] == [192]
+
+
+@pytest.mark.parametrize('name', ['mlfm_resnet50', 'mlfm_convnext_tiny', 'mlfm_mobilenetv2_100', 'gssdnet_o2_050'])
 def test_images_an_update_are_the_same_on_any_number_of_gpus(name):
     recipe = load_recipe(name)
     for gpus, nodes in ((1, 1), (2, 1), (8, 1), (4, 2), (8, 4)):
@@ -88,6 +114,19 @@ def test_baseline_differs_in_the_memory_only():
     assert baseline[-2:] == ['--model-kwargs', 'memory=False']
     different = [(a, b) for a, b in zip(memory, baseline[:-2]) if a != b]
     assert different == [('mlfm_resnet18-memory-seed42', 'mlfm_resnet18-baseline-seed42')]
+
+
+def test_data_of_gssdnet(capsys):
+    assert main(['recipe', 'gssdnet_o2_050', '--dataset', 'cifar100', '--seed', '7']) == 0
+    printed = capsys.readouterr().out
+    commands = [shlex.split(line) for line in printed.splitlines() if line and not line.startswith('#')]
+    assert len(commands) == 3 and 'gssdnet_o2_050 on CIFAR-100: 100 epochs, 1024 images an update' in printed
+    for command in commands:
+        value = dict(zip(command, command[1:]))
+        assert value['--data-dir'] == 'CIFAR100' and value['--experiment'] == 'gssdnet_o2_050-cifar100-seed7'
+        assert Path(value['--config']).stem == 'gssdnet-cifar100' and '--model-kwargs' not in command
+    assert main(['recipe', 'gssdnet_o2_050', '--dataset', 'imagenet100']) == 1
+    assert 'expected imagenet or cifar100 or mnist' in capsys.readouterr().err
 
 
 def test_command_line(capsys):
