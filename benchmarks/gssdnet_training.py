@@ -2,11 +2,11 @@
 
     python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER [--images-per-class 5000] [--epochs 2] [--seeds 0 1 2]
 
-CIFAR10 has the folders train/<class> and test/<class> of pictures, 32 x 32. Runs of one seed see the same pictures in the
-same order, flipped and shifted in the same way. Settings are those of the CIFAR recipe, but for the number of epochs, the
-batch and its rate, one epoch of warm-up, and no random erasing. The rate was the best of 0.02, 0.05 and 0.15 for
-gssdnet_o2_050 and for gssdnet_vanilla_050, after one epoch of 10,000 pictures. The accuracy is that of the last epoch on
-all pictures in test.
+CIFAR10 has the folders train/<class> and test/<class> of pictures, 32 x 32. Runs of one seed see the same pictures in
+the same order, flipped and shifted in the same way. Settings are those of the CIFAR recipe, but for the number of
+epochs, the batch and its rate, one epoch of warm-up, and no random erasing. The rate was the best of 0.02, 0.05 and
+0.15 for gssdnet_o2_050 and for gssdnet_vanilla_050, after one epoch of 10,000 pictures. The accuracy is that of the
+last epoch on all pictures in test.
 
 A finished run is a line of FOLDER/results.csv. Runs that are there already with the same settings are not run again, so
 that the command goes on where it was interrupted.
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.optim import create_optimizer_v2
 
-import mlfm_zoo  # registers the networks
+import mlfm_zoo
 
 NETWORKS = ('gssdnet_o2_050', 'gssdnet_o1_050', 'gssdnet_vanilla_050')
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training pictures, as commonly given
@@ -40,7 +40,8 @@ def read_images(folder: Path, per_class: int) -> Tuple[torch.Tensor, torch.Tenso
     classes = sorted(path for path in folder.glob('*') if path.is_dir())
     files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.iterdir())[:per_class]]
     if not files:
-        sys.exit(f'{folder} has no folder of pictures for each class: give the folder of CIFAR-10, with train and test.')
+        sys.exit(
+            f'{folder} has no folder of pictures for each class: give the folder of CIFAR-10, with train and test.')
     pixels = np.stack([np.asarray(Image.open(file).convert('RGB')) for file, _ in files])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor([label for _, label in files])
 
@@ -62,7 +63,13 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.stack(shifted).contiguous(memory_format=torch.channels_last)
 
 
-def train(name: str, seed: int, images: torch.Tensor, labels: torch.Tensor, args: argparse.Namespace) -> torch.nn.Module:
+def train(
+        name: str,
+        seed: int,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        args: argparse.Namespace,
+) -> torch.nn.Module:
     torch.manual_seed(seed)
     model = timm.create_model(name, thumbnail=True, num_classes=int(labels.max()) + 1)
     model = model.to(memory_format=torch.channels_last).train()
@@ -128,6 +135,7 @@ def main() -> None:
     if wanted:
         train_set = read_images(args.data / 'train', args.images_per_class)
         test_set = read_images(args.data / 'test', sys.maxsize)
+    print(f'mlfm_zoo {mlfm_zoo.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads')
     for name, seed in wanted:
         start = time.perf_counter()
         model = train(name, seed, *train_set, args)

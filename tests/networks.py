@@ -30,7 +30,8 @@ OWN = [
 ALL = sorted([*TRUNKS, *OWN])
 
 # networks without memory
-GSSDNET = sorted(f'gssdnet_{operators}_{width}' for operators in ('o2', 'o1', 'vanilla') for width in ('100', '075', '050'))
+GSSDNET = sorted(
+    f'gssdnet_{operators}_{width}' for operators in ('o2', 'o1', 'vanilla') for width in ('100', '075', '050'))
 
 # one of each kind of network, made small by these arguments where the class allows it
 SMALL = {

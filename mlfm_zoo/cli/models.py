@@ -22,8 +22,8 @@ __all__ = ['add_commands']
 def add_commands(add: AddCommand) -> None:
     command = add(
         'convert', _convert, 'make a released checkpoint into a folder that timm loads',
-        "Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, ResNet10, 18 or 34, "
-        'or GSSDNet of any width. Network and options are recognised from the file.')
+        "Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, ResNet10, 18 or "
+        '34, or GSSDNet of any width. Network and options are recognised from the file.')
     command.add_argument('checkpoint', help="file written by the authors' code")
     command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
                          help='arguments of the network that no file tells, such as thumbnail=True of a GSSDNet')

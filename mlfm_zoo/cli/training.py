@@ -17,12 +17,12 @@ __all__ = ['add_commands']
 def add_commands(add: AddCommand) -> None:
     command = add(
         'recipe', _recipe, "print the commands that train a network with timm's train.py",
-        "Print the commands that train a network, baseline and with memory where it has one, with timm's train.py: on one "
-        'GPU, on all GPUs of a machine, and on several machines. An update sees the same number of images on each.')
+        "Print the commands that train a network, baseline and with memory where it has one, with timm's train.py: on "
+        'one GPU, on all GPUs of a machine, and on several machines. An update sees the same number of images on each.')
     command.add_argument('model', help='a network')
-    command.add_argument('--dataset', choices=DATASETS,
-                         help='the data: imagenet100 for networks with memory, imagenet (default), cifar100 or mnist for '
-                              'GSSDNet')
+    command.add_argument(
+        '--dataset', choices=DATASETS,
+        help='the data: imagenet100 for networks with memory, imagenet (default), cifar100 or mnist for GSSDNet')
     command.add_argument('--data', metavar='FOLDER', help='folder of the data (default: their name in capitals)')
     command.add_argument('--script', default='train.py', metavar='FILE', help="path of timm's train.py")
     command.add_argument('--seed', type=int, default=42, metavar='N', help='seed of the run (default: 42)')

@@ -105,8 +105,9 @@ def convert_state_dict(state_dict: StateDict, model_args: Optional[Mapping[str, 
             "authors' MobileNetV2 of any width, with memory or without, their ResNet10, 18 and 34, and GSSDNet.")
     for name, value in model_args.items():
         if conversion.model_args.setdefault(name, value) != value:
-            raise ValueError(f'{name}={value!r} was given, but the checkpoint has {name}={conversion.model_args[name]!r}: '
-                             'leave it out.')
+            raise ValueError(
+                f'{name}={value!r} was given, but the checkpoint has {name}={conversion.model_args[name]!r}: leave it '
+                'out.')
     _check(conversion)
     return conversion
 

@@ -27,7 +27,8 @@ def replace_prefix(name: str, prefixes: Dict[str, str]) -> Optional[str]:
 def known(name: str, new_name: Optional[str]) -> str:
     """The new name of a parameter, refused if there is none."""
     if new_name is None:
-        raise ValueError(f"The parameter {name} was not recognised: no released network of this form has one of that name.")
+        raise ValueError(
+            f'The parameter {name} was not recognised: no released network of this form has one of that name.')
     return new_name
 
 

@@ -1,12 +1,12 @@
-"""Converter for checkpoints of GSSDNet in the form of its authors' code: features.stage3.2.2.0.weight, classifier.1.weight.
+"""Converter for checkpoints of GSSDNet in the form of its authors' code (features.stage3.2.2.0.weight).
 
-Width, image channels and classes are recognised from the shapes, and the order of the derivatives from the fixed kernels,
-each of which is compared with the registered network's. That a network is one for small images is not recognised: its
-parameters are those of any other, so the caller says it, with thumbnail=True.
+Width, image channels and classes are recognised from the shapes, and the order of the derivatives from the fixed
+kernels, each of which is compared with the registered network's. That a network is one for small images is not
+recognised: its parameters are those of any other, so the caller says it, with thumbnail=True.
 """
 
 import re
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 import timm
 import torch
@@ -29,8 +29,8 @@ def convert_gssdnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Opt
     """Recognise a GSSDNet or VanillaNet and rename its parameters.
 
     Args:
-        state_dict: Parameters under the authors' names, as `read_checkpoint` returns them. Fixed kernels may be missing;
-            those of the derivatives only if `model_args` names the operators.
+        state_dict: Parameters under the authors' names, as `read_checkpoint` returns them. Fixed kernels may be
+            missing; those of the derivatives only if `model_args` names the operators.
         model_args: Arguments of the network that the caller gives.
 
     Returns:
@@ -70,7 +70,8 @@ def convert_gssdnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Opt
     names = {operators: f'gssdnet_{short}_{WIDTHS.get(width, "100")}' for operators, short in OPERATORS.items()}
     if learned or model_args.get('operators') == 'learned':
         return Conversion(names['learned'], found, renamed)
-    matching, others = [], []
+    matching: List[Conversion] = []
+    others: List[List[str]] = []
     for operators in ('order2', 'order1'):
         if model_args.get('operators', operators) == operators:
             network = timm.create_model(names[operators], **found)
@@ -82,12 +83,12 @@ def convert_gssdnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Opt
                 matching.append(Conversion(names[operators], found, {**renamed, **fixed}))
     if not matching:
         raise ValueError(
-            f'The checkpoint looks like a GSSDNet, but {some(min(others, key=len))} holds other values than the fixed '
-            'kernels: it is of another network, or damaged.')
+            f'The checkpoint looks like a GSSDNet, but {some(sorted(others, key=len)[0])} holds other values than the '
+            'fixed kernels: it is of another network, or damaged.')
     if len(matching) > 1:
         raise ValueError(
-            'The checkpoint looks like a GSSDNet but holds no fixed kernels of a derivative, which would tell its order: '
-            'give operators=order2 or operators=order1 as an argument of the network.')
+            'The checkpoint looks like a GSSDNet but holds no fixed kernels of a derivative, which would tell its '
+            'order: give operators=order2 or operators=order1 as an argument of the network.')
     return matching[0]
 
 
@@ -107,7 +108,7 @@ def _width(weights: StateDict) -> float:
 
 def _has_kernels(network: nn.Module, name: str, given: torch.Tensor) -> bool:
     """Whether `given` are the network's fixed kernels of that name, all or those of the channels that do not pass."""
-    operator = network.get_submodule(name.removesuffix('.weight'))
+    operator: Any = network.get_submodule(name.removesuffix('.weight'))  # a FixedConv2d, which lies above this room
     passing = operator.weight.flatten(1).eq(torch.eye(9)[4]).all(1)
     if given.shape[1:] == operator.weight.shape[1:] and len(given) == (~passing).sum():
         given = torch.cat([given, operator.weight[passing].to(given)])

@@ -43,7 +43,7 @@ class MemoryOptions:
         return cls(**{name: kwargs.pop(name) for name in names})
 
 
-def check_option(name: str, value: Union[str, bool], choices: Tuple[Union[str, bool], ...]) -> None:
+def check_option(name: str, value: Union[str, int], choices: Tuple[Union[str, int], ...]) -> None:
     """Refuse a value that is none of the choices, in one sentence."""
     if type(value) is not type(choices[0]) or value not in choices:  # 1 is no True
         raise ValueError(f'{name} is {value!r}, expected {" or ".join(map(repr, choices))}.')

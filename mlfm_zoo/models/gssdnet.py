@@ -5,11 +5,11 @@ Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org
 
     blur        Gaussian of sigma 1 on all channels; it carries the stride
     low_pass    Gaussians on the first half of the channels, of a sigma that rises from 0.707 to 1.414 over them
-    derivative  order 1: d/dx and d/dy in turn; order 2: also d2/dx2, d2/dy2 and d2/dxdy; on the first half of the channels
+    derivative  order 1: d/dx and d/dy in turn; order 2: also d2/dx2, d2/dy2 and d2/dxdy; on the first half of them
 
-VanillaNet has a learnt depthwise convolution in the place of each. What differs from the released networks: an operator on
-half of the channels is one convolution over all of them, whose kernel for a channel that passes is 1 in the middle, where
-theirs splits and concatenates. Outputs are the same.
+VanillaNet has a learnt depthwise convolution in the place of each. What differs from the released networks: an operator
+on half of the channels is one convolution over all of them, whose kernel for a channel that passes is 1 in the middle,
+where theirs splits and concatenates. Outputs are the same.
 """
 
 import math
@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead, get_device_dtype
+from timm.layers import ClassifierHead, get_device_dtype, to_2tuple
 from timm.models import checkpoint_seq, register_model
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -65,7 +65,7 @@ def fixed_kernels(kind: str, num_chs: int) -> torch.Tensor:
         Depthwise kernels (C, 1, 3, 3), for cross-correlation, in float32. Those of the channels that pass, which come
         last, are 1 in the middle.
     """
-    dd = {'device': 'cpu', 'dtype': torch.float32}
+    dd: Dict[str, Any] = {'device': 'cpu', 'dtype': torch.float32}
     kernels = torch.zeros(num_chs, 3, 3, **dd)
     kernels[:, 1, 1] = 1
     if kind in ('blur', 'low_pass'):
@@ -95,7 +95,17 @@ class FixedConv2d(nn.Module):
         dtype: Type of the kernels.
     """
 
-    def __init__(self, kind: str, num_chs: int, stride: int = 1, dilation: int = 1, device=None, dtype=None):
+    weight: torch.Tensor
+
+    def __init__(
+            self,
+            kind: str,
+            num_chs: int,
+            stride: int = 1,
+            dilation: int = 1,
+            device: Any = None,
+            dtype: Any = None,
+    ):
         super().__init__()
         self.kind = kind
         self.num_chs = num_chs
@@ -163,11 +173,12 @@ class GSSDBlock(nn.Module):
             operator: str,
             stride: int = 1,
             dilation: int = 1,
-            device=None,
-            dtype=None,
+            device: Any = None,
+            dtype: Any = None,
     ):
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
+        self.conv_dw: Union[nn.Conv2d, FixedConv2d]
         if operator == 'learned':
             self.conv_dw = nn.Conv2d(
                 in_chs, in_chs, 3, stride, padding=dilation, dilation=dilation, groups=in_chs, bias=False, **dd)
@@ -212,6 +223,12 @@ class FusedGSSDBlock(nn.Module):
     def train(self, mode: bool = True) -> 'FusedGSSDBlock':
         """Refuse training mode.
 
+        Args:
+            mode: Whether training mode is asked for.
+
+        Returns:
+            The block itself.
+
         Raises:
             RuntimeError: `mode` is true.
         """
@@ -230,11 +247,13 @@ class FusedGSSDBlock(nn.Module):
 
 def _fold(conv: Union[nn.Conv2d, FixedConv2d], norm: nn.BatchNorm2d) -> nn.Conv2d:
     """A convolution that does what `conv` and `norm` do in eval mode."""
+    assert norm.running_mean is not None and norm.running_var is not None
     out_chs, in_chs, size, _ = conv.weight.shape
+    stride, dilation = to_2tuple(conv.stride), to_2tuple(conv.dilation)
     depthwise = size > 1
     folded = nn.Conv2d(
-        out_chs if depthwise else in_chs, out_chs, size, conv.stride, padding=conv.dilation if depthwise else 0,
-        dilation=conv.dilation, groups=out_chs if depthwise else 1, device='meta')
+        out_chs if depthwise else in_chs, out_chs, size, stride, padding=dilation if depthwise else 0,
+        dilation=dilation, groups=out_chs if depthwise else 1, device='meta')
     folded.weight, folded.bias = fuse_conv_bn_weights(
         conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
     return folded
@@ -249,8 +268,8 @@ class GSSDNet(nn.Module):
         num_classes: Outputs of the classifier; 0 for none.
         in_chans: Channels of the image.
         global_pool: Pooling before the classifier; '' for none.
-        output_stride: Image size over size of the deepest feature, 8, 16 or 32. Where it forbids a stride, later operators
-            are dilated, and every second pixel of a feature is what it is without.
+        output_stride: Image size over size of the deepest feature, 8, 16 or 32. Where it forbids a stride, later
+            operators are dilated, and every second pixel of a feature is what it is without.
         thumbnail: Whether the first two strides are 1, for small images.
         drop_rate: Dropout before the classifier.
         device: Device of the parameters.
@@ -270,8 +289,8 @@ class GSSDNet(nn.Module):
             output_stride: int = 32,
             thumbnail: bool = False,
             drop_rate: float = 0.2,
-            device=None,
-            dtype=None,
+            device: Any = None,
+            dtype: Any = None,
     ):
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
@@ -286,7 +305,7 @@ class GSSDNet(nn.Module):
         self.grad_checkpointing = False
 
         num_chs, reduction, dilation, free_strides = in_chans, 1, 1, 2 if thumbnail else 0
-        self.feature_info = []
+        self.feature_info: List[Dict[str, Any]] = []
         parts = []
         for i, layout in enumerate((STEM, *STAGES)):
             blocks = []
@@ -487,17 +506,18 @@ def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> 
     if len(shape) == 4 and shape[1] != model.in_chans and isinstance(model.stem[0].conv_dw, FixedConv2d):
         state_dict = _free_first_conv(state_dict, model)
     expected, given = (
-        {k: v for k, v in weights.items() if not k.startswith('head.fc.')} for weights in (model.state_dict(), state_dict))
+        {k: v for k, v in weights.items() if not k.startswith('head.fc.')}
+        for weights in (model.state_dict(), state_dict))
     _refuse_misfit(model, state_dict, weight_faults(expected, given, {first}))
     return state_dict
 
 
 def _free_first_conv(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> Dict[str, torch.Tensor]:
-    """The same network with the norm before its first 1x1 convolution folded away, so that any image channels fit there.
+    """The same network with the norm before its first 1x1 convolution folded away: any image channels fit there.
 
     All channels have the same kernel, so blurring them and what timm makes of the convolution's weight commute.
     """
-    norm = model.stem[0].bn1
+    norm: Any = model.get_submodule('stem.0.bn1')
     scale = state_dict['stem.0.bn1.weight'] * (state_dict['stem.0.bn1.running_var'] + norm.eps).rsqrt()
     shift = state_dict['stem.0.bn1.bias'] - state_dict['stem.0.bn1.running_mean'] * scale
     weight = state_dict['stem.0.conv_pw.weight']

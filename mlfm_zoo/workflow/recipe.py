@@ -58,8 +58,8 @@ def load_recipe(model: str, dataset: Optional[str] = None) -> Recipe:
     for path in RECIPES.glob('*.yaml'):
         family, _, data = path.stem.partition('-')
         paths.setdefault(family if family == 'gssdnet' else f'mlfm_{family}', {})[data or 'imagenet100'] = path
-    family = next((f for f in sorted(paths, key=len, reverse=True) if model.startswith(f)), None)
-    if family is None or not timm.is_model(model):
+    family = next((f for f in sorted(paths, key=len, reverse=True) if model.startswith(f)), '')
+    if not family or not timm.is_model(model):
         raise ValueError(f'There is no recipe for {model}: give one of timm.list_models(["mlfm_*", "gssdnet_*"]).')
     known = [data for data in DATASETS if data in paths[family]]
     if dataset is not None and dataset not in known:

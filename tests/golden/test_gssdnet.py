@@ -38,7 +38,8 @@ def error(actual, expected):
 
 
 def test_every_golden_file_is_compared():
-    assert {name for name, *_ in RECORDED} == {path.stem for path in (REFERENCE / 'golden').glob('gssdnet*.safetensors')}
+    recorded = {path.stem for path in (REFERENCE / 'golden').glob('gssdnet*.safetensors')}
+    assert {name for name, *_ in RECORDED} == recorded
 
 
 @recorded

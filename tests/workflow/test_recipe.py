@@ -81,12 +81,14 @@ def test_settings_of_gssdnet():
         recipe = load_recipe('gssdnet_o1_075', dataset)
         s = recipe.settings
         assert [s['epochs'], recipe.global_batch_size, s['lr'], s['weight_decay']] == expected
-        assert (s['momentum'], s['warmup_epochs'], s['sched'], s['smoothing'], s['drop']) == (0.9, 5, 'cosine', 0.1, 0.2)
+        shared = (s['momentum'], s['warmup_epochs'], s['sched'], s['smoothing'], s['drop'])
+        assert shared == (0.9, 5, 'cosine', 0.1, 0.2)
         assert s.get('model_kwargs') == (None if dataset == 'imagenet' else {'thumbnail': True})
         network = timm.create_model(
             'gssdnet_o1_075', in_chans=s.get('in_chans', 3), num_classes=s['num_classes'], drop_rate=s['drop'],
             **s.get('model_kwargs', {}))
-        assert network(torch.randn(2, s.get('in_chans', 3), s['img_size'], s['img_size'])).shape == (2, s['num_classes'])
+        images = torch.randn(2, s.get('in_chans', 3), s['img_size'], s['img_size'])
+        assert network(images).shape == (2, s['num_classes'])
     s, config = load_recipe('gssdnet_vanilla_050').settings, timm.get_pretrained_cfg('gssdnet_vanilla_050')
     assert (s['img_size'], s['crop_pct'], s['interpolation']) == (224, config.crop_pct, config.interpolation)
     assert round(s['img_size'] / s['crop_pct']) == 232 and s['train_img_sizes'] == [192]
