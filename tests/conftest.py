@@ -1,11 +1,16 @@
 """What several files of tests start from."""
 
+import signal
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 
 from digits import load_split, to_batch
+
+# A shell's background job ignores Ctrl-C, and so would the programs that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')

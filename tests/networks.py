@@ -45,6 +45,12 @@ SMALL = {
     'mlfm_inception_next_tiny': dict(depths=(1, 1, 2, 1), dims=(16, 24, 32, 40)),
 }
 
+# and of networks without memory
+SMALL_GSSDNET = {
+    'gssdnet_o2_050': dict(channel_multiplier=0.3),
+    'gssdnet_vanilla_050': dict(channel_multiplier=0.25),
+}
+
 
 @torch.no_grad()
 def lived_in(model: torch.nn.Module) -> torch.nn.Module:

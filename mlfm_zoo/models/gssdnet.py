@@ -135,7 +135,7 @@ class FixedConv2d(nn.Module):
         if given.shape != kernels.shape or not given.is_floating_point():
             return False
         difference = given.detach().to('cpu', torch.float32) - kernels
-        return difference.abs().max().item() <= max(torch.finfo(given.dtype).eps, 1e-5)
+        return bool((difference.abs() <= max(torch.finfo(given.dtype).eps, 1e-5)).all())
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
@@ -178,12 +178,10 @@ class GSSDBlock(nn.Module):
     ):
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
-        self.conv_dw: Union[nn.Conv2d, FixedConv2d]
-        if operator == 'learned':
-            self.conv_dw = nn.Conv2d(
-                in_chs, in_chs, 3, stride, padding=dilation, dilation=dilation, groups=in_chs, bias=False, **dd)
-        else:
-            self.conv_dw = FixedConv2d(operator, in_chs, stride, dilation, **dd)
+        conv_dw: Union[nn.Conv2d, FixedConv2d] = nn.Conv2d(
+            in_chs, in_chs, 3, stride, padding=dilation, dilation=dilation, groups=in_chs, bias=False, **dd
+        ) if operator == 'learned' else FixedConv2d(operator, in_chs, stride, dilation, **dd)
+        self.conv_dw = conv_dw
         self.bn1 = nn.BatchNorm2d(in_chs, **dd)
         self.conv_pw = nn.Conv2d(in_chs, out_chs, 1, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(out_chs, **dd)
@@ -503,7 +501,11 @@ def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> 
     """Refuse weights that do not fit, before timm adapts the first convolution to `in_chans`, and the classifier."""
     first = 'stem.0.conv_pw.weight'
     shape = state_dict[first].shape if first in state_dict else ()
-    if len(shape) == 4 and shape[1] != model.in_chans and isinstance(model.stem[0].conv_dw, FixedConv2d):
+    if len(shape) == 4 and shape[1] != model.in_chans:
+        if not isinstance(model.get_submodule('stem.0.conv_dw'), FixedConv2d):
+            raise RuntimeError(
+                f'The weights were learnt on {shape[1]} image channels, each with a kernel of its own, and cannot be '
+                f'adapted to {model.in_chans}: give in_chans={shape[1]}, or build the network with pretrained=False.')
         state_dict = _free_first_conv(state_dict, model)
     expected, given = (
         {k: v for k, v in weights.items() if not k.startswith('head.fc.')}
@@ -515,9 +517,18 @@ def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> 
 def _free_first_conv(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> Dict[str, torch.Tensor]:
     """The same network with the norm before its first 1x1 convolution folded away: any image channels fit there.
 
-    All channels have the same kernel, so blurring them and what timm makes of the convolution's weight commute.
+    All channels have the same kernel, so blurring them and what timm makes of the convolution's weight commute. Weights
+    that are not whole are returned as they are.
     """
     norm: Any = model.get_submodule('stem.0.bn1')
+    out_chs, in_chs = state_dict['stem.0.conv_pw.weight'].shape[:2]
+    kernels = state_dict.get('stem.0.conv_dw.weight')
+    shapes = {
+        'stem.0.bn2.running_mean': (out_chs,),
+        **{f'stem.0.bn1.{part}': (in_chs,) for part in ('weight', 'bias', 'running_mean', 'running_var')}}
+    if any(getattr(state_dict.get(name), 'shape', None) != shape for name, shape in shapes.items()) or (
+            kernels is not None and not FixedConv2d('blur', in_chs).has_kernels(kernels)):
+        return state_dict  # which fits no network of this kind
     scale = state_dict['stem.0.bn1.weight'] * (state_dict['stem.0.bn1.running_var'] + norm.eps).rsqrt()
     shift = state_dict['stem.0.bn1.bias'] - state_dict['stem.0.bn1.running_mean'] * scale
     weight = state_dict['stem.0.conv_pw.weight']

@@ -8,8 +8,9 @@ import torch
 from torch.export import Dim
 
 from int8 import QUANTISED, export_onnx, quantise
-from networks import ALL, SMALL, lived_in
+from networks import ALL, GSSDNET, SMALL, SMALL_GSSDNET, lived_in
 
+EVERY = {**SMALL, **SMALL_GSSDNET}
 SIZES = ((1, 64, 64), (3, 65, 97), (2, 128, 96))
 
 
@@ -25,14 +26,14 @@ def check_onnx(model, folder, size=64):
         assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize('name', ['test_mlfm_resnet', 'mlfm_convnext_tiny_k3_par1_4'])
+@pytest.mark.parametrize('name', ['test_mlfm_resnet', 'mlfm_convnext_tiny_k3_par1_4', 'gssdnet_o2_050'])
 def test_onnx(name, tmp_path):
     torch.manual_seed(0)
-    check_onnx(lived_in(timm.create_model(name, **SMALL[name])), tmp_path)
+    check_onnx(lived_in(timm.create_model(name, **EVERY[name])), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('name', ALL + GSSDNET)
 def test_onnx_of_every_network(name, tmp_path):
     """One graph for any batch and size, odd ones too, to 1e-4 of the largest logit."""
     torch.manual_seed(0)
@@ -40,10 +41,10 @@ def test_onnx_of_every_network(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', EVERY)
 def test_aot_inductor_package(name, tmp_path):
     torch.manual_seed(0)
-    model = lived_in(timm.create_model(name, **SMALL[name]))
+    model = lived_in(timm.create_model(name, **EVERY[name]))
     dynamic = {0: Dim('batch', min=1, max=16)}
     program = torch.export.export(model, (torch.randn(2, 3, 64, 64),), dynamic_shapes=(dynamic,))
     file = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / 'model.pt2'))

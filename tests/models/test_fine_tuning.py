@@ -21,11 +21,12 @@ from digit_folders import write_digits
 from digits import load_split
 from hub_server import HubServer
 from mlfm_zoo.hub.manifest import load_manifest
-from networks import ALL, SMALL, WEIGHTS
+from networks import ALL, SMALL, SMALL_GSSDNET, WEIGHTS
 from reference import REFERENCE, needs_reference
 from user import User
 
 ROOT = Path(__file__).parents[2]
+EVERY = {**SMALL, **SMALL_GSSDNET}
 
 
 @pytest.fixture(scope='module')
@@ -121,7 +122,7 @@ def test_frozen_trunk():
     assert changed and all(k.startswith(('memory.', 'fc.')) for k in changed)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', EVERY)
 def test_torchvision_detector(name):
     """features_only in a RetinaNet's pyramid: a training step and a detection."""
     from torchvision.models.detection import RetinaNet
@@ -131,7 +132,7 @@ def test_torchvision_detector(name):
     class Backbone(nn.Module):
         def __init__(self):
             super().__init__()
-            self.body = timm.create_model(name, features_only=True, out_indices=(-3, -2, -1), **SMALL[name])
+            self.body = timm.create_model(name, features_only=True, out_indices=(-3, -2, -1), **EVERY[name])
             self.fpn = FeaturePyramidNetwork(self.body.feature_info.channels(), 16)
             self.out_channels = 16
 
@@ -146,24 +147,24 @@ def test_torchvision_detector(name):
     losses = model(images, [target, target])
     sum(losses.values()).backward()
     assert all(p.grad is not None for n, p in model.backbone.body.named_parameters()
-               if 'memory' in n and 'conv.bias' not in n)
+               if ('memory' in n or 'gssdnet' in name) and 'conv.bias' not in n)
     with torch.inference_mode():
         assert model.eval()(images)[0]['boxes'].shape[1] == 4
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', EVERY)
 def test_segmentation_models(name):
     """A U-Net of segmentation_models_pytorch, which names timm's networks tu-NAME."""
     import segmentation_models_pytorch as smp
-    channels = timm.create_model(name, features_only=True, **SMALL[name]).feature_info.channels()
+    channels = timm.create_model(name, features_only=True, **EVERY[name]).feature_info.channels()
     depth = 5
     torch.manual_seed(0)
-    model = smp.Unet(f'tu-{name}', encoder_weights=None, encoder_depth=depth, in_channels=4, classes=2, **SMALL[name])
+    model = smp.Unet(f'tu-{name}', encoder_weights=None, encoder_depth=depth, in_channels=4, classes=2, **EVERY[name])
     assert model.encoder.out_channels[-1] == channels[-1]
     masks = model(torch.randn(2, 4, 64, 96))
     assert masks.shape == (2, 2, 64, 96)
     masks.mean().backward()
-    assert any(n.split('.memory.')[-1] != n and p.grad is not None and p.grad.any()
+    assert any(('.memory.' in n or 'gssdnet' in name) and p.grad is not None and p.grad.any()
                for n, p in model.encoder.named_parameters())
 
 

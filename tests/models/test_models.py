@@ -10,17 +10,18 @@ import torch
 from timm.models import group_parameters
 
 import mlfm_zoo
-from networks import ALL, SMALL
+from networks import ALL, GSSDNET, SMALL, SMALL_GSSDNET
 
 small = pytest.mark.parametrize('name', SMALL)
+every = pytest.mark.parametrize('name', [*SMALL, *SMALL_GSSDNET])
 
 
 def create(name, **kwargs):
     torch.manual_seed(0)
-    return timm.create_model(name, **SMALL.get(name, {}), **kwargs).eval()
+    return timm.create_model(name, **dict({**SMALL, **SMALL_GSSDNET}.get(name, {}), **kwargs)).eval()
 
 
-@small
+@every
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (225, 193), (256, 128)])
 def test_any_size(name, size):
     with torch.inference_mode():
@@ -36,7 +37,7 @@ def test_image_too_small(name):
     assert '\n' not in str(error.value)
 
 
-@small
+@every
 @pytest.mark.parametrize('in_chans', [1, 3, 4, 8])
 def test_in_chans(name, in_chans):
     model = create(name, in_chans=in_chans)
@@ -44,7 +45,7 @@ def test_in_chans(name, in_chans):
         assert model(torch.randn(2, in_chans, 64, 64)).isfinite().all()
 
 
-@small
+@every
 @pytest.mark.parametrize('output_stride', [8, 16])
 def test_output_stride(name, output_stride):
     model = create(name, features_only=True, output_stride=output_stride)
@@ -58,14 +59,14 @@ def test_output_stride(name, output_stride):
     assert shapes[0] == shapes[1]
 
 
-@small
+@every
 def test_output_stride_deepest_image(name):
     """A dilated network's deepest map is finer, and smaller images fit it."""
     with torch.inference_mode():
         assert create(name, output_stride=8)(torch.randn(1, 3, 16, 16)).isfinite().all()
 
 
-@small
+@every
 def test_layouts_and_dtypes_agree(name):
     model, image = create(name), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
@@ -96,7 +97,7 @@ def test_channels_last_is_kept(name):
     assert layouts and all(layouts)
 
 
-@small
+@every
 def test_meta_and_back(name):
     model = create(name)
     meta = create(name, device='meta')
@@ -107,7 +108,7 @@ def test_meta_and_back(name):
         assert torch.equal(meta.eval()(image), model(image))
 
 
-@small
+@every
 def test_copies_answer_alike(name):
     model, image = create(name), torch.randn(2, 3, 64, 64)
     buffer = io.BytesIO()
@@ -125,7 +126,7 @@ def test_copies_answer_alike(name):
         torch.testing.assert_close(model(image[:1]), expected[:1], rtol=1e-4, atol=1e-5)
 
 
-@small
+@every
 def test_no_state_is_kept_between_calls(name):
     """What a forward pass leaves behind would break DataParallel and threads."""
     model = create(name)
@@ -140,7 +141,7 @@ def test_no_state_is_kept_between_calls(name):
     assert attributes() == before
 
 
-@small
+@every
 def test_compile_without_graph_breaks(name):
     model, image = create(name), torch.randn(2, 3, 64, 64)
     torch.compiler.reset()
@@ -156,7 +157,7 @@ def test_compile_with_inductor():
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(image), model(image), rtol=1e-3, atol=1e-4)
 
 
-@small
+@every
 def test_export_with_dynamic_shapes(name):
     model = create(name)
     dynamic = {0: torch.export.Dim('batch'), 2: 32 * torch.export.Dim('h', min=1, max=8),
@@ -168,7 +169,7 @@ def test_export_with_dynamic_shapes(name):
             torch.testing.assert_close(exported(image), model(image), rtol=1e-3, atol=1e-5)
 
 
-@small
+@every
 def test_export_with_odd_sizes(name):
     model = create(name)
     dynamic = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
@@ -188,7 +189,7 @@ def test_train_steps_reach_every_memory_parameter(name):
             assert value.grad.abs().max() > 0, parameter
 
 
-@small
+@every
 @pytest.mark.parametrize('features_only', [False, True])
 def test_grad_checkpointing_changes_no_gradient(name, features_only):
     gradients = []
@@ -352,9 +353,9 @@ def test_evaluation_settings(name, size, crop_pct, interpolation):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('name', ALL + GSSDNET)
 def test_every_network(name):
-    """The checks above that depend on the architecture, on each of the 34 as it is registered."""
+    """The checks above that depend on the architecture, on each network as it is registered."""
     torch.manual_seed(0)
     model, image = timm.create_model(name).eval(), torch.randn(2, 3, 64, 96)
     with torch.no_grad():

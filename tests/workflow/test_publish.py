@@ -14,7 +14,7 @@ from digits import load_split
 from hub_server import TOKEN, HubServer
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.manifest import load_manifest, read_manifest
-from networks import ALL, WEIGHTS
+from networks import ALL, GSSDNET, WEIGHTS
 from reference import REFERENCE, load_fill, needs_reference
 from user import User
 
@@ -249,7 +249,7 @@ def test_republish_the_authors_own_in_one_command(server, user, tmp_path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('name', ALL + GSSDNET)
 def test_round_trip_of_every_network(server, user, name):
     """Publish, load from an empty cache, offline, after damage in the cache, and after another revision."""
     torch.manual_seed(0)
