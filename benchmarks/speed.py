@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py mlfm_resnet50 mlfm_mobilenetv2_100 [--train] [--compile] [--output FOLDER]
     python benchmarks/speed.py all --output FOLDER
+    python benchmarks/speed.py gssdnet_o2_100 [--compile]
 
 Variants take turns: in each round every one runs once, and its ratio to the plain trunk is that of the same round. A
 compiled variant is set against the compiled trunk. The median over the rounds is reported with the quartiles, and
@@ -16,6 +17,9 @@ of it a network then has to get anew in every step differs from process to proce
     saving     the same with gradient checkpointing, against the trunk with it (training)
     wavelets   the unit written on pytorch_wavelets after its equations
     graph      fused and plain in a CUDA graph (CUDA, inference)
+
+GSSDNet has no memory: its plain variant is timm's mobilenetv1_100, 'network' stands in the place of 'memory', and
+'literal' is the network with its channels split, filtered and concatenated as the paper has it.
 
 With --output, results.json and a picture, cost against multiply-adds, are written there; results of networks that
 lie there already are replaced, and others kept, if machine, versions and setting are the same. On a GPU the fused units
@@ -47,6 +51,9 @@ from mlfm_zoo.workflow.cost import count_cost
 # glibc reads this when a process starts: no memory maps of their own for large blocks, no return of freed memory.
 KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
 
+# What GSSDNet is set against, whatever its width.
+MOBILENETV1 = 'mobilenetv1_100'
+
 REFERENCES = {'compiled': 'plain compiled', 'saving': 'plain saving', 'graph': 'plain graph'}
 
 
@@ -55,13 +62,20 @@ def reference_of(variant: str) -> str:
     return next((plain for word, plain in REFERENCES.items() if word in variant), 'plain')
 
 
-def variants_of(args: argparse.Namespace) -> List[str]:
-    ours = ['memory'] if args.train else ['memory', 'fused']
+def is_gssdnet(name: str) -> bool:
+    return name.startswith('gssdnet')
+
+
+def variants_of(name: str, args: argparse.Namespace) -> List[str]:
+    network = 'network' if is_gssdnet(name) else 'memory'
+    ours = [network] if args.train else [network, 'fused']
     variants = ['plain', *ours]
-    if args.wavelets:
+    if is_gssdnet(name) and 'vanilla' not in name:
+        variants.append('literal')
+    if args.wavelets and not is_gssdnet(name):
         variants.append('wavelets')
     if args.train and args.saving:
-        variants += ['plain saving', 'memory saving']
+        variants += ['plain saving', f'{network} saving']
     if args.compile:
         variants += ['plain compiled', f'{ours[-1]} compiled']
     if args.device == 'cuda' and not args.train:
@@ -83,12 +97,19 @@ class Variant:
         torch.manual_seed(0)
         self.device = args.device
         self.image = torch.randn(args.batch_size, 3, size, size).to(args.device)
-        self.model = timm.create_model(name, memory='plain' not in variant).to(args.device).train(args.train)
+        if is_gssdnet(name):
+            self.model = timm.create_model(MOBILENETV1 if 'plain' in variant else name)
+        else:
+            self.model = timm.create_model(name, memory='plain' not in variant)
+        self.model = self.model.to(args.device).train(args.train)
         if 'fused' in variant:
             self.model.fuse()
         if 'wavelets' in variant:
             from wavelet_unit import use_wavelet_units
             self.model = use_wavelet_units(self.model).to(args.device)
+        if 'literal' in variant:
+            from literal_gssdnet import use_literal_operators
+            self.model = use_literal_operators(self.model)
         if 'saving' in variant:
             self.model.set_grad_checkpointing()
         if args.channels_last:
@@ -235,8 +256,10 @@ def spread(values: List[float]) -> Dict[str, float]:
 def check_outputs(variants: Dict[str, Any]) -> None:
     """What is compared must compute the same."""
     logits = {name: variant.logits() for name, variant in variants.items()}
-    for plain, reference in ((True, 'plain'), (False, 'memory')):
-        for name in (v for v in variants if ('plain' in v) == plain):
+    for plain in (True, False):
+        names = [v for v in variants if ('plain' in v) == plain]
+        reference = names[0]
+        for name in names:
             error = ((logits[name] - logits[reference]).abs().max() / logits[reference].abs().max()).item()
             assert error < 1e-4, f'{name} differs from {reference} by {error:.1e}'
 
@@ -245,7 +268,7 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     size = args.size or timm.get_pretrained_cfg_value(name, 'input_size')[-1]
     progress = partial(print, end='', file=sys.stderr, flush=True) if sys.stderr.isatty() else lambda text: None
     kind = Variant if args.device == 'cuda' else RemoteVariant
-    variants = {v: kind(name, v, size, args) for v in variants_of(args)}
+    variants = {v: kind(name, v, size, args) for v in variants_of(name, args)}
     if not (args.train or args.amp):
         check_outputs(variants)
     for i, (label, variant) in enumerate(variants.items(), start=1):
@@ -258,7 +281,8 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
         progress(f'\r{name}: round {i + 1} of {args.rounds}   ')
     progress('\n')
     shape = (3, size, size)
-    arithmetic = count_cost(name, shape).madds / count_cost(name, shape, memory=False).madds
+    plain_cost = count_cost(MOBILENETV1, shape) if is_gssdnet(name) else count_cost(name, shape, memory=False)
+    arithmetic = count_cost(name, shape).madds / plain_cost.madds
     rows = {}
     for label, variant in variants.items():
         ratio = spread([t / p for t, p in zip(times[label], times[reference_of(label)])])
@@ -279,7 +303,8 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def table(result: Dict[str, Any]) -> str:
-    lines = [f'{result["model"]} at {result["size"]}: multiply-adds x{result["arithmetic"]:.2f} of the trunk\'s']
+    lines = [
+        f'{result["model"]} at {result["size"]}: multiply-adds x{result["arithmetic"]:.2f} of the plain network\'s']
     for variant, row in result['variants'].items():
         ratio, peak = row['ratio'], row['peak_mib']
         cost = f'x{ratio["median"]:.2f} ({ratio["low"]:.2f} to {ratio["high"]:.2f})'

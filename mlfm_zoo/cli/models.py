@@ -16,7 +16,7 @@ from ..workflow.evaluate import evaluate
 from ..workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
 from .arguments import AddCommand, key_value, positive, whole
 
-__all__ = ['add_commands']
+__all__ = ['add_commands', 'create']
 
 
 def add_commands(add: AddCommand) -> None:
@@ -67,7 +67,7 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"Load it with timm.create_model('local-dir:{args.output}', pretrained=True), after import mlfm_zoo.")
 
 
-def _create(name: str, model_args: Dict[str, Any]) -> nn.Module:
+def create(name: str, model_args: Dict[str, Any]) -> nn.Module:
     """A pretrained model; what is wrong with a folder's files is said with the folder's name."""
     if ':' not in name and not timm.is_model(name):
         raise ValueError(f'timm knows no model named {name}: give a registered name, or local-dir:FOLDER for a folder.')
@@ -80,7 +80,7 @@ def _create(name: str, model_args: Dict[str, Any]) -> nn.Module:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    model = _create(args.model, dict(args.model_kwargs))
+    model = create(args.model, dict(args.model_kwargs))
     class_names = imagenet100.SYNSETS if args.imagenet100 else None
     result = evaluate(
         model, args.data, class_names=class_names, img_size=args.img_size, batch_size=args.batch_size,
@@ -91,7 +91,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     files = find_images(args.images)
-    model = _create(args.model or best_checkpoint().name, dict(args.model_kwargs))
+    model = create(args.model or best_checkpoint().name, dict(args.model_kwargs))
     predictions: List[Prediction] = []
     faults: List[str] = []
     for _, found in predict(model, files, args.topk, args.device):

@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data import ImageDataset, create_loader, resolve_model_data_config
 from timm.utils import accuracy
 
-__all__ = ['Accuracy', 'evaluate']
+__all__ = ['Accuracy', 'evaluate', 'open_folder', 'usable_device']
 
 
 class Accuracy(NamedTuple):
@@ -68,26 +68,7 @@ def evaluate(
         ValueError: The classes are not as many as the model's outputs, an image cannot be decoded, or there is no such
             device.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f'There is no folder at {root}: give one that holds a folder of images for each class.')
-    class_map = {name: i for i, name in enumerate(class_names)} if class_names else None
-    try:
-        dataset = StrictImageDataset(str(root), class_map=class_map)
-    except RuntimeError:
-        raise FileNotFoundError(
-            f'{root} holds no images of the expected classes: give a folder that holds a folder of images for each '
-            'class.') from None
-    num_classes = len(class_names or dataset.reader.class_to_idx)
-    if num_classes != model.num_classes:
-        raise ValueError(
-            f'The model tells {model.num_classes} classes apart and the data has {num_classes}: give data of the same '
-            'classes, and their names where the data holds only some of them.')
-    others = [f.name for f in root.iterdir() if f.is_dir() and f.name not in dataset.reader.class_to_idx]
-    if others:
-        warnings.warn(
-            f'{len(others)} folders in {root} are of no class and left out, {min(others)} among them.', stacklevel=2)
-
+    dataset = open_folder(root, getattr(model, 'num_classes', 0), class_names)
     config = resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
     device = usable_device(device)
     loader = create_loader(
@@ -119,6 +100,47 @@ def evaluate(
         if progress:
             print()
     return Accuracy(top1, top5, total)
+
+
+def open_folder(
+        root: Union[str, Path],
+        model_classes: int,
+        class_names: Optional[Sequence[str]] = None,
+) -> StrictImageDataset:
+    """Open an image folder for a model's classes.
+
+    Args:
+        root: As `evaluate`.
+        model_classes: Outputs of the model.
+        class_names: As `evaluate`.
+
+    Returns:
+        timm's dataset, without a transform.
+
+    Raises:
+        FileNotFoundError: `root` is not a folder, or holds no images of these classes.
+        ValueError: The classes are not as many as the model's outputs.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f'There is no folder at {root}: give one that holds a folder of images for each class.')
+    class_map = {name: i for i, name in enumerate(class_names)} if class_names else None
+    try:
+        dataset = StrictImageDataset(str(root), class_map=class_map)
+    except RuntimeError:
+        raise FileNotFoundError(
+            f'{root} holds no images of the expected classes: give a folder that holds a folder of images for each '
+            'class.') from None
+    num_classes = len(class_names or dataset.reader.class_to_idx)
+    if num_classes != model_classes:
+        raise ValueError(
+            f'The model tells {model_classes} classes apart and the data has {num_classes}: give data of the same '
+            'classes, and their names where the data holds only some of them.')
+    others = [f.name for f in root.iterdir() if f.is_dir() and f.name not in dataset.reader.class_to_idx]
+    if others:
+        warnings.warn(
+            f'{len(others)} folders in {root} are of no class and left out, {min(others)} among them.', stacklevel=3)
+    return dataset
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:

@@ -14,7 +14,7 @@ from mlfm_zoo._moved import MOVED
 PACKAGE = Path(mlfm_zoo.__file__).parent
 
 # Lowest first. A room imports from itself and from rooms before it.
-ROOMS = ('_timm', '_moved', 'data', 'memory', 'convert', 'hub', 'models', 'workflow', 'cli', '__main__')
+ROOMS = ('_timm', '_moved', 'data', 'memory', 'convert', 'hub', 'models', 'workflow', 'frequency', 'cli', '__main__')
 
 # Within the memory, the files in the order in which a reader takes them.
 MEMORY = ('options', 'identity', 'bands', 'unit', 'kernel', 'fused', 'network', 'attach')

@@ -1,0 +1,93 @@
+"""The command that analyses models by spatial frequency."""
+
+import argparse
+import sys
+from typing import Any, Dict, Tuple
+
+from torch import nn
+
+from ..data import imagenet100
+from .arguments import AddCommand, key_value, positive, whole
+from .models import create
+
+__all__ = ['add_commands']
+
+
+def add_commands(add: AddCommand) -> None:
+    command = add(
+        'frequency', _frequency, 'analyse models by the spatial frequencies that they use',
+        'Measure accuracy on images whose high or low spatial frequencies are taken away: of all images, of each class '
+        'and of each sample. An interrupted analysis goes on where it was.')
+    command.add_argument(
+        'models', nargs='+', metavar='MODEL', type=_model,
+        help='a name that timm.create_model takes, with arguments if need be: mlfm_mobilenetv2_010,memory=False')
+    command.add_argument('data', metavar='DATA', help='folder that holds a folder of images for each class')
+    command.add_argument('--output', required=True, metavar='FOLDER', help='folder for tables and pictures')
+    command.add_argument('--imagenet100', action='store_true',
+                         help='folders are named after synsets of ImageNet100, of which some may be missing')
+    command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the models'")
+    command.add_argument('--radii', nargs='*', type=float, metavar='R',
+                         help='radii in cycles per image; 0 and the full radius are added (default: 14 of them)')
+    command.add_argument('--filters', nargs='+', default=['lowpass', 'highpass'], choices=('lowpass', 'highpass'),
+                         help='kinds of filters (default: both)')
+    command.add_argument(
+        '--form', default='ideal', choices=('ideal', 'gaussian'), help='form of filters (default: ideal)')
+    command.add_argument('--pixels', action='store_true', help='filter pixels instead of the normalised tensors')
+    command.add_argument('--samples', nargs='*', default=[], metavar='FILE',
+                         help='images to draw, by their names relative to DATA')
+    command.add_argument('--scales', nargs='+', type=float, default=[1, 1.5, 2], metavar='S',
+                         help='how much the samples are enlarged, and cropped to their middle (default: 1 1.5 2)')
+    command.add_argument('--fourier', type=float, metavar='NORM',
+                         help='draw the error rate with one Fourier basis vector of this L2 norm added, too')
+    command.add_argument('--fourier-extent', type=whole, default=8, metavar='N',
+                         help='highest frequency of that map (default: 8)')
+    command.add_argument('--no-pictures', dest='pictures', action='store_false', help='tables alone')
+    command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images a batch (default: 32)')
+    command.add_argument('--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
+    command.add_argument('--device', help='device to run on (default: cuda if there is one, else cpu)')
+
+
+def _model(text: str) -> Tuple[str, Dict[str, Any]]:
+    name, *arguments = text.split(',')
+    return name, dict(key_value(argument) for argument in arguments)
+
+
+def _frequency(args: argparse.Namespace) -> None:
+    import torch
+
+    from .. import frequency
+    from ..frequency.pictures import require_matplotlib
+    if args.pictures:
+        require_matplotlib()  # before a long run, not after it
+    models: Dict[str, nn.Module] = {}
+    for name, arguments in args.models:
+        models[','.join([name, *(f'{k}={v}' for k, v in arguments.items())])] = create(name, arguments)
+    shared = dict(
+        class_names=imagenet100.SYNSETS if args.imagenet100 else None, img_size=args.img_size,
+        batch_size=args.batch_size, num_workers=args.workers, progress=sys.stderr.isatty(),
+        device=args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    probe = frequency.analyse(
+        models, args.data, args.output, radii=args.radii, filters=args.filters, form=args.form, pixels=args.pixels,
+        **shared)
+    rows, curves = frequency.overall_level(args.output), frequency.class_level(args.output)
+    if args.pictures:
+        frequency.draw_levels(args.output, rows, curves)
+        if args.samples:
+            frequency.draw_samples(probe, args.output, args.samples, args.scales)
+    if args.fourier is not None:
+        errors = frequency.fourier_errors(
+            models, args.data, args.output, args.fourier, args.fourier_extent, **shared)
+        if args.pictures:
+            frequency.draw_fourier(args.output, errors, args.fourier)
+    skipped = len(probe.files) - rows[0].n
+    for name in probe.models:
+        print(name)
+        for kind in ('lowpass', 'highpass'):
+            points = sorted((r.radius, r.top1) for r in rows if (r.model, r.filter) == (name, kind))
+            if points:
+                print(f'  top-1 %, {kind}: ' + ', '.join(f'{top1:.1f} at {radius:g}' for radius, top1 in points))
+    if skipped:
+        print(
+            f'{skipped} of {len(probe.files)} images cannot be decoded: {args.output}/skipped.csv lists them.',
+            file=sys.stderr)
+    print(f'{rows[0].n} images; tables{" and pictures" if args.pictures else ""} in {args.output}')

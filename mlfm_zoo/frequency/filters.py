@@ -1,0 +1,261 @@
+"""Filters of an image batch by spatial frequency.
+
+Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org/abs/2302.12477, whose low-pass filter
+keeps the Fourier coefficients within a radius of DC and whose high-pass filter keeps the others.
+
+The radius is in cycles per image: a coefficient of u cycles over the width and v over the height lies sqrt(u^2 + v^2)
+from DC, whatever the image's sides are. An image that is not square has the same number of cycles for another wave
+length on each axis. The authors' released probe measures from (N - 1) / 2 after the shift of even sides, half a
+coefficient off DC, so that its filters are not symmetric and their output not real; here the distance is from DC
+itself.
+"""
+
+import math
+from functools import lru_cache
+from typing import Iterable, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+
+__all__ = ['FORMS', 'KINDS', 'FrequencyFilter', 'bandpass', 'bandstop', 'full_radius', 'highpass', 'lowpass']
+
+KINDS = ('lowpass', 'highpass', 'bandpass', 'bandstop')
+FORMS = ('ideal', 'gaussian')
+
+Radius = Union[float, Tuple[float, float]]
+
+
+class FrequencyFilter(nn.Module):
+    """Keeps one band of the spatial frequencies of images.
+
+    The ideal low-pass filter of radius r keeps what lies at most r from DC. The Gaussian one weights it with
+    exp(-d^2 / (2 r^2)), d the distance from DC. The others follow: high-pass is what low-pass leaves, band-pass is what
+    low-pass of the upper radius has beyond low-pass of the lower, and band-stop is what band-pass leaves. So a filter
+    and its counterpart add up to the image, and ideal bands that follow one another, with DC, do too.
+
+    Radius 0 keeps DC, the mean of each channel, alone. A radius that reaches every coefficient (see `full_radius`), or
+    `math.inf` for the Gaussian form, makes the low-pass filter return its input itself.
+
+    The module has no parameters and no buffers, and takes single images too: it goes into a list of transforms, after
+    the one that makes a tensor.
+
+    Args:
+        kind: 'lowpass', 'highpass', 'bandpass' or 'bandstop'.
+        radius: Radius in cycles per image, 0 or more; for the bands a pair, lower and upper.
+        form: 'ideal' or 'gaussian'.
+        mean: Mean that the images were normalised with, one number a channel. With `mean` and `std` the pixels are
+            filtered instead of the normalised tensor, which differ by DC alone: filters that remove DC leave pixels
+            around 0, black, and not around the mean.
+        std: Standard deviation that they were normalised with.
+
+    Raises:
+        ValueError: Kind or form is unknown, a radius is missing, negative or no number, the lower is above the upper,
+            or only one of `mean` and `std` is given.
+    """
+
+    def __init__(
+            self,
+            kind: str,
+            radius: Radius,
+            form: str = 'ideal',
+            mean: Optional[Sequence[float]] = None,
+            std: Optional[Sequence[float]] = None,
+    ):
+        super().__init__()
+        for name, value, known in (('kind', kind, KINDS), ('form', form, FORMS)):
+            if value not in known:
+                raise ValueError(f'{value!r} is no {name} of filter: take one of {", ".join(known)}.')
+        if (mean is None) != (std is None):
+            raise ValueError('Pixels are filtered by the mean and the std that images were normalised with: give both.')
+        self.kind = kind
+        self.form = form
+        self.lower, self.upper = _check_radius(kind, radius)
+        self.shift = None if mean is None or std is None else tuple(m / s for m, s in zip(mean, std))
+
+    def forward(self, images: torch.Tensor, spectrum: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Filter images.
+
+        Args:
+            images: Image batch (N, C, H, W), or one image (C, H, W), of a floating-point type. Half-precision types are
+                filtered in float32.
+            spectrum: `torch.fft.rfft2` of the images in that precision, for those who apply several filters; made here
+                if None.
+
+        Returns:
+            The filtered images, of the shape, type and device of the input.
+
+        Raises:
+            ValueError: The images have another number of dimensions, no pixels, or are not floating-point.
+        """
+        _check_images(images)
+        height, width = images.shape[-2:]
+        dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+        # what is traced must not meet tensors of another trace, nor leave its own behind
+        make_gain = _gain.__wrapped__ if torch.compiler.is_compiling() else _gain
+        gain = make_gain(self.kind, self.lower, self.upper, self.form, height, width, images.device, dtype)
+        filtered = images
+        if not gain.keeps_all:
+            if spectrum is None:
+                spectrum = torch.fft.rfft2(images.to(dtype))
+            filtered = torch.fft.irfft2(spectrum * gain.values, s=(height, width)).to(images.dtype)
+        if self.shift is not None and gain.dc != 1:
+            # filter((x * std + mean)) normalised again; a filter is linear, and on a constant it is its gain at DC
+            shift = torch.tensor(self.shift, dtype=images.dtype, device=images.device)
+            filtered = filtered + (gain.dc - 1) * shift[:, None, None]
+        return filtered
+
+    def extra_repr(self) -> str:
+        radius = self.upper if self.kind in ('lowpass', 'highpass') else (self.lower, self.upper)
+        return f'{self.kind}, radius={radius}, form={self.form}{", pixels" if self.shift is not None else ""}'
+
+
+def lowpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.Tensor:
+    """Keep the low frequencies, see `FrequencyFilter`.
+
+    Args:
+        images: Image batch (N, C, H, W), or one image.
+        radius: Radius in cycles per image.
+        form: 'ideal' or 'gaussian'.
+
+    Returns:
+        The filtered images.
+    """
+    return FrequencyFilter('lowpass', radius, form)(images)
+
+
+def highpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.Tensor:
+    """Keep what `lowpass` of the same radius takes away.
+
+    Args:
+        images: Image batch (N, C, H, W), or one image.
+        radius: Radius in cycles per image.
+        form: 'ideal' or 'gaussian'.
+
+    Returns:
+        The filtered images.
+    """
+    return FrequencyFilter('highpass', radius, form)(images)
+
+
+def bandpass(images: torch.Tensor, lower: float, upper: float, form: str = 'ideal') -> torch.Tensor:
+    """Keep what lies further than `lower` from DC and at most `upper`, see `FrequencyFilter`.
+
+    Args:
+        images: Image batch (N, C, H, W), or one image.
+        lower: Lower radius in cycles per image.
+        upper: Upper radius in cycles per image.
+        form: 'ideal' or 'gaussian'.
+
+    Returns:
+        The filtered images.
+    """
+    return FrequencyFilter('bandpass', (lower, upper), form)(images)
+
+
+def bandstop(images: torch.Tensor, lower: float, upper: float, form: str = 'ideal') -> torch.Tensor:
+    """Keep what `bandpass` of the same radii takes away.
+
+    Args:
+        images: Image batch (N, C, H, W), or one image.
+        lower: Lower radius in cycles per image.
+        upper: Upper radius in cycles per image.
+        form: 'ideal' or 'gaussian'.
+
+    Returns:
+        The filtered images.
+    """
+    return FrequencyFilter('bandstop', (lower, upper), form)(images)
+
+
+def full_radius(height: int, width: int) -> int:
+    """The smallest whole radius that reaches every coefficient of an image, in cycles per image.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+
+    Returns:
+        The radius.
+    """
+    return math.ceil(math.hypot(height // 2, width // 2))
+
+
+class Gain(NamedTuple):
+    """What a filter multiplies the coefficients of `torch.fft.rfft2` with.
+
+    Attributes:
+        values: Gains (H, W // 2 + 1).
+        keeps_all: Whether all of them are 1.
+        dc: Gain of DC.
+    """
+    values: torch.Tensor
+    keeps_all: bool
+    dc: float
+
+
+@lru_cache(maxsize=128)
+def _gain(
+        kind: str,
+        lower: float,
+        upper: float,
+        form: str,
+        height: int,
+        width: int,
+        device: torch.device,
+        dtype: torch.dtype,
+) -> Gain:
+    """The gain of a filter, made once for each size of image, device and precision."""
+    with torch.inference_mode(False), torch.device('cpu'):  # one made in inference mode could not be trained with later
+        frequency_y = torch.cat([torch.arange((height + 1) // 2), torch.arange(height // 2, 0, -1)]).double()
+        frequency_x = torch.arange(width // 2 + 1).double()
+        distance = torch.sqrt(frequency_y[:, None].square() + frequency_x.square())
+        values = _low_gain(distance, upper, form)
+        if kind in ('bandpass', 'bandstop'):
+            values = values - _low_gain(distance, lower, form)
+        if kind in ('highpass', 'bandstop'):
+            values = 1 - values
+        keeps_all = upper >= full_radius(height, width) if form == 'ideal' else math.isinf(upper)
+        return Gain(values.to(device, dtype), keeps_all and kind == 'lowpass', _dc_gain(kind))
+
+
+def _dc_gain(kind: str) -> float:
+    return 1. if kind in ('lowpass', 'bandstop') else 0.
+
+
+def _low_gain(distance: torch.Tensor, radius: float, form: str) -> torch.Tensor:
+    if form == 'ideal' or radius == 0 or math.isinf(radius):
+        return (distance <= radius).double()
+    return torch.exp(-distance.square() / (2 * radius ** 2))
+
+
+def _check_radius(kind: str, radius: Radius) -> Tuple[float, float]:
+    """The lower and the upper radius; 0 is the lower one of the kinds that have none."""
+    is_band = kind in ('bandpass', 'bandstop')
+    radii = tuple(radius) if isinstance(radius, Iterable) and not isinstance(radius, (str, torch.Tensor)) else (radius,)
+    if len(radii) != 1 + is_band:
+        expected = 'two radii, lower and upper' if is_band else 'one radius'
+        raise ValueError(f'A {kind} filter was given {radius!r}, expected {expected}, in cycles per image.')
+    try:
+        radii = tuple(float(r) for r in radii)
+    except (TypeError, ValueError):
+        radii = (math.nan,)
+    if not all(r >= 0 for r in radii):  # which is false of nan too
+        raise ValueError(
+            f'The radius of a {kind} filter is {radius!r}, expected a number of cycles per image, 0 or more.')
+    if list(radii) != sorted(radii):
+        raise ValueError(
+            f'The lower radius of a {kind} filter, {radii[0]:g}, is above the upper, {radii[1]:g}: swap them.')
+    return (radii[0], radii[1]) if is_band else (0., radii[0])
+
+
+def _check_images(images: torch.Tensor) -> None:
+    if images.dim() not in (3, 4):
+        raise ValueError(
+            f'The images have {images.dim()} dimensions, expected 4, a batch (N, C, H, W), or 3, one image (C, H, W): '
+            'add or remove dimensions.')
+    if not images.is_floating_point():
+        raise ValueError(
+            f'The images are of {images.dtype}, expected a floating-point type: convert them, as ToTensor of a '
+            'transform does.')
+    if not images.shape[-1] or not images.shape[-2]:
+        raise ValueError(f'The images have no pixels, their shape is {tuple(images.shape)}: give whole images.')

@@ -1,0 +1,139 @@
+"""How often models err when one Fourier basis vector is added to the image, over the plane of frequencies.
+
+Paper: A Fourier Perspective on Model Robustness in Computer Vision, https://arxiv.org/abs/1906.08988.
+"""
+
+import csv
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+
+from .analysis import Probe, judge, keep_settings, write_table
+
+__all__ = ['FOURIER_COLUMNS', 'fourier_basis', 'fourier_errors']
+
+FOURIER_COLUMNS = ('model', 'fy', 'fx', 'errors', 'n', 'read')
+
+
+def fourier_basis(height: int, width: int, fy: int, fx: int) -> torch.Tensor:
+    """A real image of one frequency.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        fy: Cycles over the height, from -(height // 2) to height // 2.
+        fx: Cycles over the width, likewise.
+
+    Returns:
+        A cosine (H, W) of L2 norm 1, whose Fourier coefficients are 0 but for those of (fy, fx) and (-fy, -fx).
+
+    Raises:
+        ValueError: The image has no such frequency.
+    """
+    if abs(fy) > height // 2 or abs(fx) > width // 2:
+        raise ValueError(
+            f'An image of {height}x{width} pixels has no frequency of ({fy}, {fx}) cycles: stay within half of its '
+            'sides.')
+    y = torch.arange(height, dtype=torch.float64)[:, None] * fy / height
+    x = torch.arange(width, dtype=torch.float64) * fx / width
+    wave = torch.cos(2 * torch.pi * (y + x))
+    return (wave / wave.norm()).float()
+
+
+def fourier_errors(
+        models: Mapping[str, nn.Module],
+        root: Union[str, Path],
+        output: Union[str, Path],
+        norm: float,
+        extent: int = 8,
+        class_names: Optional[Sequence[str]] = None,
+        img_size: Optional[int] = None,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        device: Union[str, torch.device] = 'cpu',
+        progress: bool = False,
+) -> Dict[str, Dict[Tuple[int, int], float]]:
+    """Count errors on images with one basis vector added, for each of the frequencies around DC.
+
+    The vector is added to the pixels, whose values are from 0 to 1, and not clipped; its sign is drawn anew for each
+    image and channel. The counts are written to `fourier.csv` after each batch, and an interrupted run goes on.
+
+    Args:
+        models: timm models by the names under which they are reported.
+        root: Folder with one folder of images a class.
+        output: Folder to write to.
+        norm: L2 norm of what is added to a channel.
+        extent: Highest frequency on each axis, in cycles per image.
+        class_names: As `mlfm_zoo.workflow.evaluate.evaluate`.
+        img_size: Image size in pixels, instead of the models' own.
+        batch_size: Images a batch.
+        num_workers: Processes that read images.
+        device: Where the models run.
+        progress: Whether to print how far it is.
+
+    Returns:
+        For each model the share of errors at each frequency (fy, fx) of the whole square.
+
+    Raises:
+        FileNotFoundError: `root` is not a folder, or holds no images of the expected classes.
+        ValueError: An argument is out of range, the classes do not fit a model, no image can be decoded, or `output`
+            holds another analysis.
+    """
+    probe = Probe(models, root, class_names, img_size, batch_size, num_workers, device)
+    if not 0 < norm < float('inf'):
+        raise ValueError(f'The norm of the Fourier basis vectors is {norm}, expected a number above 0.')
+    largest = min(min(size) // 2 for size in probe.sizes)
+    if not 0 <= extent <= largest:
+        raise ValueError(f'The highest frequency is {extent}, expected 0 to {largest} cycles per image.')
+    keep_settings(Path(output) / 'fourier.json', dict(
+        models=list(probe.models), data=str(probe.root.resolve()), images=len(probe.files), classes=probe.class_names,
+        norm=norm, extent=extent, sizes=probe.sizes, batch_size=batch_size))
+    file = Path(output) / 'fourier.csv'
+    # of (fy, fx) and (-fy, -fx), which are the same wave, one
+    plane = [(fy, fx) for fy in range(extent + 1) for fx in range(-extent if fy else 0, extent + 1)]
+    errors = {name: dict.fromkeys(plane, 0) for name in probe.models}
+    n = read = 0
+    if file.exists():
+        with open(file, newline='', encoding='utf-8') as f:
+            for row in csv.DictReader(f):
+                errors[row['model']][int(row['fy']), int(row['fx'])] = int(row['errors'])
+                n, read = int(row['n']), int(row['read'])
+    waves = [[fourier_basis(*size, *place).to(probe.device) for place in plane] for size in probe.sizes]
+    for batch in probe.batches(read, progress):
+        if batch.files:
+            _add_errors(probe, batch.images, batch.labels, waves, norm, batch.start, errors)
+        n += len(batch.files)
+        read = batch.start + len(batch.files) + len(batch.skipped)
+        write_table(file, FOURIER_COLUMNS, [
+            (name, *place, count, n, read) for name, counts in errors.items() for place, count in counts.items()])
+    if not n:
+        raise ValueError(f'None of the {len(probe.files)} images in {root} can be decoded: give a folder of images.')
+    return {
+        name: {place: counts[max(place, (-place[0], -place[1]))] / n for place in _square(extent)}
+        for name, counts in errors.items()}
+
+
+@torch.inference_mode()
+def _add_errors(
+        probe: Probe,
+        images: List[torch.Tensor],
+        labels: torch.Tensor,
+        waves: List[List[torch.Tensor]],
+        norm: float,
+        start: int,
+        errors: Dict[str, Dict[Tuple[int, int], int]],
+) -> None:
+    for x, basis, config, names in zip(images, waves, probe.configs, probe.groups):
+        generator = torch.Generator().manual_seed(start)  # an interrupted run draws the same signs
+        std = torch.tensor(config['std'], device=x.device)[:, None, None]
+        for place, wave in zip(errors[names[0]], basis):
+            signs = 2 * torch.randint(2, (*x.shape[:2], 1, 1), generator=generator).to(x) - 1
+            disturbed = x + norm * signs * wave / std
+            for name in names:
+                errors[name][place] += sum(rank > 1 for _, rank, _ in judge(probe.models[name](disturbed), labels))
+
+
+def _square(extent: int) -> List[Tuple[int, int]]:
+    return [(fy, fx) for fy in range(-extent, extent + 1) for fx in range(-extent, extent + 1)]

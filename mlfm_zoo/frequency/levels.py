@@ -1,0 +1,153 @@
+"""From the answers on single images to accuracy by frequency: of all images, and of each class."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from .analysis import write_table
+
+__all__ = ['ClassCurve', 'Overall', 'class_level', 'overall_level', 'sensitive_band']
+
+Z = 1.959964  # of the normal distribution, for an interval that holds 95 %
+
+
+class Overall(NamedTuple):
+    """Accuracy of a model on all images, filtered in one way.
+
+    Attributes:
+        model: Name of the model.
+        filter: 'lowpass' or 'highpass'.
+        radius: Radius in cycles per image.
+        top1: Images whose class is the first answer, in percent.
+        top5: Images whose class is among the first five answers, in percent.
+        n: Images.
+        low: Low end of the 95 % interval of top1 (Wilson's), in percent.
+        high: High end of it.
+    """
+    model: str
+    filter: str
+    radius: float
+    top1: float
+    top5: float
+    n: int
+    low: float
+    high: float
+
+
+class ClassCurve(NamedTuple):
+    """Accuracy of a model on one class, by radius.
+
+    Attributes:
+        model: Name of the model.
+        filter: 'lowpass' or 'highpass'.
+        name: Name of the class.
+        n: Images.
+        radii: Radii in cycles per image, ascending.
+        top1: Images whose class is the first answer at each radius, in percent.
+        band: Sensitive band of the class, see `sensitive_band`; None for high-pass curves too.
+    """
+    model: str
+    filter: str
+    name: str
+    n: int
+    radii: List[float]
+    top1: List[float]
+    band: Optional[Tuple[float, float]]
+
+
+def overall_level(folder: Union[str, Path]) -> List[Overall]:
+    """Write `overall.csv` from an analysis's `samples.csv`, a row for each model, filter and radius.
+
+    Args:
+        folder: Folder of the analysis.
+
+    Returns:
+        Its rows.
+    """
+    rows = []
+    for (model, kind, radius), classes in _count(folder).items():
+        n, top1, top5 = (sum(counts[i] for counts in classes.values()) for i in range(3))
+        low, high = _wilson(top1, n)
+        rows.append(Overall(model, kind, radius, 100 * top1 / n, 100 * top5 / n, n, 100 * low, 100 * high))
+    write_table(Path(folder) / 'overall.csv', Overall._fields, [
+        [r.model, r.filter, f'{r.radius:g}', *(f'{x:.4f}' for x in (r.top1, r.top5)), r.n, f'{r.low:.4f}',
+         f'{r.high:.4f}'] for r in rows])
+    return rows
+
+
+def class_level(folder: Union[str, Path]) -> List[ClassCurve]:
+    """Write `classes.csv` from an analysis's `samples.csv`, a row for each model, filter, class and radius.
+
+    Args:
+        folder: Folder of the analysis.
+
+    Returns:
+        The curves.
+    """
+    points: Dict[Tuple[str, str, str], List[Tuple[float, int, int]]] = defaultdict(list)
+    for (model, kind, radius), classes in _count(folder).items():
+        for name, (n, top1, _) in classes.items():
+            points[model, kind, name].append((radius, n, top1))
+    curves = []
+    for (model, kind, name), values in sorted(points.items()):
+        values.sort()
+        radii, accuracies = [radius for radius, _, _ in values], [100 * right / n for _, n, right in values]
+        band = sensitive_band(radii, accuracies) if kind == 'lowpass' else None
+        curves.append(ClassCurve(model, kind, name, values[0][1], radii, accuracies, band))
+    write_table(
+        Path(folder) / 'classes.csv',
+        ('model', 'filter', 'class', 'radius', 'top1', 'n', 'band_low', 'band_high'),
+        [[c.model, c.filter, c.name, f'{radius:g}', f'{top1:.4f}', c.n, *(f'{x:.4f}' for x in c.band or ())]
+         + ([] if c.band else ['', '']) for c in curves for radius, top1 in zip(c.radii, c.top1)])
+    return curves
+
+
+def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tuple[float, float]]:
+    """Find the radii between which a class gains its accuracy.
+
+    The paper names no formula; this is this project's. Going up the low-pass curve, accuracy between two radii lies on
+    the straight line between them. The band begins where it first reaches 10 % of that at the full radius, and ends
+    where it first reaches 90 %.
+
+    Args:
+        radii: Radii in cycles per image, ascending, the last the full one.
+        top1: Low-pass accuracy at each.
+
+    Returns:
+        The low and the high end in cycles per image; None if the accuracy at the full radius is 0.
+    """
+    if not top1[-1]:
+        return None
+    ends = []
+    for share in (0.1, 0.9):
+        goal = share * top1[-1]
+        i = next(i for i, value in enumerate(top1) if value >= goal)
+        if i == 0:
+            ends.append(radii[0])
+        else:
+            step = (goal - top1[i - 1]) / (top1[i] - top1[i - 1])
+            ends.append(radii[i - 1] + step * (radii[i] - radii[i - 1]))
+    return ends[0], ends[1]
+
+
+def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, float], Dict[str, List[int]]]:
+    """Images, first answers that are right, and first five, of each class at each model, filter and radius."""
+    counts: Dict[Tuple[str, str, float], Dict[str, List[int]]] = {}
+    with open(Path(folder) / 'samples.csv', newline='', encoding='utf-8') as f:
+        for row in csv.DictReader(f):
+            classes = counts.setdefault((row['model'], row['filter'], float(row['radius'])), {})
+            found = classes.setdefault(row['class'], [0, 0, 0])
+            rank = int(row['rank'])
+            found[0] += 1
+            found[1] += rank == 1
+            found[2] += rank <= 5
+    return counts
+
+
+def _wilson(right: int, n: int) -> Tuple[float, float]:
+    """The 95 % interval of a share after Wilson."""
+    share, z2 = right / n, Z * Z
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n * n)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
