@@ -75,7 +75,9 @@ def add_commands(add: AddCommand) -> None:
 
 def _models() -> List[str]:
     """The networks of this package."""
-    return [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.')]
+    return [
+        name for name in timm.list_models()
+        if timm.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.')]
 
 
 def _check_model(model: str) -> None:

@@ -62,21 +62,25 @@ def _frequency(args: argparse.Namespace) -> None:
     models: Dict[str, nn.Module] = {}
     for name, arguments in args.models:
         models[','.join([name, *(f'{k}={v}' for k, v in arguments.items())])] = create(name, arguments)
-    shared = dict(
-        class_names=imagenet100.SYNSETS if args.imagenet100 else None, img_size=args.img_size,
-        batch_size=args.batch_size, num_workers=args.workers, progress=sys.stderr.isatty(),
+    progress = sys.stderr.isatty()
+    probe = frequency.Probe(
+        models, args.data, class_names=imagenet100.SYNSETS if args.imagenet100 else None, img_size=args.img_size,
+        batch_size=args.batch_size, num_workers=args.workers,
         device=args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    probe = frequency.analyse(
-        models, args.data, args.output, radii=args.radii, filters=args.filters, form=args.form, pixels=args.pixels,
-        **shared)
+    unknown = [file for file in args.samples if file not in probe.files]
+    if unknown:
+        raise ValueError(
+            f'{unknown[0]} is no image in {args.data}: give names relative to that folder, such as {probe.files[0]}.')
+    frequency.analyse(
+        probe, args.output, radii=args.radii, filters=args.filters, form=args.form, pixels=args.pixels,
+        progress=progress)
     rows, curves = frequency.overall_level(args.output), frequency.class_level(args.output)
     if args.pictures:
         frequency.draw_levels(args.output, rows, curves)
         if args.samples:
             frequency.draw_samples(probe, args.output, args.samples, args.scales)
     if args.fourier is not None:
-        errors = frequency.fourier_errors(
-            models, args.data, args.output, args.fourier, args.fourier_extent, **shared)
+        errors = frequency.fourier_errors(probe, args.output, args.fourier, args.fourier_extent, progress)
         if args.pictures:
             frequency.draw_fourier(args.output, errors, args.fourier)
     skipped = len(probe.files) - rows[0].n

@@ -3,7 +3,7 @@
 Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org/abs/2302.12477.
 """
 
-from .analysis import analyse, default_radii
+from .analysis import Probe, analyse, default_radii
 from .filters import FrequencyFilter, bandpass, bandstop, full_radius, highpass, lowpass
 from .fourier import fourier_basis, fourier_errors
 from .levels import class_level, overall_level, sensitive_band
@@ -11,7 +11,7 @@ from .pictures import draw_fourier, draw_levels, draw_samples
 from .retraining import filtered
 
 __all__ = [
-    'FrequencyFilter', 'analyse', 'bandpass', 'bandstop', 'class_level', 'default_radii', 'draw_fourier',
+    'FrequencyFilter', 'Probe', 'analyse', 'bandpass', 'bandstop', 'class_level', 'default_radii', 'draw_fourier',
     'draw_levels', 'draw_samples', 'filtered', 'fourier_basis', 'fourier_errors', 'full_radius', 'highpass', 'lowpass',
     'overall_level', 'sensitive_band',
 ]

@@ -112,6 +112,13 @@ class Probe:
         self.files = [self.reader.filename(i) for i in range(len(self.reader))]
 
     @property
+    def settings(self) -> Dict[str, Any]:
+        """What a run that goes on must have in common with the one before."""
+        return dict(
+            models=list(self.models), data=str(self.root.resolve()), images=len(self.files), classes=self.class_names,
+            sizes=self.sizes, batch_size=self.batch_size)
+
+    @property
     def sizes(self) -> List[Tuple[int, int]]:
         """Height and width of the images of each group."""
         return [tuple(config['input_size'][1:]) for config in self.configs]
@@ -169,49 +176,31 @@ class _Images(Dataset[Any]):
 
 
 def analyse(
-        models: Mapping[str, nn.Module],
-        root: Union[str, Path],
+        probe: Probe,
         output: Union[str, Path],
         radii: Optional[Sequence[float]] = None,
         filters: Sequence[str] = ('lowpass', 'highpass'),
         form: str = 'ideal',
         pixels: bool = False,
-        class_names: Optional[Sequence[str]] = None,
-        img_size: Optional[int] = None,
-        batch_size: int = 32,
-        num_workers: int = 2,
-        device: Union[str, torch.device] = 'cpu',
         progress: bool = False,
-) -> Probe:
+) -> None:
     """Write what models answer on the filtered images of a folder to `samples.csv`, a row an answer.
 
     Its columns: file; class; model; filter; radius in cycles per image; probability and rank, from 1, of the true
     class; the predicted class. Images that cannot be decoded are left out and listed in `skipped.csv`.
 
     Args:
-        models: timm models by the names under which they are reported.
-        root: Folder with one folder of images a class.
+        probe: The models and images.
         output: Folder to write to. If it holds a part of the same analysis, that is gone on with.
         radii: Radii in cycles per image, to which 0 and the full radius are added; `default_radii` if None.
         filters: Kinds of filters, 'lowpass' and 'highpass'.
         form: Form of the filters, 'ideal' or 'gaussian'.
         pixels: Whether pixels are filtered, and not the normalised tensors; the two differ in DC alone.
-        class_names: As `mlfm_zoo.workflow.evaluate.evaluate`.
-        img_size: Image size in pixels, instead of the models' own.
-        batch_size: Images a batch.
-        num_workers: Processes that read images.
-        device: Where the models run.
         progress: Whether to print how far it is.
 
-    Returns:
-        The models and images that were looked at.
-
     Raises:
-        FileNotFoundError: `root` is not a folder, or holds no images of the expected classes.
-        ValueError: An argument is out of range, the classes do not fit a model, no image can be decoded, or `output`
-            holds another analysis.
+        ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
     """
-    probe = Probe(models, root, class_names, img_size, batch_size, num_workers, device)
     if radii is not None and not len(radii):
         raise ValueError('There is no radius to look at: give at least one, in cycles per image, or leave them out.')
     if not filters or set(filters) - {'lowpass', 'highpass'}:
@@ -224,8 +213,7 @@ def analyse(
     kinds = [kind for kind in ('lowpass', 'highpass') if kind in filters]
     output = Path(output)
     keep_settings(output / 'settings.json', dict(
-        models=list(probe.models), data=str(probe.root.resolve()), images=len(probe.files), classes=probe.class_names,
-        filters=kinds, radii=wanted, form=form, pixels=pixels, sizes=probe.sizes, batch_size=batch_size))
+        **probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels))
     applied = [[
         FrequencyFilter(kind, radius, form, *((config['mean'], config['std']) if pixels else ()))
         for kind in kinds for radius in wanted] for config in probe.configs]
@@ -233,7 +221,7 @@ def analyse(
     samples, skipped = output / 'samples.csv', output / 'skipped.csv'
     numbers = {file: i for i, file in enumerate(probe.files)}
     rows_per_image = len(probe.models) * len(kinds) * len(wanted)
-    start = _resume(samples, skipped, numbers, rows_per_image, batch_size)
+    start = _resume(samples, skipped, numbers, rows_per_image, probe.batch_size)
     with open(samples, 'a', newline='', encoding='utf-8') as s, open(skipped, 'a', newline='', encoding='utf-8') as k:
         answers, faults = csv.writer(s), csv.writer(k)
         for batch in probe.batches(start, progress):
@@ -248,8 +236,7 @@ def analyse(
     with open(samples, newline='', encoding='utf-8') as s:
         if next(csv.DictReader(s), None) is None:
             raise ValueError(
-                f'None of the {len(probe.files)} images in {root} can be decoded: give a folder of images.')
-    return probe
+                f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')
 
 
 @torch.inference_mode()

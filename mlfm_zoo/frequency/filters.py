@@ -12,7 +12,7 @@ itself.
 
 import math
 from functools import lru_cache
-from typing import Iterable, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -91,7 +91,7 @@ class FrequencyFilter(nn.Module):
         height, width = images.shape[-2:]
         dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
         # what is traced must not meet tensors of another trace, nor leave its own behind
-        make_gain = _gain.__wrapped__ if torch.compiler.is_compiling() else _gain
+        make_gain = _make_gain if torch.compiler.is_compiling() else _gain
         gain = make_gain(self.kind, self.lower, self.upper, self.form, height, width, images.device, dtype)
         filtered = images
         if not gain.keeps_all:
@@ -194,7 +194,13 @@ class Gain(NamedTuple):
 
 
 @lru_cache(maxsize=128)
-def _gain(
+@torch.inference_mode(False)  # one made in inference mode could not be trained with later
+def _gain(*args: Any) -> Gain:
+    """The gain of a filter, made once for each size of image, device and precision."""
+    return _make_gain(*args)
+
+
+def _make_gain(
         kind: str,
         lower: float,
         upper: float,
@@ -204,18 +210,17 @@ def _gain(
         device: torch.device,
         dtype: torch.dtype,
 ) -> Gain:
-    """The gain of a filter, made once for each size of image, device and precision."""
-    with torch.inference_mode(False), torch.device('cpu'):  # one made in inference mode could not be trained with later
-        frequency_y = torch.cat([torch.arange((height + 1) // 2), torch.arange(height // 2, 0, -1)]).double()
-        frequency_x = torch.arange(width // 2 + 1).double()
-        distance = torch.sqrt(frequency_y[:, None].square() + frequency_x.square())
-        values = _low_gain(distance, upper, form)
-        if kind in ('bandpass', 'bandstop'):
-            values = values - _low_gain(distance, lower, form)
-        if kind in ('highpass', 'bandstop'):
-            values = 1 - values
-        keeps_all = upper >= full_radius(height, width) if form == 'ideal' else math.isinf(upper)
-        return Gain(values.to(device, dtype), keeps_all and kind == 'lowpass', _dc_gain(kind))
+    dd: Dict[str, Any] = dict(device='cpu', dtype=torch.float64)
+    frequency_y = torch.cat([torch.arange((height + 1) // 2, **dd), torch.arange(height // 2, 0, -1, **dd)])
+    frequency_x = torch.arange(width // 2 + 1, **dd)
+    distance = torch.sqrt(frequency_y[:, None].square() + frequency_x.square())
+    values = _low_gain(distance, upper, form)
+    if kind in ('bandpass', 'bandstop'):
+        values = values - _low_gain(distance, lower, form)
+    if kind in ('highpass', 'bandstop'):
+        values = 1 - values
+    keeps_all = upper >= full_radius(height, width) if form == 'ideal' else math.isinf(upper)
+    return Gain(values.to(device, dtype), keeps_all and kind == 'lowpass', _dc_gain(kind))
 
 
 def _dc_gain(kind: str) -> float:

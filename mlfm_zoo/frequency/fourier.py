@@ -5,10 +5,9 @@ Paper: A Fourier Perspective on Model Robustness in Computer Vision, https://arx
 
 import csv
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Tuple, Union
 
 import torch
-import torch.nn as nn
 
 from .analysis import Probe, judge, keep_settings, write_table
 
@@ -43,16 +42,10 @@ def fourier_basis(height: int, width: int, fy: int, fx: int) -> torch.Tensor:
 
 
 def fourier_errors(
-        models: Mapping[str, nn.Module],
-        root: Union[str, Path],
+        probe: Probe,
         output: Union[str, Path],
         norm: float,
         extent: int = 8,
-        class_names: Optional[Sequence[str]] = None,
-        img_size: Optional[int] = None,
-        batch_size: int = 32,
-        num_workers: int = 2,
-        device: Union[str, torch.device] = 'cpu',
         progress: bool = False,
 ) -> Dict[str, Dict[Tuple[int, int], float]]:
     """Count errors on images with one basis vector added, for each of the frequencies around DC.
@@ -61,35 +54,25 @@ def fourier_errors(
     image and channel. The counts are written to `fourier.csv` after each batch, and an interrupted run goes on.
 
     Args:
-        models: timm models by the names under which they are reported.
-        root: Folder with one folder of images a class.
+        probe: The models and images.
         output: Folder to write to.
         norm: L2 norm of what is added to a channel.
         extent: Highest frequency on each axis, in cycles per image.
-        class_names: As `mlfm_zoo.workflow.evaluate.evaluate`.
-        img_size: Image size in pixels, instead of the models' own.
-        batch_size: Images a batch.
-        num_workers: Processes that read images.
-        device: Where the models run.
         progress: Whether to print how far it is.
 
     Returns:
         For each model the share of errors at each frequency (fy, fx) of the whole square.
 
     Raises:
-        FileNotFoundError: `root` is not a folder, or holds no images of the expected classes.
-        ValueError: An argument is out of range, the classes do not fit a model, no image can be decoded, or `output`
-            holds another analysis.
+        ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
     """
-    probe = Probe(models, root, class_names, img_size, batch_size, num_workers, device)
     if not 0 < norm < float('inf'):
         raise ValueError(f'The norm of the Fourier basis vectors is {norm}, expected a number above 0.')
     largest = min(min(size) // 2 for size in probe.sizes)
     if not 0 <= extent <= largest:
         raise ValueError(f'The highest frequency is {extent}, expected 0 to {largest} cycles per image.')
     keep_settings(Path(output) / 'fourier.json', dict(
-        models=list(probe.models), data=str(probe.root.resolve()), images=len(probe.files), classes=probe.class_names,
-        norm=norm, extent=extent, sizes=probe.sizes, batch_size=batch_size))
+        **probe.settings, norm=norm, extent=extent))
     file = Path(output) / 'fourier.csv'
     # of (fy, fx) and (-fy, -fx), which are the same wave, one
     plane = [(fy, fx) for fy in range(extent + 1) for fx in range(-extent if fy else 0, extent + 1)]
@@ -109,7 +92,8 @@ def fourier_errors(
         write_table(file, FOURIER_COLUMNS, [
             (name, *place, count, n, read) for name, counts in errors.items() for place, count in counts.items()])
     if not n:
-        raise ValueError(f'None of the {len(probe.files)} images in {root} can be decoded: give a folder of images.')
+        raise ValueError(
+            f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')
     return {
         name: {place: counts[max(place, (-place[0], -place[1]))] / n for place in _square(extent)}
         for name, counts in errors.items()}

@@ -80,7 +80,7 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
                 axes.plot(curve.band, [curve.top1[-1]] * 2, color=f'C{i}', alpha=0.3)
             axes.plot([c.band[1] for c in of_model if c.band], [c.top1[-1] for c in of_model], f'C{i}o', label=model)
         axes.set(xlabel='sensitive band, cycles per image (dot: its high end)', ylabel='accuracy on the class, %',
-                 title='A line a class: where it gains its accuracy')
+                 ylim=(0, 103), title='A line a class: where it gains its accuracy')
         axes.legend(fontsize='small')
         files.append(_save(figure, Path(folder) / 'bands.png'))
     for model in models:

@@ -39,11 +39,11 @@ before = {name: timm.model_entrypoint(name) for name in timm.list_models()}
 modules = set(timm.list_modules())
 import mlfm_zoo
 assert all(timm.model_entrypoint(name) is fn for name, fn in before.items())
-assert all(m.startswith(('mlfm_', 'gssdnet')) for m in set(timm.list_modules()) - modules)
+assert all(m.startswith(('mlfm_', 'gssdnet', 'retraining')) for m in set(timm.list_modules()) - modules)
 assert not modules & {name for name in sys.modules['mlfm_zoo.models'].__dict__ if not name.startswith('_')}
 print(*sorted(set(timm.list_models()) - set(before)))
 ''')
-    assert added == GSSDNET + ALL + ['test_mlfm_resnet']
+    assert added == ['filtered', *GSSDNET, *ALL, 'test_mlfm_resnet']
 
 
 def test_import_touches_no_network_and_builds_no_model():

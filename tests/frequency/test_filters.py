@@ -1,0 +1,195 @@
+"""Filters against numpy's Fourier transform, and what holds of any filter."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from mlfm_zoo.frequency import FrequencyFilter, bandpass, bandstop, filtered, full_radius, highpass, lowpass
+from mlfm_zoo.frequency.filters import _gain
+
+SIZES = [(32, 32), (33, 47), (1, 8), (7, 7), (64, 31)]
+sizes = pytest.mark.parametrize('size', SIZES)
+
+
+def distances(height, width):
+    """Distance of each coefficient of numpy's fft2 from DC, in cycles per image."""
+    fy, fx = np.fft.fftfreq(height) * height, np.fft.fftfreq(width) * width
+    return np.hypot(fy[:, None], fx)
+
+
+def by_numpy(images, gain):
+    spectrum = np.fft.fft2(images.double().numpy())
+    out = np.fft.ifft2(spectrum * gain)
+    assert np.abs(out.imag).max() < 1e-9  # real
+    return torch.from_numpy(out.real)
+
+
+@sizes
+@pytest.mark.parametrize('chans', [1, 3, 4])
+@pytest.mark.parametrize('radius', [0, 1, 2.5, 5, 9, 1000])
+def test_ideal_filters_against_numpy(size, chans, radius):
+    images = torch.randn(2, chans, *size)
+    keep = distances(*size) <= radius
+    torch.testing.assert_close(lowpass(images, radius).double(), by_numpy(images, keep), rtol=0, atol=1e-5)
+    torch.testing.assert_close(highpass(images, radius).double(), by_numpy(images, ~keep), rtol=0, atol=1e-5)
+    band = keep & (distances(*size) > radius / 2)
+    for actual, gain in (
+        (bandpass(images, radius / 2, radius), band), (bandstop(images, radius / 2, radius), ~band)):
+        torch.testing.assert_close(actual.double(), by_numpy(images, gain), rtol=0, atol=1e-5)
+
+
+@sizes
+def test_gaussian_filters_against_numpy(size):
+    images = torch.randn(2, 3, *size)
+    low, wide = (np.exp(-distances(*size) ** 2 / (2 * r * r)) for r in (2, 5))
+    for actual, gain in (
+        (lowpass(images, 5, 'gaussian'), wide), (highpass(images, 5, 'gaussian'), 1 - wide),
+        (bandpass(images, 2, 5, 'gaussian'), wide - low), (bandstop(images, 2, 5, 'gaussian'), 1 - wide + low),
+    ):
+        torch.testing.assert_close(actual.double(), by_numpy(images, gain), rtol=0, atol=1e-5)
+
+
+@sizes
+def test_energy_is_split(size):
+    """Parseval: what passes and what is stopped have the image's energy together, and nothing in common."""
+    images = torch.randn(2, 3, *size).double()
+    for radius in (0, 1.5, 4, 8):
+        low, high = lowpass(images, radius), highpass(images, radius)
+        torch.testing.assert_close(low + high, images)
+        torch.testing.assert_close(low.square().sum() + high.square().sum(), images.square().sum())
+        assert abs((low * high).sum()) < 1e-8 * images.square().sum()
+        torch.testing.assert_close(lowpass(low, radius), low)  # a second time changes nothing
+        torch.testing.assert_close(highpass(low, radius), torch.zeros_like(low))
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 48)])
+@pytest.mark.parametrize('fy, fx', [(0, 3), (4, 3), (7, -2), (0, 0)])
+def test_cosine_passes_or_is_stopped(size, fy, fx):
+    y, x = torch.arange(size[0])[:, None] / size[0], torch.arange(size[1]) / size[1]
+    wave = torch.cos(2 * math.pi * (fy * y + fx * x) + 0.3)[None, None]
+    frequency, nothing = math.hypot(fy, fx), torch.zeros_like(wave)
+    assert lowpass(wave, frequency).sub(wave).abs().max() < 1e-5
+    assert highpass(wave, frequency).abs().max() < 1e-5
+    if frequency:
+        assert lowpass(wave, frequency - 0.01).sub(nothing).abs().max() < 1e-5
+        assert bandpass(wave, frequency - 0.1, frequency + 0.1).sub(wave).abs().max() < 1e-5
+        assert bandstop(wave, frequency - 0.1, frequency + 0.1).abs().max() < 1e-5
+
+
+@sizes
+def test_ends_of_the_range(size):
+    images = torch.randn(2, 3, *size)
+    assert lowpass(images, full_radius(*size)) is images  # not only equal
+    assert lowpass(images, math.inf, 'gaussian') is images
+    mean = images.mean((2, 3), keepdim=True).expand_as(images)
+    torch.testing.assert_close(lowpass(images, 0), mean, rtol=0, atol=1e-6)
+    assert full_radius(*size) >= distances(*size).max() > full_radius(*size) - 1
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_types(dtype):
+    images = torch.randn(2, 3, 17, 20).to(dtype)
+    out = FrequencyFilter('lowpass', 4)(images)
+    assert out.dtype == dtype and out.shape == images.shape
+    expected = lowpass(images.double(), 4).to(dtype)
+    torch.testing.assert_close(out, expected, rtol=torch.finfo(dtype).eps * 4, atol=max(torch.finfo(dtype).eps, 1e-6))
+    assert torch.equal(FrequencyFilter('lowpass', 4)(images[0]), out[0])
+
+
+def test_gradients():
+    """A filter is its own adjoint: the gradient of half the energy that passes is what passes."""
+    images = torch.randn(1, 2, 9, 12, dtype=torch.float64, requires_grad=True)
+    low = lowpass(images, 3)
+    (0.5 * low.square().sum()).backward()
+    torch.testing.assert_close(images.grad, low.detach())
+    assert torch.autograd.gradcheck(lambda x: bandpass(x, 1, 3, 'gaussian'), images)
+
+
+def test_made_once():
+    with torch.inference_mode():
+        lowpass(torch.randn(1, 3, 21, 22), 5)
+    before = _gain.cache_info()
+    images = torch.randn(4, 1, 21, 22, requires_grad=True)
+    lowpass(images, 5).sum().backward()  # made in inference mode, used with gradients
+    after = _gain.cache_info()
+    assert (after.misses, after.hits) == (before.misses, before.hits + 1)
+    assert lowpass(torch.randn(1, 3, 22, 21), 5).shape[-1] == 21 and _gain.cache_info().misses == before.misses + 1
+
+
+def test_pixels():
+    """Filtering pixels and normalising is what the option does; it differs in DC alone."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    m, s = (torch.tensor(v)[:, None, None] for v in (mean, std))
+    pixels = torch.rand(2, 3, 32, 33)
+    for kind, radius in (('lowpass', 4), ('highpass', 4), ('bandpass', (2, 6)), ('bandstop', (2, 6))):
+        for form in ('ideal', 'gaussian'):
+            expected = (FrequencyFilter(kind, radius, form)(pixels) - m) / s
+            normalised = (pixels - m) / s
+            actual = FrequencyFilter(kind, radius, form, mean, std)(normalised)
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+            without = FrequencyFilter(kind, radius, form)(normalised)
+            torch.testing.assert_close(
+                actual - actual.mean((2, 3), keepdim=True), without - without.mean((2, 3), keepdim=True),
+                rtol=1e-4, atol=1e-5)
+
+
+def test_as_a_module():
+    module = FrequencyFilter('bandpass', (2, 6))
+    images = torch.randn(2, 3, 32, 32)
+    assert not module.state_dict() and repr(module).startswith('FrequencyFilter(bandpass, radius=(2.0, 6.0)')
+    assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(module)))(images), module(images))
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend='eager')(images), module(images))
+    spectrum = torch.fft.rfft2(images)
+    assert torch.equal(module(images, spectrum), module(images))
+    assert module(images.to(memory_format=torch.channels_last)).shape == images.shape
+
+
+@pytest.mark.parametrize('arguments, sentence', [
+    (('lowpass', -1), 'expected a number of cycles per image, 0 or more'),
+    (('lowpass', float('nan')), '0 or more'), (('lowpass', 'x'), '0 or more'), (('lowpass', None), '0 or more'),
+    (('lowpass', (1, 2)), 'expected one radius'), (('bandpass', 3), 'expected two radii'),
+    (('bandpass', (3, 1)), 'swap them'), (('allpass', 1), "'allpass' is no kind"),
+    (('lowpass', 1, 'box'), 'is no form'),
+    (('lowpass', 1, 'ideal', (0.5,)), 'give both')])
+def test_bad_filters(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        FrequencyFilter(*arguments)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('images', [
+    torch.zeros(4, 4), torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 0, 4)])
+def test_bad_images(images):
+    with pytest.raises(ValueError, match='The images') as error:
+        lowpass(images, 1)
+    assert '\n' not in str(error.value)
+
+
+def test_filtered_network():
+    """Any network that sees filtered images alone, by a name and arguments that scripts can give."""
+    model = timm.create_model(
+        'filtered', network='test_mlfm_resnet', radius=3, pretrained=True, pretrained_cfg=None).eval()
+    plain = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
+    assert type(model) is type(plain) and model.pretrained_cfg['tag'] == 'digits'
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    image = torch.randn(2, 1, 64, 64).expand(-1, plain.pretrained_cfg['input_size'][0], -1, -1)
+    with torch.inference_mode():
+        expected = plain(lowpass(image, 3))
+        assert torch.equal(model(image), expected)
+        assert torch.equal(copy.deepcopy(model)(image), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(image), expected)
+        assert not torch.allclose(plain(image), expected)
+        band = timm.create_model('filtered', network='resnet18', radius=(2, 9), kind='bandpass', num_classes=7)
+        assert band(torch.randn(1, 3, 64, 64)).shape == (1, 7)
+    model.train()(image).sum().backward()
+    assert filtered(network='resnet18', radius=4, in_chans=1).conv1.in_channels == 1
+    for arguments, sentence in ((dict(radius=3), 'no network'), (dict(network='resnet18'), 'no radius'),
+                                (dict(network='resnet18', radius=-1), '0 or more')):
+        with pytest.raises(ValueError, match=sentence):
+            timm.create_model('filtered', **arguments)
