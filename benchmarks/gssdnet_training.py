@@ -1,6 +1,6 @@
 """Train GSSDNet x0.5 of both orders and VanillaNet x0.5 side by side on CIFAR-10, small enough for one CPU core.
 
-    python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER [--images-per-class 5000] [--epochs 2] [--seeds 0 1 2]
+    python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER [--images-per-class 2000] [--epochs 2] [--seeds 0 1 2]
 
 CIFAR10 has the folders train/<class> and test/<class> of pictures, 32 x 32. Runs of one seed see the same pictures in
 the same order, flipped and shifted in the same way. Settings are those of the CIFAR recipe, but for the number of
@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path, help='folder of CIFAR-10')
     parser.add_argument('--output', type=Path, required=True, help='folder for results.csv')
-    parser.add_argument('--images-per-class', type=int, default=5000, help='pictures to train on')
+    parser.add_argument('--images-per-class', type=int, default=2000, help='pictures to train on')
     parser.add_argument('--epochs', type=int, default=2)
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--lr', type=float, default=0.15)

@@ -327,10 +327,10 @@ def draw(results: List[Dict[str, Any]], file: Path, title: str) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(figsize=(7, 5), layout='constrained')
-    shown = [v for v in results[0]['variants'] if not v.startswith('plain')]
+    shown = list(dict.fromkeys(v for r in results for v in r['variants'] if not v.startswith('plain')))
     for i, (variant, marker) in enumerate(zip(shown, 'osD^vPX')):
         for noise in (False, True):
-            rows = [r for r in results if r['variants'][variant]['noise'] == noise]
+            rows = [r for r in results if variant in r['variants'] and r['variants'][variant]['noise'] == noise]
             axes.plot(
                 [r['arithmetic'] for r in rows], [r['variants'][variant]['ratio']['median'] for r in rows], marker,
                 color=f'C{i}', alpha=0.7, markerfacecolor='none' if noise else None, label=None if noise else variant)

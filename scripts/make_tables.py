@@ -5,13 +5,15 @@
 Multiply-adds are those of convolutions and linear layers for one image of the size in the table, half of what torch's
 own FlopCounterMode counts. Nothing is computed: the networks are built on the meta device. The checkpoints are those of
 weights_manifest.yaml, and so are the accuracies that the paper reports. What time the memory costs was measured by
-benchmarks/speed.py and lies in benchmarks/results. How many of timm's networks take a memory is counted for one version
-of timm, and left as it stands where another is installed. With --check nothing is written, and the exit code says
-whether the files are up to date.
+benchmarks/speed.py and lies in benchmarks/results, and so do the runs of benchmarks/gssdnet_training.py. How many of
+timm's networks take a memory is counted for one version of timm, and left as it stands where another is installed. With
+--check nothing is written, and the exit code says whether the files are up to date.
 """
 
 import argparse
+import csv
 import json
+import statistics
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -63,7 +65,66 @@ def models_page() -> str:
     names = list(paper_accuracies())
     assert set(names) == set(timm.list_models('mlfm_*')), f'mlfm_zoo {mlfm_zoo.__version__} has other networks'
     rule = '| --- |' + ' --: |' * (len(COLUMNS) - 1)
-    return f'{MODELS_HEADER}| {" | ".join(COLUMNS)} |\n{rule}\n' + ''.join(map(row, names))
+    table = f'{MODELS_HEADER}| {" | ".join(COLUMNS)} |\n{rule}\n' + ''.join(map(row, names))
+    return table + GSSDNET_MODELS_HEADER + ''.join(gssdnet_row(name) for name in GSSDNET_PAPER)
+
+
+# Top-1 on MNIST, CIFAR-100 and ImageNet that the paper of GSSDNet reports (arXiv 2302.12477).
+GSSDNET_PAPER = {
+    'gssdnet_vanilla_100': (99.68, 76.1, 71.8),
+    'gssdnet_vanilla_075': (99.67, 75.1, 69.2),
+    'gssdnet_vanilla_050': (99.68, 72.4, 64.2),
+    'gssdnet_o1_100': (99.69, 74.4, 68.5),
+    'gssdnet_o1_075': (99.68, 73.4, 65.5),
+    'gssdnet_o1_050': (99.64, 70.4, 60.4),
+    'gssdnet_o2_100': (99.72, 77.1, 71.2),
+    'gssdnet_o2_075': (99.69, 76.0, 68.4),
+    'gssdnet_o2_050': (99.71, 73.7, 63.0),
+}
+
+GSSDNET_MODELS_HEADER = """
+## GSSDNet and VanillaNet
+
+Networks without memory, 1,000 classes at 224; [GSSDNet](gssdnet.md) says what they are. Fixed kernels are no
+parameters. None has weights: the authors released none, and this project has trained none for use.
+
+| model | params (M) | MAdds (G) | paper, ImageNet |
+| --- | --: | --: | --: |
+"""
+
+
+def gssdnet_row(name: str) -> str:
+    cost = count_cost(name)
+    return f'| `{name}` | {cost.params / 1e6:.2f} | {cost.madds / 1e9:.3f} | {GSSDNET_PAPER[name][-1]:.1f} |\n'
+
+
+GSSDNET_RESULTS_HEADER = """
+## GSSDNet and VanillaNet
+
+What their paper reports (top-1 in percent), and what this project measured: {images:,} of CIFAR-10's training pictures,
+{epochs} epochs, {runs} runs each of the same seeds, mean and standard deviation on all 10,000 test pictures. These runs
+are far too short to be set beside the paper's figures; they show how fast the three operators learn side by side, no
+more. `python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER --images-per-class {per_class} --epochs {epochs}`
+repeats them; the runs lie in `benchmarks/results/gssdnet-cifar10`. Nothing has been trained on MNIST, CIFAR-100 or
+ImageNet.
+
+| model | paper, MNIST | paper, CIFAR-100 | paper, ImageNet | measured: CIFAR-10, short |
+| --- | --: | --: | --: | --: |
+"""
+
+
+def gssdnet_results() -> str:
+    with open(ROOT / 'benchmarks' / 'results' / 'gssdnet-cifar10' / 'results.csv', newline='') as f:
+        runs = list(csv.DictReader(f))
+    per_class, epochs = int(runs[0]['images_per_class']), int(runs[0]['epochs'])
+    lines = []
+    for name, reported in GSSDNET_PAPER.items():
+        top1 = [float(run['top1']) for run in runs if run['network'] == name]
+        measured = f'{statistics.fmean(top1):.2f} ± {statistics.stdev(top1):.2f}' if top1 else ''
+        lines.append(f'| `{name}` | {reported[0]:.2f} | {reported[1]:.1f} | {reported[2]:.1f} | {measured} |\n')
+    header = GSSDNET_RESULTS_HEADER.format(
+        images=10 * per_class, per_class=per_class, epochs=epochs, runs=len({run['seed'] for run in runs}))
+    return header + ''.join(lines)
 
 
 CHECKPOINTS_HEADER = """# The checkpoints
@@ -99,12 +160,12 @@ def checkpoints_page() -> str:
     return CHECKPOINTS_HEADER + ''.join(rows)
 
 
-RESULTS_HEADER = """# Results on ImageNet100
+RESULTS_HEADER = """# Results
 
 Top-1 accuracy in percent: what the paper reports, what the authors' logs say, and what this project measured. This page
-is made by `python scripts/make_tables.py` from `weights_manifest.yaml`.
+is made by `python scripts/make_tables.py` from `weights_manifest.yaml` and `benchmarks/results`.
 
-## The paper's table
+## MLFM on ImageNet100: the paper's table
 
 None of the paper's figures is evaluated by this project. *Noise* is the difference under which two independent
 accuracies on the 5,000 validation images are not told apart, with 95 % confidence. There is one run of each network: of
@@ -155,7 +216,7 @@ def results_page() -> str:
             logs.append(f"| `{c.model}` | {trunk_last:.2f} | {trunk_best:.2f} | {last:.2f} | {best:.2f} | "
                         f"{readme:.2f} | {best - trunk_best:+.2f} | "
                         f"{last - trunk_last:+.2f} |\n")
-    return header + ''.join(rows) + LOGS_HEADER + ''.join(logs) + RESULTS_FOOTER
+    return header + ''.join(rows) + LOGS_HEADER + ''.join(logs) + RESULTS_FOOTER + gssdnet_results()
 
 
 MARKS = '<!-- made by scripts/make_tables.py -->\n', '<!-- end of what it made -->\n'

@@ -198,8 +198,8 @@ def test_command(data, tmp_path, capsys):
     file = min(p.relative_to(data) for p in data.rglob('*.png'))
     out = tmp_path / 'out'
     command = ['frequency', MODEL, f'{MODEL},memory_forget_last=False', str(data), '--output', str(out),
-               '--radii', '1', '4', '--samples', str(file), '--scales', '1', '2', '--fourier', '4', '--fourier-extent', '1',
-               '--workers', '0', '--batch-size', '30']
+               '--radii', '1', '4', '--samples', str(file), '--scales', '1', '2', '--fourier', '4',
+               '--fourier-extent', '1', '--workers', '0', '--batch-size', '30']
     assert main(command) == 0
     assert '100.0 at 46' in capsys.readouterr().out
     pictures = {p.name for p in out.glob('*.png')}

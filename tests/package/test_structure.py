@@ -88,5 +88,7 @@ print(*sorted(set(sys.modules) - before))
 """
     loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
     rooms = {name.split('.')[1] for name in loaded if name.startswith('mlfm_zoo.')}
-    assert rooms == {'_timm', '_moved', 'data', 'memory', 'convert', 'hub', 'models'}
+    assert rooms == {'_timm', '_moved', 'data', 'memory', 'convert', 'hub', 'models', 'frequency'}
+    assert {name for name in loaded if name.startswith('mlfm_zoo.frequency.')} == {
+        'mlfm_zoo.frequency.filters', 'mlfm_zoo.frequency.retraining'}  # of it, what registers a network
     assert not {'matplotlib', 'scipy', 'sklearn', 'transformers', 'triton'} & {name.split('.')[0] for name in loaded}
