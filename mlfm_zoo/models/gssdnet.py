@@ -130,8 +130,8 @@ class FixedConv2d(nn.Module):
 
     @torch.jit.ignore
     def has_kernels(self, given: torch.Tensor) -> bool:
-        """Whether `given` are the kernels, to the rounding of their dtype; of the first channels where it has fewer."""
-        kernels = fixed_kernels(self.kind, self.num_chs)[:len(given)]
+        """Whether `given` are the kernels, to the rounding of their dtype."""
+        kernels = fixed_kernels(self.kind, self.num_chs)
         if given.shape != kernels.shape or not given.is_floating_point():
             return False
         difference = given.detach().to('cpu', torch.float32) - kernels

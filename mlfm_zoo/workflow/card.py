@@ -23,6 +23,15 @@ PAPER = (
     '}'
 )
 
+GSSDNET_PAPER = (
+    '@misc{gssdnet2023,\n'
+    '  title={Frequency and Scale Perspectives of Feature Extraction},\n'
+    '  year={2023},\n'
+    '  eprint={2302.12477},\n'
+    '  archivePrefix={arXiv}\n'
+    '}'
+)
+
 KINDS = {
     'embedded': "Trained by this project for tests and demos; the weights come with the package `mlfm-zoo`.",
     'paper': "The authors' own weights (Wu et al.), converted name by name; the conversion changes no value.",
@@ -32,6 +41,7 @@ KINDS = {
 
 
 NO_MEMORY = {'memory': False}
+TAGS = {True: ('mlfm', 'low-frequency-memory'), False: ('gssdnet',)}
 
 # Data that the weights tell the classes of apart, by the number of classes: id and name.
 DATASETS = {
@@ -56,6 +66,7 @@ def make_card(
     Returns:
         Markdown with metadata at the top, as the Hub expects in a README.md.
     """
+    is_mlfm = _is_mlfm(checkpoint)
     options = dict(model_args or {}, num_classes=checkpoint.num_classes, **({} if checkpoint.memory else NO_MEMORY))
     cost = count_cost(checkpoint.model, checkpoint.input_size, **options)
     name = f'hf-hub:{checkpoint.repo}' if checkpoint.repo and checkpoint.kind != 'warm_start' else checkpoint.name
@@ -63,8 +74,7 @@ def make_card(
     sections = [
         f'---\n{_metadata(checkpoint).to_yaml()}\n---',
         f'# {checkpoint.title}',
-        f'A convolutional network with a multiscale low-frequency memory (MLFM) beside it'
-        f'{"" if checkpoint.memory else ", here the baseline without it"}, as a '
+        f'{_what_it_is(checkpoint)}, as a '
         f'[timm](https://github.com/huggingface/pytorch-image-models) model. {KINDS[checkpoint.kind]}',
         '## Model details',
         '\n'.join([
@@ -86,9 +96,22 @@ def make_card(
         '## Limits',
         _limits(checkpoint),
         '## Citation',
-        f'```bibtex\n{PAPER}\n```',
+        f'```bibtex\n{PAPER if is_mlfm else GSSDNET_PAPER}\n```',
     ]
     return '\n\n'.join(sections) + '\n'
+
+
+def _is_mlfm(checkpoint: Checkpoint) -> bool:
+    return 'mlfm_' in checkpoint.model
+
+
+def _what_it_is(checkpoint: Checkpoint) -> str:
+    if 'gssdnet_vanilla' in checkpoint.model:
+        return 'VanillaNet, the baseline of GSSDNet, with learnt depthwise convolutions'
+    if not _is_mlfm(checkpoint):
+        return 'GSSDNet, a convolutional network whose depthwise convolutions are fixed Gaussians and their derivatives'
+    baseline = '' if checkpoint.memory else ', here the baseline without it'
+    return f'A convolutional network with a multiscale low-frequency memory (MLFM) beside it{baseline}'
 
 
 def _metadata(checkpoint: Checkpoint) -> ModelCardData:
@@ -103,7 +126,7 @@ def _metadata(checkpoint: Checkpoint) -> ModelCardData:
         license=checkpoint.license,
         library_name='timm',
         pipeline_tag='image-classification',
-        tags=['image-classification', 'timm', 'mlfm', 'low-frequency-memory'],
+        tags=['image-classification', 'timm', *TAGS[_is_mlfm(checkpoint)]],
         datasets=[dataset],
         model_name=checkpoint.name,
         eval_results=results or None,
@@ -187,14 +210,16 @@ def _figures(checkpoint: Checkpoint) -> str:
 
 
 def _limits(checkpoint: Checkpoint) -> str:
-    lines = ['- Images need at least 32 pixels a side.']
+    lines = ['- Images need at least 32 pixels a side.'] if _is_mlfm(checkpoint) else []
     if checkpoint.kind == 'embedded':
         lines.append('- It knows 8 x 8 handwritten digits, enlarged, and nothing else.')
     elif checkpoint.kind == 'warm_start':
         lines.append('- The memory has learnt nothing: in eval mode the network answers exactly as its trunk does.')
-    else:
+    elif checkpoint.num_classes == 100 and _is_mlfm(checkpoint):
         lines.append(
             '- ImageNet100 has 100 classes and 5,000 validation images: accuracies of single runs that differ by less '
             'than about 1.3 to 1.9 points are not told apart by it.')
         lines.append('- It is not the ImageNet-100 of Contrastive Multiview Coding, with which it shares 8 classes.')
+    else:
+        lines.append('- It tells apart the classes that it was trained on, and nothing else.')
     return '\n'.join(lines)

@@ -1,5 +1,6 @@
 """Model cards: their metadata as the Hub reads it, and their own snippets, run."""
 
+import dataclasses
 import re
 
 import pytest
@@ -55,3 +56,14 @@ def test_training_arguments():
     training_args = dict(epochs=7, opt='sgd', mixup=None)
     card = make_card(CHECKPOINTS['test_mlfm_resnet', 'digits', True], training_args=training_args)
     assert 'epochs 7, opt sgd.' in card and 'mixup' not in card
+
+
+@pytest.mark.parametrize('model, words', [('gssdnet_o2_050', 'fixed Gaussians'), ('gssdnet_vanilla_050', 'VanillaNet')])
+def test_networks_without_memory(model, words):
+    """Nothing is said of a memory, or of the paper that has it."""
+    known = CHECKPOINTS['test_mlfm_resnet', 'digits', True]
+    checkpoint = dataclasses.replace(known, model=model, tag='mine', kind='trained', num_classes=1000, input_size=(
+        3, 224, 224))
+    card = make_card(checkpoint)
+    assert words in card and '2302.12477' in card and ModelCard(card).data.tags[-1] == 'gssdnet'
+    assert not re.search('memory|MLFM|wu2024|ImageNet100', card)
