@@ -98,7 +98,8 @@ class Probe:
         self.groups: List[List[str]] = []
         dataset: Optional[StrictImageDataset] = None
         for name, model in self.models.items():
-            dataset = open_folder(root, int(getattr(model, 'num_classes', 0)), class_names)
+            if dataset is None or model.num_classes != next(iter(self.models.values())).num_classes:
+                dataset = open_folder(root, getattr(model, 'num_classes', 0), class_names)
             config = resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
             if config not in self.configs:
                 self.configs.append(config)
