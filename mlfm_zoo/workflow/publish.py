@@ -74,7 +74,7 @@ def build_repository(
     """
     folder = Path(folder)
     model_name, _, tag = name.partition('.')
-    is_ours = re.fullmatch(r'(test_)?mlfm_\w+', model_name) and timm.is_model(model_name)
+    is_ours = timm.is_model(model_name) and timm.model_entrypoint(model_name).__module__.startswith('mlfm_zoo.models.')
     if not is_ours or not re.fullmatch(r'[a-z0-9_]+', tag):
         raise ValueError(f'{name!r} is no name for weights, expected a registered network and a tag, like '
                          'mlfm_resnet50.in100.')
