@@ -33,6 +33,11 @@ ALL = sorted([*TRUNKS, *OWN])
 GSSDNET = sorted(
     f'gssdnet_{operators}_{width}' for operators in ('o2', 'o1', 'vanilla') for width in ('100', '075', '050'))
 
+DCT = sorted([
+    *(f'dct_resnet50_{c}' for c in ('24s', '24t', '24d', '48s', '48t', '64s', '64t', '192', '192_gate')),
+    *(f'dct_mobilenetv2_100_{c}' for c in ('6s', '12s', '24s', '32s', '192', '192_gate')),
+])
+
 # one of each kind of network, made small by these arguments where the class allows it
 SMALL = {
     'test_mlfm_resnet': {},

@@ -13,7 +13,7 @@ import torch
 from .._timm import round_channels
 from .form import Conversion, StateDict, known, replace_prefix
 
-__all__ = ['convert_authors']
+__all__ = ['convert_authors', 'mobilenetv2_block']
 
 # The parts of a memory unit: the authors' names and ours.
 UNIT_PARTS = {
@@ -67,9 +67,9 @@ def _convert_mobilenetv2(state_dict: StateDict) -> Conversion:
     renamed = {}
     for name, tensor in state_dict.items():
         if match := re.fullmatch(r'features(\d)\.(\d+)\.conv\.(.+)', name):
-            new_name = _mobilenetv2_block(int(match[1]), int(match[2]), match[3])
+            new_name = mobilenetv2_block(int(match[1]), int(match[2]), match[3])
         elif (match := re.fullmatch(r'features\.(\d+)\.conv\.(.+)', name)) and 1 <= int(match[1]) <= len(blocks):
-            new_name = _mobilenetv2_block(*blocks[int(match[1]) - 1], match[2])
+            new_name = mobilenetv2_block(*blocks[int(match[1]) - 1], match[2])
         elif match := re.fullmatch(r'wavelet_(conv|\d)\.(.+)', name):
             new_name = _unit('stem' if match[1] == 'conv' else f'blocks.{match[1]}', match[2])
         else:
@@ -117,7 +117,17 @@ def _mobilenetv2_width(channels: List[int]) -> float:
         '(stem, seven groups, head).')
 
 
-def _mobilenetv2_block(group: int, block: int, part: str) -> Optional[str]:
+def mobilenetv2_block(group: int, block: int, part: str) -> Optional[str]:
+    """The registered name of a part of a block, of which the released code counts the layers; None if it has none.
+
+    Args:
+        group: Number of the group, from 0.
+        block: Number of the block in its group, from 0.
+        part: Released name below the block's.
+
+    Returns:
+        The name.
+    """
     if group == 0:  # its block does not expand
         parts = {'0.': 'conv_dw.', '1.': 'bn1.', '3.': 'conv_pw.', '4.': 'bn2.'}
     else:

@@ -17,6 +17,7 @@ import torch
 
 from .._timm import save_model
 from .authors import convert_authors
+from .dctnet import convert_dctnet
 from .form import Conversion, StateDict, some
 from .gssdnet import convert_gssdnet
 
@@ -99,10 +100,12 @@ def convert_state_dict(state_dict: StateDict, model_args: Optional[Mapping[str, 
     """
     model_args = dict(model_args or {})
     conversion = convert_authors(state_dict) or convert_gssdnet(state_dict, model_args)
+    conversion = conversion or convert_dctnet(state_dict, model_args)
     if conversion is None:
         raise ValueError(
             f'The network was not recognised by its parameters ({some(state_dict)}): this converter knows the '
-            "authors' MobileNetV2 of any width, with memory or without, their ResNet10, 18 and 34, and GSSDNet.")
+            "authors' MobileNetV2 of any width, with memory or without, their ResNet10, 18 and 34, GSSDNet, and "
+            'ResNet50 and MobileNetV2 on DCT coefficients.')
     for name, value in model_args.items():
         if conversion.model_args.setdefault(name, value) != value:
             raise ValueError(

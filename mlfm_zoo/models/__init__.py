@@ -1,5 +1,7 @@
 """The networks, a module a family. Importing this package registers them with timm, where a paper has them."""
 
+from .dct_mobilenetv2 import DCTEfficientNet
+from .dct_resnet import DCTResNet
 from .gssdnet import GSSDNet
 from .mlfm_byobnet import MLFMByobNet
 from .mlfm_convnext import MLFMConvNeXt, PartialConvNeXt
@@ -10,6 +12,6 @@ from .mlfm_regnet import MLFMRegNet
 from .mlfm_resnet import MLFMResNet
 
 __all__ = [
-    'GSSDNet', 'MLFMByobNet', 'MLFMConvNeXt', 'MLFMEfficientNet', 'MLFMMetaNeXt', 'MLFMMobileNetV3', 'MLFMRegNet',
-    'MLFMResNet', 'PartialConvNeXt',
+    'DCTEfficientNet', 'DCTResNet', 'GSSDNet', 'MLFMByobNet', 'MLFMConvNeXt', 'MLFMEfficientNet', 'MLFMMetaNeXt',
+    'MLFMMobileNetV3', 'MLFMRegNet', 'MLFMResNet', 'PartialConvNeXt',
 ]

@@ -8,7 +8,7 @@ import timm
 
 import mlfm_zoo
 from mlfm_zoo.hub.manifest import load_manifest
-from networks import ALL, GSSDNET
+from networks import ALL, DCT, GSSDNET
 from reference import REFERENCE, needs_reference
 
 
@@ -23,6 +23,7 @@ def test_exactly_34_networks():
     assert sorted(timm.list_models('mlfm_*')) == ALL
     assert timm.list_models('*mlfm*') == timm.list_models('mlfm_*') + ['test_mlfm_resnet']
     assert sorted(timm.list_models('gssdnet*')) == GSSDNET
+    assert sorted(timm.list_models('dct_*')) == DCT
 
 
 @needs_reference
@@ -39,11 +40,11 @@ before = {name: timm.model_entrypoint(name) for name in timm.list_models()}
 modules = set(timm.list_modules())
 import mlfm_zoo
 assert all(timm.model_entrypoint(name) is fn for name, fn in before.items())
-assert all(m.startswith(('mlfm_', 'gssdnet', 'retraining')) for m in set(timm.list_modules()) - modules)
+assert all(m.startswith(('dct_', 'mlfm_', 'gssdnet', 'retraining')) for m in set(timm.list_modules()) - modules)
 assert not modules & {name for name in sys.modules['mlfm_zoo.models'].__dict__ if not name.startswith('_')}
 print(*sorted(set(timm.list_models()) - set(before)))
 ''')
-    assert added == ['filtered', *GSSDNET, *ALL, 'test_mlfm_resnet']
+    assert added == [*DCT, 'filtered', *GSSDNET, *ALL, 'test_mlfm_resnet']
 
 
 def test_import_touches_no_network_and_builds_no_model():
@@ -65,7 +66,7 @@ def test_pretrained_today():
         authors = 'mobilenetv2' in name
         assert timm.is_model_pretrained(name) == authors
         assert timm.get_pretrained_cfg(name).tag == ('paper_in100' if authors else None) or ''
-    for name in GSSDNET:
+    for name in GSSDNET + DCT:
         assert not timm.is_model_pretrained(name)
     assert timm.is_model_pretrained('test_mlfm_resnet')
     assert len([c for c in load_manifest().values() if c.kind == 'paper']) == 10

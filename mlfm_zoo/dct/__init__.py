@@ -1,0 +1,14 @@
+"""Learning in the DCT domain: a stem that makes JPEG's coefficients of an image, and what turns a network to it.
+
+Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416.
+"""
+
+from .channels import SUBSETS, select_channels
+from .gate import ChannelGate
+from .network import freeze_selection, to_dct
+from .stem import DCTStem, Statistics, measure_statistics
+
+__all__ = [
+    'SUBSETS', 'ChannelGate', 'DCTStem', 'Statistics', 'freeze_selection', 'measure_statistics', 'select_channels',
+    'to_dct',
+]

@@ -1,0 +1,245 @@
+"""Turns ResNets, MobileNetV2 and EfficientNets to DCT coefficients, and a learned selection to a fixed one."""
+
+import math
+from typing import Any, List, Optional, Sequence, Tuple, TypeVar, Union
+
+import torch
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import get_device_dtype
+from timm.models import EfficientNet, ResNet
+
+from .._timm import config_of
+from ..memory import LowFrequencyMemory
+from ..memory.options import check_option
+from .channels import NUM_CHANNELS, select_channels
+from .gate import ChannelGate
+from .stem import DCTStem
+
+__all__ = ['freeze_selection', 'to_dct']
+
+NetworkT = TypeVar('NetworkT', bound=nn.Module)
+
+
+def to_dct(
+        model: NetworkT,
+        channels: Union[str, int, Sequence[int]] = '24s',
+        dct_input: str = 'rgb',
+        layer2_stride: int = 1,
+        gate: bool = False,
+        statistics: Optional[Sequence[Sequence[float]]] = None,
+        in_chans: int = 3,
+        mean: Optional[Sequence[float]] = None,
+        std: Optional[Sequence[float]] = None,
+) -> NetworkT:
+    """Put a DCT stem in the place of a network's own, in place.
+
+    What comes first after the stem reads as many channels as there are coefficients. Its weights are the first input
+    columns of those that were there, as in the paper, so that a pretrained network is an initialisation and no
+    classifier; where there are more coefficients than columns they are new.
+
+    ResNet: stem and pooling are removed, so that layer1 sees an eighth of the image's size. layer2 has stride 1, as in
+    the released code, or 2, as in the paper's figure. MobileNetV2 and EfficientNet: the first convolution is removed;
+    the first depthwise convolution runs over the coefficients, or, of 192 and where squeeze-and-excitation follows, is
+    a grouped one that makes as many channels as there were.
+
+    Args:
+        model: A timm ResNet (of any block), MobileNetV2 or EfficientNet, without a low-frequency memory.
+        channels: Coefficients, see `select_channels`.
+        dct_input: 'rgb' for a network that takes normalised images and makes coefficients itself, 'coefficients' for
+            one that takes normalised coefficients (N, C, H / 8, W / 8).
+        layer2_stride: Stride of a ResNet's second stage, 1 or 2.
+        gate: Whether a `ChannelGate` selects among the coefficients.
+        statistics: As `DCTStem`.
+        in_chans: Channels of the image, 3 or 1.
+        mean: Mean that images are normalised with; that of the model's config if None.
+        std: Standard deviation that images are normalised with; that of the model's config if None.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: The model is of another kind or has a memory, or an argument is out of range.
+    """
+    check_option('dct_input', dct_input, ('rgb', 'coefficients'))
+    check_option('layer2_stride', layer2_stride, (1, 2))
+    chosen = select_channels(channels)
+    if any(isinstance(module, LowFrequencyMemory) for module in model.modules()):
+        raise ValueError(
+            'The network has a low-frequency memory, whose bands of the image have a half and a quarter of its size, '
+            'where a network on 8 x 8 blocks has no feature: build it with memory=False.')
+    config = config_of(model)
+    dd = get_device_dtype(model)
+    stem: List[nn.Module] = []
+    if dct_input == 'rgb':
+        mean = mean or config.get('mean') or IMAGENET_DEFAULT_MEAN
+        std = std or config.get('std') or IMAGENET_DEFAULT_STD
+        stem.append(DCTStem(chosen, in_chans, mean, std, statistics, **dd))
+    if gate:
+        stem.append(ChannelGate(len(chosen), **dd))
+    first = nn.Sequential(*stem) if len(stem) > 1 else stem[0] if stem else nn.Identity()
+    network: Any = model
+    if isinstance(model, ResNet):
+        _turn_resnet(network, first, len(chosen), layer2_stride)
+    elif isinstance(model, EfficientNet):
+        _turn_efficientnet(network, first, len(chosen))
+    else:
+        raise ValueError(
+            f'A {type(model).__name__} cannot be turned to DCT coefficients: give a ResNet, a MobileNetV2 or an '
+            'EfficientNet of timm.')
+    network.in_chans = in_chans if dct_input == 'rgb' else len(chosen)
+    network.train(model.training)
+    return model
+
+
+def freeze_selection(
+        model: NetworkT,
+        k: int,
+        counts: Optional[torch.Tensor] = None,
+) -> Tuple[NetworkT, List[int]]:
+    """Replace a trained gate by a static selection of the k channels that are most often open, in place.
+
+    Args:
+        model: A network whose `conv1` or `conv_stem` ends with a `ChannelGate`.
+        k: Channels to keep.
+        counts: How often each channel was open (C,), as summed from `ChannelGate.decide`; on minus off of the gate's
+            biases if None.
+
+    Returns:
+        The model, and the channels that it keeps, as `select_channels` counts them.
+
+    Raises:
+        ValueError: There is no gate, or fewer than k channels.
+    """
+    network: Any = model
+    name = 'conv1' if hasattr(model, 'conv1') else 'conv_stem'
+    stem = getattr(network, name, None)
+    stem = list(stem) if isinstance(stem, nn.Sequential) else [stem]
+    gate = stem[-1]
+    if not isinstance(gate, ChannelGate):
+        raise ValueError('The network has no gate to freeze: give one that was built with a gate.')
+    if any(conv.groups == conv.in_channels > 1 for conv in _readers(network)):
+        raise ValueError(
+            'The first convolution is depthwise, which puts out something for closed channels too: freeze a network of '
+            '192 channels.')
+    num_chs = gate.conv1.in_channels
+    if not 0 < k <= num_chs:
+        raise ValueError(f'k is {k}, expected 1 to {num_chs}, the channels of the gate.')
+    if counts is None:
+        assert gate.conv2.bias is not None
+        counts = gate.conv2.bias[1::2] - gate.conv2.bias[0::2]
+    kept = sorted(counts.detach().topk(k).indices.tolist())
+    dd = get_device_dtype(model)
+    if len(stem) > 1:
+        old = stem[0]
+        channels = [old.channels[i] for i in kept]
+        first: nn.Module = DCTStem(channels, old.in_chans, old.mean, old.std, old.statistics, **dd)
+    else:
+        channels, first = kept, nn.Identity()
+        network.in_chans = k
+    setattr(network, name, first)
+    for conv in _readers(network):
+        _replace_weight(conv, _dense_weight(conv)[:, kept], k)
+        conv.groups = 1
+    if isinstance(model, ResNet):
+        network.feature_info[0]['num_chs'] = k
+    network.train(model.training)
+    return model, channels
+
+
+def _turn_resnet(model: Any, first: nn.Module, num_chs: int, layer2_stride: int) -> None:
+    model.conv1, model.bn1, model.act1, model.maxpool = first, nn.Identity(), nn.Identity(), nn.Identity()
+    block = model.layer1[0]
+    if block.downsample is None:  # the shortcut of a basic block is the feature itself
+        out_chs = model.feature_info[1]['num_chs']
+        dd = get_device_dtype(model)
+        block.downsample = nn.Sequential(
+            nn.Conv2d(model.feature_info[0]['num_chs'], out_chs, 1, bias=False, **dd), nn.BatchNorm2d(out_chs, **dd))
+        nn.init.kaiming_normal_(block.downsample[0].weight, mode='fan_out', nonlinearity='relu')
+    for conv in _readers(model):
+        _read(conv, num_chs)
+    if layer2_stride == 1:
+        _take_stride_away(model.layer2[0])
+    # layer2 stands where it stood if it has no stride: blocks of 8 are twice a stem and pooling of 4
+    reductions = [8, 8, *(info['reduction'] * layer2_stride for info in model.feature_info[2:])]
+    for info, reduction in zip(model.feature_info, reductions):
+        info['reduction'] = reduction
+    model.feature_info[0].update(num_chs=num_chs, module='act1')
+
+
+def _turn_efficientnet(model: Any, first: nn.Module, num_chs: int) -> None:
+    block = model.blocks[0][0]
+    if not hasattr(block, 'conv_dw') or hasattr(block, 'conv_pwl') or getattr(block, 'conv_s2d', None) is not None:
+        raise ValueError(
+            f'The first block is a {type(block).__name__}, expected a depthwise separable one, as MobileNetV2 and '
+            'EfficientNet have.')
+    model.conv_stem, model.bn1 = first, nn.Identity()
+    old, dd = block.conv_dw, get_device_dtype(model)
+    if num_chs < NUM_CHANNELS and isinstance(block.se, nn.Identity):
+        for conv in (old, block.conv_pw):
+            _read(conv, num_chs)
+        norm = type(block.bn1)(num_chs, eps=block.bn1.eps, momentum=block.bn1.momentum, **dd)
+        norm.act, norm.drop = block.bn1.act, block.bn1.drop
+        block.bn1 = norm
+    else:
+        block.conv_dw = nn.Conv2d(
+            num_chs, old.out_channels, old.kernel_size, old.stride, old.padding,
+            groups=math.gcd(num_chs, old.out_channels), bias=False, **dd)
+        nn.init.kaiming_normal_(block.conv_dw.weight, mode='fan_out')
+    for info in model.feature_info:
+        info['reduction'] *= 4  # from a stem of stride 2 to blocks of 8
+        if info['stage'] == 0:
+            info['num_chs'] = num_chs
+
+
+def _readers(model: Any) -> List[nn.Conv2d]:
+    """The convolutions that read the coefficients."""
+    if hasattr(model, 'layer1'):
+        block = model.layer1[0]
+        return [block.conv1, *[m for m in block.downsample.modules() if isinstance(m, nn.Conv2d)][:1]]
+    return [model.blocks[0][0].conv_dw]
+
+
+def _read(conv: nn.Conv2d, num_chs: int) -> None:
+    """Make a convolution, and a depthwise one its output too, one of other input channels; the first columns stay."""
+    weight = conv.weight.detach()
+    if conv.groups > 1:
+        new = weight.new_empty(num_chs, *weight.shape[1:])
+        nn.init.kaiming_normal_(new, mode='fan_out')
+        kept = min(num_chs, len(weight))
+        new[:kept] = weight[:kept]
+        conv.out_channels = conv.groups = num_chs
+    else:
+        new = weight.new_empty(len(weight), num_chs, *weight.shape[2:])
+        nn.init.kaiming_normal_(new, mode='fan_out', nonlinearity='relu')
+        if num_chs <= weight.shape[1]:
+            new = weight[:, :num_chs].clone()
+    _replace_weight(conv, new, num_chs)
+
+
+def _replace_weight(conv: nn.Conv2d, weight: torch.Tensor, in_chs: int) -> None:
+    conv.in_channels = in_chs
+    conv.weight = nn.Parameter(weight.clone())
+
+
+def _dense_weight(conv: nn.Conv2d) -> torch.Tensor:
+    """The weight of a grouped convolution as one of a single group."""
+    weight, groups = conv.weight.detach(), conv.groups
+    per_group, read = len(weight) // groups, weight.shape[1]
+    dense = weight.new_zeros(len(weight), groups * read, *weight.shape[2:])
+    for g in range(groups):
+        rows = slice(g * per_group, (g + 1) * per_group)
+        dense[rows, g * read:(g + 1) * read] = weight[rows]
+    return dense
+
+
+def _take_stride_away(block: Any) -> None:
+    """Let a block keep the size of its map."""
+    for name, module in list(block.named_modules()):
+        if isinstance(module, nn.Conv2d) and module.stride != (1, 1):
+            module.stride = (1, 1)
+        elif 'Pool' in type(module).__name__ and name:
+            parent, _, child = name.rpartition('.')
+            setattr(block.get_submodule(parent), child, nn.Identity())
+    if hasattr(block, 'stride'):
+        block.stride = 1

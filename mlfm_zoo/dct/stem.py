@@ -1,0 +1,208 @@
+"""From an image to the coefficients of its 8 x 8 blocks, as one fixed convolution.
+
+Normalised RGB -> 0 to 255 -> YCbCr (JPEG's, BT.601 full range) -> -128 -> orthonormal DCT-II of each block -> a subset
+of the 192 channels -> (x - mean) / std: every step is affine, so that one convolution of kernel 8 and stride 8 does
+them all.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from .channels import NUM_CHANNELS, select_channels
+
+__all__ = ['DCTStem', 'Statistics', 'dct_matrix', 'measure_statistics', 'released_statistics']
+
+BLOCK = 8
+
+# Y, Cb and Cr of R, G and B, after JFIF; Cb and Cr without their shift of 128, which the level shift takes away again.
+YCBCR = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of each of the 192 coefficients, in the units of JPEG: pixels from 0 to 255."""
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+
+
+def released_statistics() -> Statistics:
+    """Read the statistics that the released checkpoints were trained with.
+
+    Their deviations look like those of each image's mean, so that high frequencies come out far from unit variance:
+    for a training from scratch `measure_statistics` is better.
+
+    Returns:
+        The statistics.
+    """
+    values = json.loads(Path(__file__).with_name('released_statistics.json').read_text(encoding='utf-8'))
+    return Statistics(tuple(values['mean']), tuple(values['std']))
+
+
+def dct_matrix() -> torch.Tensor:
+    """The orthonormal DCT-II of 8 values, as a matrix (frequency, place) in float64."""
+    places = torch.arange(BLOCK, dtype=torch.float64) + 0.5
+    matrix = torch.cos(math.pi / BLOCK * places * torch.arange(BLOCK, dtype=torch.float64)[:, None]) / 2
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+class DCTStem(nn.Module):
+    """Makes normalised DCT coefficients of normalised images.
+
+    Images whose sides are no multiples of 8 are padded by repeating their right and lower edges, as JPEG encoders do.
+    The weights are buffers that no state dict carries, since the arguments say them. They are float32 inside autocast.
+
+    Args:
+        channels: Coefficients to make, see `select_channels`.
+        in_chans: Channels of the image: 3, RGB, or 1, grey.
+        mean: Mean that the images are normalised with, for each of their channels.
+        std: Standard deviation that they are normalised with.
+        statistics: Mean and standard deviation of the 192 coefficients; the released ones if None.
+        device: Device of the weights.
+        dtype: Type of the weights.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(
+            self,
+            channels: Union[str, int, Sequence[int]] = '192',
+            in_chans: int = 3,
+            mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+            std: Sequence[float] = IMAGENET_DEFAULT_STD,
+            statistics: Optional[Sequence[Sequence[float]]] = None,
+            device: Any = None,
+            dtype: Any = None,
+    ):
+        super().__init__()
+        if in_chans not in (1, 3):
+            raise ValueError(f'in_chans is {in_chans!r}, expected 3 for RGB or 1 for grey images: a DCT has no other.')
+        self.channels = select_channels(channels)
+        self.out_channels = len(self.channels)
+        self.block_size = BLOCK
+        self.in_chans = in_chans
+        self.mean, self.std = (tuple(values[:in_chans]) for values in (mean, std))
+        self.statistics = Statistics(*map(tuple, released_statistics() if statistics is None else statistics))
+        if [len(values) for values in self.statistics] != [NUM_CHANNELS] * 2 or min(self.statistics.std) <= 0:
+            raise ValueError('The statistics are expected to be 192 means and 192 standard deviations above 0.')
+        shape = (len(self.channels), in_chans, BLOCK, BLOCK)
+        self.register_buffer('weight', torch.empty(shape, device=device, dtype=dtype), persistent=False)
+        self.register_buffer('bias', torch.empty(shape[:1], device=device, dtype=dtype), persistent=False)
+        self.fill()
+
+    @torch.jit.ignore
+    def fill(self) -> None:
+        """Compute the weights anew, but for those without values."""
+        if type(self.weight) is not torch.Tensor or self.weight.is_meta:
+            return
+        weight, bias = self._fold()
+        if not torch.equal(self.weight, weight.to(self.weight)) or not torch.equal(self.bias, bias.to(self.bias)):
+            self.weight, self.bias = weight.to(self.weight), bias.to(self.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From x (N, in_chans, H, W) to coefficients (N, C, ceil(H / 8), ceil(W / 8))."""
+        height, width = x.shape[-2], x.shape[-1]
+        block = self.block_size
+        x = F.pad(x, (0, (block - width % block) % block, 0, (block - height % block) % block), mode='replicate')
+        if not torch.jit.is_scripting():
+            if torch.is_autocast_enabled(x.device.type):
+                with torch.autocast(x.device.type, enabled=False):
+                    return F.conv2d(x.float(), self.weight.float(), self.bias.float(), stride=block)
+        return F.conv2d(x, self.weight, self.bias, stride=block)
+
+    @torch.jit.ignore
+    def inverse(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Make images of coefficients, exactly if all 192 are there; those that are not are taken for 0.
+
+        Args:
+            coefficients: What the stem puts out (N, C, h, w).
+
+        Returns:
+            Normalised images (N, in_chans, 8 h, 8 w), without clipping; of grey ones, one channel.
+        """
+        x = coefficients.double()
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64, device=x.device)[list(self.channels), None, None]
+            for values in self.statistics)
+        full = x.new_zeros(x.shape[0], NUM_CHANNELS, *x.shape[2:])
+        full[:, list(self.channels)] = x * std + mean
+        dct = dct_matrix().to(x.device)
+        blocks = full.unflatten(1, (3, BLOCK, BLOCK))  # (N, plane, u, v, h, w)
+        planes = torch.einsum('npuvhw,uy,vx->nphywx', blocks, dct, dct).flatten(2, 3).flatten(3, 4)
+        planes[:, 0] += 128
+        if self.in_chans == 3:
+            to_rgb = torch.linalg.inv(torch.tensor(YCBCR, dtype=torch.float64, device=x.device))
+            planes = torch.einsum('rp,nphw->nrhw', to_rgb, planes)
+        pixels = planes[:, :self.in_chans] / 255
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64, device=x.device)[:, None, None]
+            for values in (self.mean, self.std))
+        return ((pixels - mean) / std).to(coefficients.dtype)
+
+    def _fold(self) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Weight (C, in_chans, 8, 8) and bias (C,) of all steps, in float64."""
+        dct = dct_matrix()
+        colour = torch.tensor(YCBCR, dtype=torch.float64)
+        if self.in_chans == 1:
+            colour = torch.tensor([[1.], [0.], [0.]], dtype=torch.float64)
+        basis = torch.einsum('uy,vx->uvyx', dct, dct).flatten(0, 1)  # (64, 8, 8)
+        weight = torch.einsum('pc,kyx->pkcyx', colour, basis).flatten(0, 1)  # of pixels from 0 to 255
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
+        bias = 255 * torch.einsum('kcyx,c->k', weight, mean)
+        bias[0] -= 128 * BLOCK  # the level shift of Y; those of Cb and Cr are left out of YCBCR
+        weight = 255 * weight * std[:, None, None]
+        chosen = list(self.channels)
+        of_mean, of_std = (torch.tensor(values, dtype=torch.float64)[chosen] for values in self.statistics)
+        return weight[chosen] / of_std[:, None, None, None], (bias[chosen] - of_mean) / of_std
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.fill()
+        return self
+
+    def extra_repr(self) -> str:
+        return f'{self.in_chans}, {self.out_channels}, kernel_size=8, stride=8'
+
+
+def measure_statistics(
+        loader: Iterable[Any],
+        mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        std: Sequence[float] = IMAGENET_DEFAULT_STD,
+) -> Statistics:
+    """Measure mean and standard deviation of each coefficient over images.
+
+    Args:
+        loader: Batches of normalised RGB images (N, 3, H, W), alone or followed by their labels.
+        mean: Mean that the images are normalised with.
+        std: Standard deviation that they are normalised with.
+
+    Returns:
+        The statistics, for `dct_statistics` of a network.
+
+    Raises:
+        ValueError: There is no image.
+    """
+    stem = DCTStem('192', 3, mean, std, (([0.] * NUM_CHANNELS), ([1.] * NUM_CHANNELS))).double()
+    count, total, squares = 0, torch.zeros(NUM_CHANNELS).double(), torch.zeros(NUM_CHANNELS).double()
+    for batch in loader:
+        images = batch if torch.is_tensor(batch) else batch[0]
+        values: List[torch.Tensor] = list(stem.to(images.device)(images.double()).transpose(0, 1).flatten(1).cpu())
+        coefficients = torch.stack(values)
+        count += coefficients.shape[1]
+        total += coefficients.sum(1)
+        squares += coefficients.square().sum(1)
+    if not count:
+        raise ValueError('There is no image to measure the statistics of: give a loader that has some.')
+    average = total / count
+    deviation = (squares / count - average.square()).clamp(min=1e-12).sqrt()
+    return Statistics(tuple(average.tolist()), tuple(deviation.tolist()))

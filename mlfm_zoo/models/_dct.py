@@ -1,0 +1,63 @@
+"""What the families on DCT coefficients share: from arguments to a network, and what its config says of its input."""
+
+from typing import Any, Dict, Type, TypeVar
+
+import timm
+import torch
+from timm.models import PretrainedCfg
+
+from ..dct.channels import select_channels
+from ._create import create_network
+from ._network import refuse_misfit, weight_faults
+
+__all__ = ['create_dct_network']
+
+NetworkT = TypeVar('NetworkT', bound=torch.nn.Module)
+
+REMEDY = 'give weights of this network, made with the same dct_channels and dct_gate'
+
+
+def create_dct_network(model_cls: Type[NetworkT], variant: str, pretrained: bool, **kwargs: Any) -> NetworkT:
+    """Build a network on DCT coefficients, as `timm.create_model` asks for it.
+
+    Args:
+        model_cls: Class of the network.
+        variant: Registered name.
+        pretrained: Whether to load the weights that the pretrained config names.
+        **kwargs: Arguments of the class, or of `timm.models.build_model_with_cfg`.
+
+    Returns:
+        The network, or with `features_only=True` timm's extractor around it.
+    """
+    overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
+    config: Any = kwargs.get('pretrained_cfg')
+    size = config.get('input_size') if isinstance(config, dict) else config.input_size if isinstance(
+        config, PretrainedCfg) else None
+    _, height, width = size or timm.get_pretrained_cfg_value(variant, 'input_size') or (3, 448, 448)
+    if kwargs.get('dct_input') == 'coefficients':
+        num_chs = len(select_channels(kwargs['dct_channels']))
+        if size is None or size[0] != num_chs:  # a folder's config says it already
+            height, width = height // 8, width // 8
+        overlay.update(
+            input_size=(num_chs, height, width), mean=(0.,) * num_chs, std=(1.,) * num_chs)
+        kwargs.pop('in_chans', None)
+    else:
+        for name in ('mean', 'std'):  # that of a folder's config, which its weights were trained with
+            if isinstance(config, dict) and config.get(name):
+                kwargs.setdefault(f'dct_{name}', tuple(config[name]))
+    if pretrained:
+        overlay['first_conv'] = None  # it reads coefficients, of which there are as many whatever the image's channels
+    if overlay:
+        kwargs['pretrained_cfg_overlay'] = overlay
+    return create_network(
+        model_cls, variant, pretrained, _prepare_state_dict,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True), **kwargs)
+
+
+def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: torch.nn.Module) -> Dict[str, torch.Tensor]:
+    """Refuse weights that do not fit, before timm adapts the classifier."""
+    heads = ('fc.', 'classifier.')
+    expected, given = (
+        {k: v for k, v in weights.items() if not k.startswith(heads)} for weights in (model.state_dict(), state_dict))
+    refuse_misfit(model, state_dict, weight_faults(expected, given), REMEDY)
+    return state_dict

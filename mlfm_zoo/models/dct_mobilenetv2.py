@@ -1,0 +1,141 @@
+"""MobileNetV2 that reads the DCT coefficients of the image.
+
+Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416. The first convolution is removed;
+the first depthwise one runs over the coefficients, or, of all 192, is a grouped one from 192 to 32 channels.
+"""
+
+from functools import partial
+from typing import Any, Dict, Optional, Sequence, Union
+
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import EfficientNet, register_model
+
+from .._timm import decode_arch_def, resolve_act_layer, resolve_bn_args, round_channels
+from ..dct.network import to_dct
+from ..hub.configs import default_cfgs_from_manifest
+from ._dct import create_dct_network
+
+__all__ = ['DCTEfficientNet']
+
+
+class DCTEfficientNet(EfficientNet):
+    """MobileNetV2 or EfficientNet on DCT coefficients.
+
+    Args:
+        *args: As `timm.models.EfficientNet`.
+        dct_channels: As `channels` of `mlfm_zoo.dct.to_dct`.
+        dct_input: As `mlfm_zoo.dct.to_dct`.
+        dct_gate: As `gate` of `mlfm_zoo.dct.to_dct`.
+        dct_statistics: As `statistics` of `mlfm_zoo.dct.to_dct`.
+        dct_mean: Mean that images are normalised with.
+        dct_std: Standard deviation that images are normalised with.
+        in_chans: Channels of the image, 3 or 1.
+        output_stride: Image size over size of the deepest feature, 32, 64 or 128.
+        **kwargs: As `timm.models.EfficientNet`.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+            self,
+            *args: Any,
+            dct_channels: Union[str, int, Sequence[int]] = '24s',
+            dct_input: str = 'rgb',
+            dct_gate: bool = False,
+            dct_statistics: Optional[Sequence[Sequence[float]]] = None,
+            dct_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+            dct_std: Sequence[float] = IMAGENET_DEFAULT_STD,
+            in_chans: int = 3,
+            output_stride: int = 128,
+            **kwargs: Any,
+    ):
+        if output_stride not in (32, 64, 128):
+            raise ValueError(
+                f'output_stride is {output_stride!r}, expected 32, 64 or 128, four times that of the trunk.')
+        kwargs['output_stride'] = output_stride // 4
+        super().__init__(*args, **kwargs)
+        to_dct(
+            self, dct_channels, dct_input, gate=dct_gate, statistics=dct_statistics, in_chans=in_chans, mean=dct_mean,
+            std=dct_std)
+
+
+def _gen_dct_mobilenetv2(variant: str, pretrained: bool = False, channel_multiplier: float = 1.0, **kwargs) -> Any:
+    arch_def = [
+        ['ds_r1_k3_s1_c16'],
+        ['ir_r2_k3_s2_e6_c24'],
+        ['ir_r3_k3_s2_e6_c32'],
+        ['ir_r4_k3_s2_e6_c64'],
+        ['ir_r3_k3_s1_e6_c96'],
+        ['ir_r3_k3_s2_e6_c160'],
+        ['ir_r1_k3_s1_e6_c320'],
+    ]
+    round_chs_fn = partial(round_channels, multiplier=channel_multiplier)
+    model_args = dict(
+        block_args=decode_arch_def(arch_def),
+        num_features=max(1280, round_chs_fn(1280)),
+        stem_size=32,
+        round_chs_fn=round_chs_fn,
+        norm_layer=kwargs.pop('norm_layer', None) or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
+        act_layer=resolve_act_layer(kwargs, 'relu6'),
+    )
+    return create_dct_network(DCTEfficientNet, variant, pretrained, **dict(model_args, **kwargs))
+
+
+def _cfg(**kwargs) -> Dict[str, Any]:
+    return {
+        'num_classes': 1000, 'input_size': (3, 896, 896), 'pool_size': (7, 7),
+        'crop_pct': 0.875, 'interpolation': 'bilinear',
+        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'blocks.0.0.conv_dw', 'classifier': 'classifier', 'license': 'apache-2.0',
+        'paper_ids': 'arXiv:2002.12416',
+        **kwargs
+    }
+
+
+default_cfgs = default_cfgs_from_manifest({
+    'dct_mobilenetv2_100_6s': _cfg(),
+    'dct_mobilenetv2_100_12s': _cfg(),
+    'dct_mobilenetv2_100_24s': _cfg(),
+    'dct_mobilenetv2_100_32s': _cfg(),
+    'dct_mobilenetv2_100_192': _cfg(),
+    'dct_mobilenetv2_100_192_gate': _cfg(),
+})
+
+
+@register_model
+def dct_mobilenetv2_100_6s(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 on 6 coefficients, in squares."""
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_6s', pretrained, **dict(dict(dct_channels='6s'), **kwargs))
+
+
+@register_model
+def dct_mobilenetv2_100_12s(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 on 12 coefficients, in squares."""
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_12s', pretrained, **dict(dict(dct_channels='12s'), **kwargs))
+
+
+@register_model
+def dct_mobilenetv2_100_24s(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 on 24 coefficients, in squares."""
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_24s', pretrained, **dict(dict(dct_channels='24s'), **kwargs))
+
+
+@register_model
+def dct_mobilenetv2_100_32s(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 on 32 coefficients, in squares."""
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_32s', pretrained, **dict(dict(dct_channels='32s'), **kwargs))
+
+
+@register_model
+def dct_mobilenetv2_100_192(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 on all 192 coefficients."""
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_192', pretrained, **dict(dict(dct_channels='192'), **kwargs))
+
+
+@register_model
+def dct_mobilenetv2_100_192_gate(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """MobileNetV2 on those of the 192 coefficients that its gate lets pass."""
+    model_args = dict(dct_channels='192', dct_gate=True)
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_192_gate', pretrained, **dict(model_args, **kwargs))

@@ -1,0 +1,258 @@
+"""The DCT stem against scipy, the subsets, the gate, and what turns timm's networks to coefficients."""
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+import timm
+import torch
+from scipy.fft import dctn
+from torch import nn
+
+import mlfm_zoo
+from mlfm_zoo.dct import (
+    SUBSETS,
+    ChannelGate,
+    DCTStem,
+    freeze_selection,
+    measure_statistics,
+    select_channels,
+    to_dct,
+)
+from mlfm_zoo.workflow.cost import count_cost
+from networks import DCT
+
+MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+PLAIN = ([0.0] * 192, [1.0] * 192)
+
+
+def pixels(*shape):
+    """A smooth image from 0 to 255, and normalised."""
+    torch.manual_seed(0)
+    image = torch.nn.functional.interpolate(torch.rand(shape[0], 3, 9, 9), shape[-2:], mode='bicubic').clamp(0, 1)
+    return 255 * image, (image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+def by_scipy(image):
+    """All 192 coefficients of pixels (3, H, W), padded by repetition, after JFIF's equations."""
+    r, g, b = np.pad(image.double().numpy(), [(0, 0), *((0, -side % 8) for side in image.shape[1:])], mode='edge')
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    planes = (y - 128, (b - y) / 1.772, (r - y) / 1.402)
+    height, width = y.shape
+    out = np.empty((192, height // 8, width // 8))
+    for p, plane in enumerate(planes):
+        for i in range(height // 8):
+            for j in range(width // 8):
+                block = plane[8 * i:8 * i + 8, 8 * j:8 * j + 8]
+                out[64 * p:64 * p + 64, i, j] = dctn(block, norm='ortho').ravel()
+    return torch.from_numpy(out)
+
+
+@pytest.mark.parametrize('size', [(16, 24), (8, 8), (17, 23), (1, 9), (40, 33)])
+def test_stem_against_scipy(size):
+    raw, normalised = pixels(2, 3, *size)
+    expected = torch.stack([by_scipy(image) for image in raw])
+    actual = DCTStem('192', statistics=PLAIN)(normalised).double()
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-3)  # of values up to 1024
+    torch.testing.assert_close(
+        DCTStem('192', statistics=PLAIN).double()(normalised.double()), expected, rtol=0, atol=1e-3)
+    chosen = list(select_channels('24d'))
+    stem = DCTStem('24d')
+    mean, std = (torch.tensor(values).double()[chosen, None, None] for values in stem.statistics)
+    torch.testing.assert_close(
+        stem(normalised).double(), (expected[:, chosen] - mean) / std, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize('in_chans', [1, 3])
+def test_inverse(in_chans):
+    _, normalised = pixels(2, 3, 24, 40)
+    stem, image = DCTStem('192', in_chans), normalised[:, :in_chans]
+    torch.testing.assert_close(stem.inverse(stem(image)), image, rtol=0, atol=1e-4)
+    few = DCTStem('24s', in_chans)
+    assert few.inverse(few(image)).shape == image.shape
+
+
+def test_grey_is_rgb_of_equal_channels():
+    grey = torch.rand(2, 1, 16, 16)
+    rgb = grey.expand(-1, 3, -1, -1)
+    normalised = (rgb - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    one = DCTStem('64s', 1, mean=(0.5,), std=(0.5,))
+    torch.testing.assert_close(one((grey - 0.5) / 0.5), DCTStem('64s')(normalised), rtol=1e-3, atol=1e-3)
+
+
+def test_stem_is_fixed():
+    stem, image = DCTStem('48t'), torch.randn(2, 3, 32, 32)
+    expected = stem(image)
+    assert not stem.state_dict() and not list(stem.parameters())
+    weight = stem.weight.clone()
+    assert torch.equal(copy.deepcopy(stem).half().float().weight, weight)
+    assert torch.equal(DCTStem('48t', device='meta').to_empty(device='cpu').weight, weight)
+    assert torch.equal(pickle.loads(pickle.dumps(stem))(image), expected)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        inside = stem(image)
+    assert inside.dtype == torch.float32 and torch.equal(inside, expected)
+    torch.testing.assert_close(torch.jit.script(stem)(image), expected)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(stem, fullgraph=True, backend='eager')(image), expected)
+
+
+def test_subsets():
+    for name, channels in SUBSETS.items():
+        count = int(name.rstrip('std'))
+        assert len(channels) == len(set(channels)) == count and select_channels(name) == channels
+        planes = [[c % 64 for c in channels if c // 64 == p] for p in range(3)]
+        assert planes[1] == planes[2] and [len(p) for p in planes] == [len(planes[0]), *[len(planes[1])] * 2]
+    assert select_channels('24s')[:16] == tuple(8 * row + column for row in range(4) for column in range(4))
+    assert select_channels('64s')[:8] == (0, 1, 2, 3, 4, 5, 6, 8) and 53 in select_channels('64s')
+    assert select_channels(64) == select_channels('64s') and select_channels(192) == tuple(range(192))
+    triangle = [c for c in select_channels('48t') if c < 64]
+    assert max(c // 8 + c % 8 for c in triangle) - 1 <= min(
+        c // 8 + c % 8 for c in set(range(64)) - set(triangle)) <= max(c // 8 + c % 8 for c in triangle) + 1
+    for text in ('3s', '40t', '100s', '191t'):
+        assert len(select_channels(text)) == int(text[:-1])
+    for bad in ('', '24', '24x', '2s', '193s', [], [0, 0], [192], [-1], [0.5], True, '1000s'):
+        with pytest.raises(ValueError) as error:
+            select_channels(bad)
+        assert '\n' not in str(error.value)
+
+
+def test_measured_statistics():
+    batches = [(pixels(2, 3, 32, 40)[1] + 0.1 * i, torch.zeros(2)) for i in range(3)]
+    statistics = measure_statistics(batches)
+    stem = DCTStem('192', statistics=statistics)
+    values = torch.cat([stem(batch).transpose(0, 1).flatten(1) for batch, _ in batches], 1)
+    assert values.mean(1).abs().max() < 1e-2
+    varying = torch.tensor(statistics.std) > 1e-2
+    torch.testing.assert_close(values.std(1)[varying], torch.ones(int(varying.sum())), rtol=2e-2, atol=0)
+    with pytest.raises(ValueError, match='no image'):
+        measure_statistics([])
+    model = timm.create_model('dct_resnet50_24s', dct_statistics=json.loads(json.dumps(statistics)))
+    assert model.conv1.statistics == statistics
+
+
+@pytest.mark.parametrize('name', DCT)
+def test_networks(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=7).eval()
+    image = torch.randn(2, 3, 129, 136)
+    with torch.inference_mode():
+        expected = model(image)
+        assert expected.shape == (2, 7) and expected.isfinite().all()
+        assert torch.equal(model(image), expected)
+        features = timm.create_model(name, features_only=True).eval()
+        info = features.feature_info
+        for feature, channels, reduction in zip(
+                features(torch.randn(1, 3, 128, 256)), info.channels(), info.reduction(), strict=True):
+            assert feature.shape == (1, channels, 128 // reduction, 256 // reduction)
+    coefficients = timm.create_model(name, num_classes=7, dct_input='coefficients').eval()
+    coefficients.load_state_dict({k.replace('conv1.1.', 'conv1.').replace('conv_stem.1.', 'conv_stem.'): v
+                                  for k, v in model.state_dict().items()} if 'gate' in name else model.state_dict())
+    stem = model.conv1 if 'resnet' in name else model.conv_stem
+    stem = stem[0] if 'gate' in name else stem
+    size = model.pretrained_cfg['input_size'][-1] // 8
+    assert coefficients.pretrained_cfg['input_size'] == (stem.out_channels, size, size)
+    assert coefficients.in_chans == stem.out_channels
+    with torch.inference_mode():
+        torch.testing.assert_close(coefficients(stem(image)), expected)
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend='eager')(image), expected)
+
+
+def test_strides():
+    """Released: layer2 keeps its map. The paper's figure: it does not."""
+    for stride, reductions in ((1, [8, 8, 8, 16, 32]), (2, [8, 8, 16, 32, 64])):
+        model = timm.create_model('dct_resnet50_24s', layer2_stride=stride, features_only=True)
+        assert model.feature_info.reduction() == reductions
+        assert [256 // f.shape[-1] for f in model(torch.randn(1, 3, 256, 256))] == reductions
+    cost = {stride: count_cost('dct_resnet50_24s', layer2_stride=stride).madds
+            for stride in (1, 2)}
+    assert cost[1] == pytest.approx(13.5e9, rel=0.01) and cost[2] == pytest.approx(3.9e9, rel=0.03)
+
+
+@pytest.mark.parametrize('name', [
+    'resnet18', 'resnet50d', 'seresnet50', 'resnext50_32x4d', 'resnet26t', 'wide_resnet50_2', 'mobilenetv2_050',
+    'efficientnet_b0', 'tf_efficientnet_lite0'])
+@pytest.mark.parametrize('channels', ['24s', '40t', '192'])
+def test_any_resnet_and_efficientnet(name, channels):
+    model = to_dct(timm.create_model(name, num_classes=5), channels).train()
+    model(torch.randn(2, 3, 128, 128)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    expected = [info['reduction'] for info in model.feature_info]
+    features = model.eval().forward_intermediates(torch.randn(1, 3, 256, 256), intermediates_only=True)
+    assert [256 // f.shape[-1] for f in features] == expected
+
+
+def test_first_columns_are_the_initialisation():
+    torch.manual_seed(0)
+    plain = timm.create_model('resnet50')
+    turned = to_dct(copy.deepcopy(plain), '24s')
+    assert torch.equal(turned.layer1[0].conv1.weight, plain.layer1[0].conv1.weight[:, :24])
+    assert torch.equal(turned.layer1[0].downsample[0].weight, plain.layer1[0].downsample[0].weight[:, :24])
+    assert torch.equal(turned.layer3[2].conv2.weight, plain.layer3[2].conv2.weight)
+
+
+def test_refused():
+    for model in (timm.create_model('mlfm_resnet18'), mlfm_zoo.attach_memory(timm.create_model('resnet18'))):
+        with pytest.raises(ValueError, match='build it with memory=False'):
+            to_dct(model)
+    with pytest.raises(ValueError, match='ConvNeXt cannot be turned'):
+        to_dct(timm.create_model('convnext_atto'))
+    for kwargs in (dict(dct_input='jpeg'), dict(layer2_stride=3), dict(dct_channels='24x'), dict(in_chans=4),
+                   dict(dct_statistics=([0], [1])), dict(dct_statistics=([0] * 192, [0] * 192))):
+        with pytest.raises(ValueError) as error:
+            timm.create_model('dct_resnet50_24s', **kwargs)
+        assert '\n' not in str(error.value)
+    with pytest.raises(ValueError, match='output_stride is 16'):
+        timm.create_model('dct_mobilenetv2_100_6s', output_stride=16)
+
+
+def test_gate_learns_which_channels_matter():
+    """A toy task whose answer lies in three channels: the penalty closes the others, and these stay open."""
+    torch.manual_seed(0)
+    gate, head = ChannelGate(12), nn.Linear(3, 3)
+    optimizer = torch.optim.Adam([*gate.parameters(), *head.parameters()], lr=0.02)
+    assert gate.penalty is None
+    for _ in range(300):
+        x = torch.randn(64, 12, 2, 2)
+        target = x.mean((2, 3))[:, :3].argmax(1)
+        loss = nn.functional.cross_entropy(head(8 * gate(x).mean((2, 3))[:, :3]), target) + 0.02 * gate.penalty
+        optimizer.zero_grad()
+        loss.backward()
+        assert gate.conv2.weight.grad.abs().sum() > 0
+        optimizer.step()
+    gate.eval()
+    with torch.inference_mode():
+        x = torch.randn(64, 12, 2, 2)
+        decision = gate.decide(x)
+        assert torch.equal(gate.decide(x), decision)
+    often = decision.mean((0, 2, 3))
+    assert (often[:3] > 0.9).all() and (often[3:] < 0.1).all(), often
+
+
+@pytest.mark.parametrize('name', ['dct_resnet50_192_gate', 'dct_mobilenetv2_100_192_gate'])
+@pytest.mark.parametrize('dct_input', ['rgb', 'coefficients'])
+def test_frozen_selection(name, dct_input):
+    """With the same channels open, gated and frozen networks agree."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5, dct_input=dct_input).eval()
+    stem = model.conv1 if 'resnet' in name else model.conv_stem
+    gate = stem[-1] if dct_input == 'rgb' else stem
+    kept = [0, 3, 9, 64, 65, 130, 191]
+    with torch.no_grad():
+        gate.conv2.weight.zero_()
+        gate.conv2.bias.view(-1, 2)[:] = torch.tensor([2.0, 0.1])
+        gate.conv2.bias.view(-1, 2)[kept] = torch.tensor([0.1, 2.0])
+    x = torch.randn(2, 3, 64, 64) if dct_input == 'rgb' else torch.randn(2, 192, 8, 8)
+    with torch.inference_mode():
+        expected = model(x)
+        frozen, channels = freeze_selection(copy.deepcopy(model), len(kept))
+        assert channels == kept
+        torch.testing.assert_close(
+            frozen(x if dct_input == 'rgb' else x[:, kept]), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match='no gate'):
+        freeze_selection(frozen, 3)
+    with pytest.raises(ValueError, match='k is 193'):
+        freeze_selection(model, 193)
