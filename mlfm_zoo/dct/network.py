@@ -141,8 +141,9 @@ def freeze_selection(
     for conv in _readers(network):
         _replace_weight(conv, _dense_weight(conv)[:, kept], k)
         conv.groups = 1
-    if isinstance(model, ResNet):
-        network.feature_info[0]['num_chs'] = k
+    for info in network.feature_info:
+        if info['module'] == 'act1':
+            info['num_chs'] = k
     network.train(model.training)
     return model, channels
 

@@ -52,6 +52,17 @@ def dct_matrix() -> torch.Tensor:
     return matrix
 
 
+@torch.fx.wrap  # a trace cannot ask for a device
+def exact_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int) -> torch.Tensor:
+    """A convolution in float32 inside autocast, and in the type of its arguments elsewhere."""
+    if not torch.jit.is_scripting():
+        device = x.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return F.conv2d(x.float(), weight.float(), bias.float(), stride=stride)
+    return F.conv2d(x, weight, bias, stride=stride)
+
+
 class DCTStem(nn.Module):
     """Makes normalised DCT coefficients of normalised images.
 
@@ -114,11 +125,7 @@ class DCTStem(nn.Module):
         height, width = x.shape[-2], x.shape[-1]
         block = self.block_size
         x = F.pad(x, (0, (block - width % block) % block, 0, (block - height % block) % block), mode='replicate')
-        if not torch.jit.is_scripting():
-            if torch.is_autocast_enabled(x.device.type):
-                with torch.autocast(x.device.type, enabled=False):
-                    return F.conv2d(x.float(), self.weight.float(), self.bias.float(), stride=block)
-        return F.conv2d(x, self.weight, self.bias, stride=block)
+        return exact_conv(x, self.weight, self.bias, block)
 
     @torch.jit.ignore
     def inverse(self, coefficients: torch.Tensor) -> torch.Tensor:

@@ -49,9 +49,7 @@ def create_dct_network(model_cls: Type[NetworkT], variant: str, pretrained: bool
         overlay['first_conv'] = None  # it reads coefficients, of which there are as many whatever the image's channels
     if overlay:
         kwargs['pretrained_cfg_overlay'] = overlay
-    return create_network(
-        model_cls, variant, pretrained, _prepare_state_dict,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True), **kwargs)
+    return create_network(model_cls, variant, pretrained, _prepare_state_dict, **kwargs)
 
 
 def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: torch.nn.Module) -> Dict[str, torch.Tensor]:

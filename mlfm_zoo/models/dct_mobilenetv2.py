@@ -80,7 +80,9 @@ def _gen_dct_mobilenetv2(variant: str, pretrained: bool = False, channel_multipl
         norm_layer=kwargs.pop('norm_layer', None) or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
         act_layer=resolve_act_layer(kwargs, 'relu6'),
     )
-    return create_dct_network(DCTEfficientNet, variant, pretrained, **dict(model_args, **kwargs))
+    feature_cfg = dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True)
+    return create_dct_network(
+        DCTEfficientNet, variant, pretrained, feature_cfg=feature_cfg, **dict(model_args, **kwargs))
 
 
 def _cfg(**kwargs) -> Dict[str, Any]:

@@ -5,20 +5,25 @@ layer1 reads the coefficients. layer2 has stride 1, as in the released code, or 
 paper's figure.
 """
 
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
+import torch
+import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import Bottleneck, ResNet, register_model
 
+from .._timm import feature_take_indices
 from ..dct.network import to_dct
 from ..hub.configs import default_cfgs_from_manifest
 from ._dct import create_dct_network
 
 __all__ = ['DCTResNet']
 
+LAYERS = ('layer1', 'layer2', 'layer3', 'layer4')
+
 
 class DCTResNet(ResNet):
-    """ResNet on DCT coefficients.
+    """ResNet on DCT coefficients. Its features are those of the four stages: the coefficients are none.
 
     Args:
         *args: As `timm.models.ResNet`.
@@ -51,10 +56,62 @@ class DCTResNet(ResNet):
     ):
         super().__init__(*args, **kwargs)
         to_dct(self, dct_channels, dct_input, layer2_stride, dct_gate, dct_statistics, in_chans, dct_mean, dct_std)
+        self.feature_info = self.feature_info[1:]
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
+        """Features of the stages.
+
+        Args:
+            x: Image batch (N, in_chans, H, W).
+            indices: Features to return, the last so many if a number, all if None.
+            norm: Without effect: there is no last norm.
+            stop_early: Whether to stop at the last of them.
+            output_fmt: 'NCHW'.
+            intermediates_only: Whether to return nothing else.
+
+        Returns:
+            The features, after the last one computed unless `intermediates_only`.
+        """
+        take_indices, _ = feature_take_indices(len(LAYERS), indices)
+        return super().forward_intermediates(
+            x, [i + 1 for i in take_indices], norm, stop_early, output_fmt, intermediates_only)
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        """Remove what some features do not need.
+
+        Args:
+            indices: Features to keep, as for `forward_intermediates`.
+            prune_norm: Without effect: there is no last norm.
+            prune_head: Whether to remove the classifier even where its features are kept.
+
+        Returns:
+            The features that are kept.
+        """
+        take_indices, max_index = feature_take_indices(len(LAYERS), indices)
+        for name in LAYERS[max_index + 1:]:
+            setattr(self, name, nn.Sequential())
+        self.num_features = self.head_hidden_size = self.feature_info[max_index]['num_chs']
+        if prune_head or max_index < len(LAYERS) - 1:
+            self.reset_classifier(0, '')
+        return take_indices
 
 
 def _create_dct_resnet(variant: str, pretrained: bool = False, **kwargs) -> DCTResNet:
-    return create_dct_network(DCTResNet, variant, pretrained, **kwargs)
+    feature_cfg = dict(out_indices=(0, 1, 2, 3), flatten_sequential=True)
+    return create_dct_network(DCTResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
 def _cfg(**kwargs) -> Dict[str, Any]:
