@@ -1,6 +1,6 @@
 """Model cards, made from the manifest and the network."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -23,6 +23,15 @@ PAPER = (
     '}'
 )
 
+DCT_PAPER = (
+    '@inproceedings{xu2020learning,\n'
+    '  title={Learning in the Frequency Domain},\n'
+    '  author={Xu, Kai and Qin, Minghai and Sun, Fei and Wang, Yuhao and Chen, Yen-Kuang and Ren, Fengbo},\n'
+    '  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},\n'
+    '  year={2020}\n'
+    '}'
+)
+
 GSSDNET_PAPER = (
     '@misc{gssdnet2023,\n'
     '  title={Frequency and Scale Perspectives of Feature Extraction},\n'
@@ -41,7 +50,13 @@ KINDS = {
 
 
 NO_MEMORY = {'memory': False}
-TAGS = {True: ('mlfm', 'low-frequency-memory'), False: ('gssdnet',)}
+
+# By what a name begins with: tags, and the paper.
+SYSTEMS = {
+    'mlfm_': (('mlfm', 'low-frequency-memory'), PAPER),
+    'gssdnet_': (('gssdnet',), GSSDNET_PAPER),
+    'dct_': (('dct',), DCT_PAPER),
+}
 
 # Data that the weights tell the classes of apart, by the number of classes: id and name.
 DATASETS = {
@@ -66,7 +81,6 @@ def make_card(
     Returns:
         Markdown with metadata at the top, as the Hub expects in a README.md.
     """
-    is_mlfm = _is_mlfm(checkpoint)
     options = dict(model_args or {}, num_classes=checkpoint.num_classes, **({} if checkpoint.memory else NO_MEMORY))
     cost = count_cost(checkpoint.model, checkpoint.input_size, **options)
     name = f'hf-hub:{checkpoint.repo}' if checkpoint.repo and checkpoint.kind != 'warm_start' else checkpoint.name
@@ -96,7 +110,7 @@ def make_card(
         '## Limits',
         _limits(checkpoint),
         '## Citation',
-        f'```bibtex\n{PAPER if is_mlfm else GSSDNET_PAPER}\n```',
+        f'```bibtex\n{_system(checkpoint)[1]}\n```',
     ]
     return '\n\n'.join(sections) + '\n'
 
@@ -105,9 +119,16 @@ def _is_mlfm(checkpoint: Checkpoint) -> bool:
     return 'mlfm_' in checkpoint.model
 
 
+def _system(checkpoint: Checkpoint) -> Tuple[Tuple[str, ...], str]:
+    """Tags and paper of the system that a network belongs to."""
+    return next(system for prefix, system in SYSTEMS.items() if prefix in checkpoint.model)
+
+
 def _what_it_is(checkpoint: Checkpoint) -> str:
     if 'gssdnet_vanilla' in checkpoint.model:
         return 'VanillaNet, the baseline of GSSDNet, with learnt depthwise convolutions'
+    if checkpoint.model.startswith('dct_'):
+        return 'A convolutional network that reads the DCT coefficients of the image'
     if not _is_mlfm(checkpoint):
         return 'GSSDNet, a convolutional network whose depthwise convolutions are fixed Gaussians and their derivatives'
     baseline = '' if checkpoint.memory else ', here the baseline without it'
@@ -126,7 +147,7 @@ def _metadata(checkpoint: Checkpoint) -> ModelCardData:
         license=checkpoint.license,
         library_name='timm',
         pipeline_tag='image-classification',
-        tags=['image-classification', 'timm', *TAGS[_is_mlfm(checkpoint)]],
+        tags=['image-classification', 'timm', *_system(checkpoint)[0]],
         datasets=[dataset],
         model_name=checkpoint.name,
         eval_results=results or None,

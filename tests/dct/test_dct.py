@@ -3,8 +3,10 @@
 import copy
 import json
 import pickle
+import re
 
 import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -12,6 +14,8 @@ from scipy.fft import dctn
 from torch import nn
 
 import mlfm_zoo
+from int8 import export_onnx
+from mlfm_zoo.convert import convert_state_dict
 from mlfm_zoo.dct import (
     SUBSETS,
     ChannelGate,
@@ -22,7 +26,7 @@ from mlfm_zoo.dct import (
     to_dct,
 )
 from mlfm_zoo.workflow.cost import count_cost
-from networks import DCT
+from networks import DCT, lived_in
 
 MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 PLAIN = ([0.0] * 192, [1.0] * 192)
@@ -256,3 +260,75 @@ def test_frozen_selection(name, dct_input):
         freeze_selection(frozen, 3)
     with pytest.raises(ValueError, match='k is 193'):
         freeze_selection(model, 193)
+
+
+@pytest.mark.parametrize('name', ['dct_resnet50_24s', 'dct_mobilenetv2_100_192_gate'])
+def test_saved_and_loaded(name, tmp_path):
+    """A folder: the stem's normalisation and statistics come along, other image channels need nothing new."""
+    torch.manual_seed(0)
+    statistics = [[float(i) for i in range(192)], [2.0 + i for i in range(192)]]
+    model = timm.create_model(name, num_classes=5, dct_statistics=statistics, dct_mean=(0.4,) * 3, dct_std=(0.3,) * 3)
+    model_args = dict(dct_statistics=statistics, dct_mean=[0.4] * 3, dct_std=[0.3] * 3)
+    timm.models.save_for_hf(model, str(tmp_path), model_args=model_args, safe_serialization=True)
+    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(loaded(image), model.eval()(image))
+        grey = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=1).eval()
+        torch.testing.assert_close(grey(image[:, :1]), model(image[:, :1].expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
+    with pytest.raises(RuntimeError, match='dct_channels and dct_gate'):
+        timm.create_model(f'local-dir:{tmp_path}', pretrained=True, dct_channels='12s')
+
+
+@pytest.mark.parametrize('name', ['dct_resnet50_24s', 'dct_mobilenetv2_100_192_gate'])
+def test_onnx(name, tmp_path):
+    """One graph for any batch and size, also sizes that are no multiples of 8."""
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model(name, num_classes=5))
+    export_onnx(model, tmp_path / 'model.onnx', 64)
+    session = onnxruntime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
+    for batch, *sides in ((1, 64, 64), (3, 65, 97), (2, 128, 96)):
+        image = torch.randn(batch, 3, *sides)
+        with torch.inference_mode():
+            expected = model(image).numpy()
+        actual, = session.run(None, {'image': image.numpy()})
+        assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('name', DCT)
+def test_pretrained_is_refused_until_there_is_something(name):
+    with pytest.raises(RuntimeError, match='not published') as error:
+        timm.create_model(name, pretrained=True)
+    assert 'recipe' not in str(error.value)  # there is none yet
+
+
+def test_convert_of_other_counts():
+    """Sixty-four coefficients, six, and all, under the released names; a subset that no file tells."""
+    for name, kind in (('dct_resnet50_64s', 0), ('dct_mobilenetv2_100_6s', 1), ('dct_mobilenetv2_100_192', 1)):
+        torch.manual_seed(0)
+        model = lived_in(timm.create_model(name, num_classes=9))
+        released = {_released_name(k, kind): v for k, v in model.state_dict().items()}
+        conversion = convert_state_dict(released)
+        assert (conversion.architecture, conversion.model_args) == (name, dict(num_classes=9))
+        assert all(torch.equal(conversion.state_dict[k], v) for k, v in model.state_dict().items())
+    released = {_released_name(k, 0): v for k, v in timm.create_model(
+        'dct_resnet50_24s', dct_channels='40t').state_dict().items()}
+    with pytest.raises(ValueError, match='on 40 DCT coefficients, .* give dct_channels'):
+        convert_state_dict(released)
+    assert convert_state_dict(released, dict(dct_channels='40t')).model_args['dct_channels'] == '40t'
+    with pytest.raises(ValueError, match='lacks its classifier'):
+        convert_state_dict({k: v for k, v in released.items() if not k.startswith('fc')}, dict(dct_channels='40t'))
+    with pytest.raises(ValueError, match='was not recognised'):
+        convert_state_dict({**released, 'model.7.0.bn1.bias': torch.ones(3)}, dict(dct_channels='40t'))
+
+
+def _released_name(name, kind):
+    if kind == 0:
+        return re.sub(r'^layer(\d)', lambda m: f'model.{int(m[1]) - 1}', name)
+    depths = (1, 2, 3, 4, 3, 3, 1)
+    if match := re.match(r'blocks\.(\d)\.(\d)\.(\w+)\.(.+)', name):
+        group, block = int(match[1]), int(match[2])
+        parts = dict(conv_dw=0, bn1=1, conv_pw=3, bn2=4) if group == 0 else dict(
+            conv_pw=0, bn1=1, conv_dw=3, bn2=4, conv_pwl=6, bn3=7)
+        return f'features.{sum(depths[:group]) + block}.conv.{parts[match[3]]}.{match[4]}'
+    return name.replace('conv_head.', 'conv.0.').replace('bn2.', 'conv.1.')

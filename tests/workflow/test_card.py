@@ -58,12 +58,15 @@ def test_training_arguments():
     assert 'epochs 7, opt sgd.' in card and 'mixup' not in card
 
 
-@pytest.mark.parametrize('model, words', [('gssdnet_o2_050', 'fixed Gaussians'), ('gssdnet_vanilla_050', 'VanillaNet')])
-def test_networks_without_memory(model, words):
+@pytest.mark.parametrize('model, words, tag, paper', [
+    ('gssdnet_o2_050', 'fixed Gaussians', 'gssdnet', '2302.12477'),
+    ('gssdnet_vanilla_050', 'VanillaNet', 'gssdnet', '2302.12477'),
+    ('dct_resnet50_24s', 'DCT coefficients', 'dct', 'Learning in the Frequency Domain')])
+def test_networks_without_memory(model, words, tag, paper):
     """Nothing is said of a memory, or of the paper that has it."""
     known = CHECKPOINTS['test_mlfm_resnet', 'digits', True]
     checkpoint = dataclasses.replace(known, model=model, tag='mine', kind='trained', num_classes=1000, input_size=(
         3, 224, 224))
     card = make_card(checkpoint)
-    assert words in card and '2302.12477' in card and ModelCard(card).data.tags[-1] == 'gssdnet'
+    assert words in card and paper in card and ModelCard(card).data.tags[-1] == tag
     assert not re.search('memory|MLFM|wu2024|ImageNet100', card)
