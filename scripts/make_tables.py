@@ -66,7 +66,8 @@ def models_page() -> str:
     assert set(names) == set(timm.list_models('mlfm_*')), f'mlfm_zoo {mlfm_zoo.__version__} has other networks'
     rule = '| --- |' + ' --: |' * (len(COLUMNS) - 1)
     table = f'{MODELS_HEADER}| {" | ".join(COLUMNS)} |\n{rule}\n' + ''.join(map(row, names))
-    return table + GSSDNET_MODELS_HEADER + ''.join(gssdnet_row(name) for name in GSSDNET_PAPER)
+    table += GSSDNET_MODELS_HEADER + ''.join(gssdnet_row(name) for name in GSSDNET_PAPER)
+    return table + DCT_MODELS_HEADER + ''.join(dct_row(name) for name in timm.list_models('dct_*'))
 
 
 # Top-1 on MNIST, CIFAR-100 and ImageNet that the paper of GSSDNet reports (arXiv 2302.12477).
@@ -96,6 +97,23 @@ parameters. None has weights: the authors released none, and this project has tr
 def gssdnet_row(name: str) -> str:
     cost = count_cost(name)
     return f'| `{name}` | {cost.params / 1e6:.2f} | {cost.madds / 1e9:.3f} | {GSSDNET_PAPER[name][-1]:.1f} |\n'
+
+
+DCT_MODELS_HEADER = """
+## Networks on DCT coefficients
+
+1,000 classes; [DCT](dct.md) says what they are. *Stride 2* is with `layer2_stride=2`, as in the paper's figure. None has
+weights.
+
+| model | size | params (M) | MAdds (G) | MAdds (G), stride 2 |
+| --- | --: | --: | --: | --: |
+"""
+
+
+def dct_row(name: str) -> str:
+    cost = count_cost(name)
+    strided = f'{count_cost(name, layer2_stride=2).madds / 1e9:.3f}' if 'resnet' in name else ''
+    return (f'| `{name}` | {cost.input_size[-1]} | {cost.params / 1e6:.2f} | {cost.madds / 1e9:.3f} | {strided} |\n')
 
 
 GSSDNET_RESULTS_HEADER = """

@@ -6,6 +6,7 @@ from typing import Any, Dict, Tuple
 
 from torch import nn
 
+from .._matplotlib import require_matplotlib
 from ..data import imagenet100
 from .arguments import AddCommand, key_value, positive, whole
 from .models import create
@@ -56,7 +57,6 @@ def _frequency(args: argparse.Namespace) -> None:
     import torch
 
     from .. import frequency
-    from ..frequency.pictures import require_matplotlib
     if args.pictures:
         require_matplotlib()  # before a long run, not after it
     models: Dict[str, nn.Module] = {}

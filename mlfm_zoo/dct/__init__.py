@@ -4,11 +4,11 @@ Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.
 """
 
 from .channels import SUBSETS, select_channels
-from .gate import ChannelGate
+from .gate import ChannelGate, draw_open, gate_of, share_open
 from .network import freeze_selection, to_dct
 from .stem import DCTStem, Statistics, measure_statistics
 
 __all__ = [
-    'SUBSETS', 'ChannelGate', 'DCTStem', 'Statistics', 'freeze_selection', 'measure_statistics', 'select_channels',
-    'to_dct',
+    'SUBSETS', 'ChannelGate', 'DCTStem', 'Statistics', 'draw_open', 'freeze_selection', 'gate_of', 'measure_statistics',
+    'select_channels', 'share_open', 'to_dct',
 ]

@@ -1,12 +1,15 @@
 """The gate that learns which of the 192 coefficients a network needs (the paper's section 3.3)."""
 
-from typing import Any, Optional
+from pathlib import Path
+from typing import Any, Iterable, Optional, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-__all__ = ['ChannelGate']
+from .._matplotlib import require_matplotlib
+
+__all__ = ['ChannelGate', 'draw_open', 'gate_of', 'share_open']
 
 
 class ChannelGate(nn.Module):
@@ -55,3 +58,86 @@ class ChannelGate(nn.Module):
         if self.training and not torch.jit.is_scripting():
             self.penalty = decision.sum(1).mean()
         return x * decision
+
+
+def gate_of(model: nn.Module) -> ChannelGate:
+    """Find the gate of a network.
+
+    Args:
+        model: A network that was built with a gate.
+
+    Returns:
+        The gate.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for module in model.modules():
+        if isinstance(module, ChannelGate):
+            return module
+    raise ValueError('The network has no gate: give one that was built with a gate.')
+
+
+@torch.inference_mode()
+def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
+    """Count how often each channel is open over a data set.
+
+    Args:
+        model: A network with a gate; it is put into eval mode.
+        loader: Batches of what the network takes, alone or followed by their labels.
+
+    Returns:
+        The share of images for which each channel is open (C,), from 0 to 1; its sum is the mean number of open ones.
+
+    Raises:
+        ValueError: The network has no gate, or there is no image.
+    """
+    gate = gate_of(model.eval())
+    total: Optional[torch.Tensor] = None
+    images = 0
+    decisions = []
+    hook = gate.register_forward_hook(lambda module, args, output: decisions.append(gate.decide(args[0])[:, :, 0, 0]))
+    device = gate.conv1.weight.device
+    try:
+        for batch in loader:
+            x = batch if torch.is_tensor(batch) else batch[0]
+            model(x.to(device))
+            opened = decisions.pop().double().sum(0).cpu()
+            total, images = opened if total is None else total + opened, images + len(x)
+    finally:
+        hook.remove()
+    if total is None:
+        raise ValueError('There is no image to ask the gate about: give a loader that has some.')
+    return total / images
+
+
+def draw_open(share: torch.Tensor, file: Union[str, Path]) -> None:
+    """Draw how often each of the 192 channels is open, as the paper's figure 5.
+
+    Args:
+        share: What `share_open` returns for a network of all 192 channels.
+        file: PNG file to write.
+
+    Raises:
+        RuntimeError: matplotlib is not installed.
+        ValueError: There are not 192 channels.
+    """
+    if share.shape != (192,):
+        raise ValueError(f'There are {len(share)} channels, expected all 192: give the shares of a network of them.')
+    plt = require_matplotlib()
+    figure, grid = plt.subplots(1, 3, figsize=(10, 3.6), layout='constrained')
+    shown: Any = None
+    for axes, name, plane in zip(grid, ('Y', 'Cb', 'Cr'), share.reshape(3, 8, 8).tolist()):
+        shown = axes.imshow([[100 * value for value in row] for row in plane], vmin=0, vmax=100)
+        for u, row in enumerate(plane):
+            for v, value in enumerate(row):
+                axes.text(v, u, f'{100 * value:.0f}', ha='center', va='center', fontsize=6,
+                          color='white' if value < 0.6 else 'black')
+        axes.set(title=name, xlabel='horizontal frequency', xticks=range(8), yticks=range(8))
+    grid[0].set_ylabel('vertical frequency')
+    figure.colorbar(shown, ax=list(grid), label='images for which it is open, %')
+    figure.suptitle(f'{share.sum():.1f} of 192 coefficients open on average')
+    unfinished = Path(file).with_name(f'.{Path(file).name}')
+    figure.savefig(unfinished, dpi=100, format='png')
+    plt.close(figure)
+    unfinished.replace(file)

@@ -10,36 +10,17 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
+from .._matplotlib import require_matplotlib
 from .analysis import Probe, judge, write_table
 from .filters import FrequencyFilter
 from .levels import ClassCurve, Overall
 
-__all__ = ['draw_fourier', 'draw_levels', 'draw_samples', 'require_matplotlib']
+__all__ = ['draw_fourier', 'draw_levels', 'draw_samples']
 
 MAX_HEAT_CLASSES = 60  # whose names are written beside a heat map
 SHOWN_RADII = 6  # filtered images in the picture of a sample
 LINES = {'lowpass': '-', 'highpass': '--'}
 SCALE_COLUMNS = ('file', 'model', 'scale', 'radius', 'probability', 'rank', 'predicted')
-
-
-def require_matplotlib() -> Any:
-    """Import matplotlib's pyplot, drawing to files.
-
-    Returns:
-        The module.
-
-    Raises:
-        RuntimeError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise RuntimeError(
-            "Pictures need matplotlib, which is not installed: pip install 'mlfm-zoo[frequency]', or ask for tables "
-            'alone.') from None
-    matplotlib.use('Agg')
-    import matplotlib.pyplot
-    return matplotlib.pyplot
 
 
 def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Sequence[ClassCurve]) -> List[Path]:

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from PIL import Image
 from scipy.fft import dctn
 from torch import nn
 
@@ -20,9 +21,12 @@ from mlfm_zoo.dct import (
     SUBSETS,
     ChannelGate,
     DCTStem,
+    draw_open,
     freeze_selection,
+    gate_of,
     measure_statistics,
     select_channels,
+    share_open,
     to_dct,
 )
 from mlfm_zoo.workflow.cost import count_cost
@@ -332,3 +336,27 @@ def _released_name(name, kind):
             conv_pw=0, bn1=1, conv_dw=3, bn2=4, conv_pwl=6, bn3=7)
         return f'features.{sum(depths[:group]) + block}.conv.{parts[match[3]]}.{match[4]}'
     return name.replace('conv_head.', 'conv.0.').replace('bn2.', 'conv.1.')
+
+
+def test_share_open(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model('dct_mobilenetv2_100_192_gate', num_classes=5)
+    gate = gate_of(model)
+    with torch.no_grad():
+        gate.conv2.weight.zero_()
+        gate.conv2.bias.view(-1, 2)[:] = torch.tensor([2.0, 0.1])
+        gate.conv2.bias.view(-1, 2)[[0, 70]] = torch.tensor([0.1, 2.0])
+    batches = [(torch.randn(3, 3, 32, 32), torch.zeros(3)), torch.randn(1, 3, 40, 32)]
+    share = share_open(model, batches)
+    assert share.nonzero()[:, 0].tolist() == [0, 70] and share[0] == 1
+    frozen, channels = freeze_selection(model, 2, share)
+    assert channels == [0, 70]
+    draw_open(share, tmp_path / 'open.png')
+    with Image.open(tmp_path / 'open.png') as image:
+        assert min(image.size) > 200
+    with pytest.raises(ValueError, match='no gate'):
+        share_open(frozen, batches)
+    with pytest.raises(ValueError, match='no image'):
+        share_open(timm.create_model('dct_resnet50_192_gate'), [])
+    with pytest.raises(ValueError, match='expected all 192'):
+        draw_open(share[:24], tmp_path / 'no.png')
