@@ -102,8 +102,8 @@ def gssdnet_row(name: str) -> str:
 DCT_MODELS_HEADER = """
 ## Networks on DCT coefficients
 
-1,000 classes; [DCT](dct.md) says what they are. *Stride 2* is with `layer2_stride=2`, as in the paper's figure. None has
-weights.
+1,000 classes; [DCT](dct.md) says what they are. *Stride 2* is with `layer2_stride=2`, as in the paper's figure. None
+has weights.
 
 | model | size | params (M) | MAdds (G) | MAdds (G), stride 2 |
 | --- | --: | --: | --: | --: |
