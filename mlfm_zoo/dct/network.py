@@ -1,6 +1,7 @@
 """Turns ResNets, MobileNetV2 and EfficientNets to DCT coefficients, and a learned selection to a fixed one."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import torch
@@ -11,12 +12,12 @@ from timm.models import EfficientNet, ResNet
 
 from .._timm import config_of
 from ..memory import LowFrequencyMemory
-from ..memory.options import check_option
+from ..memory.options import Options, check_option
 from .channels import NUM_CHANNELS, select_channels
 from .gate import ChannelGate
 from .stem import DCTStem
 
-__all__ = ['freeze_selection', 'to_dct']
+__all__ = ['DCTOptions', 'freeze_selection', 'to_dct']
 
 NetworkT = TypeVar('NetworkT', bound=nn.Module)
 
@@ -90,6 +91,34 @@ def to_dct(
     network.in_chans = in_chans if dct_input == 'rgb' else len(chosen)
     network.train(model.training)
     return model
+
+
+@dataclass(frozen=True)
+class DCTOptions(Options):
+    """Options of a network on DCT coefficients, under the names by which `timm.create_model` takes them.
+
+    Attributes:
+        dct_channels: As `channels` of `to_dct`.
+        dct_input: As of `to_dct`.
+        dct_gate: As `gate` of `to_dct`.
+        dct_statistics: As `statistics` of `to_dct`.
+        dct_mean: Mean that images are normalised with.
+        dct_std: Standard deviation that images are normalised with.
+        in_chans: Channels of the image, 3 or 1.
+    """
+    dct_channels: Union[str, int, Sequence[int]] = '24s'
+    dct_input: str = 'rgb'
+    dct_gate: bool = False
+    dct_statistics: Optional[Sequence[Sequence[float]]] = None
+    dct_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN
+    dct_std: Sequence[float] = IMAGENET_DEFAULT_STD
+    in_chans: int = 3
+
+    def turn(self, model: NetworkT, layer2_stride: int = 1) -> NetworkT:
+        """Turn a trunk to DCT coefficients, see `to_dct`."""
+        return to_dct(
+            model, self.dct_channels, self.dct_input, layer2_stride, self.dct_gate, self.dct_statistics, self.in_chans,
+            self.dct_mean, self.dct_std)
 
 
 def freeze_selection(

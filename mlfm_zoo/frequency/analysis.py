@@ -18,7 +18,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
-from ..workflow.evaluate import StrictImageDataset, open_folder, usable_device
+from ..workflow.evaluate import StrictImageDataset, image_mode, open_folder, usable_device
 from .filters import FrequencyFilter, full_radius
 
 __all__ = ['SAMPLE_COLUMNS', 'Probe', 'analyse', 'default_radii', 'judge', 'keep_settings', 'write_table']
@@ -160,7 +160,7 @@ class _Images(Dataset[Any]):
     def __init__(self, reader: Any, configs: List[Dict[str, Any]], start: int):
         self.reader = reader
         self.start = start
-        self.modes = [{1: 'L', 3: 'RGB', 4: 'RGBA'}.get(config['input_size'][0], 'RGB') for config in configs]
+        self.modes = [image_mode(config) for config in configs]
         self.transforms = [create_transform(**config) for config in configs]
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from .._matplotlib import require_matplotlib
+from ..workflow.evaluate import image_mode
 from .analysis import Probe, judge, write_table
 from .filters import FrequencyFilter
 from .levels import ClassCurve, Overall
@@ -115,7 +116,7 @@ def draw_samples(
             raise ValueError(
                 f'{file} is none of the images that were analysed: give names as they stand in samples.csv.')
         with open(probe.reader.filename(numbers[file], absolute=True), 'rb') as f, Image.open(f) as opened:
-            image = opened.convert({1: 'L', 4: 'RGBA'}.get(probe.configs[0]['input_size'][0], 'RGB'))
+            image = opened.convert(image_mode(probe.configs[0]))
         name = next(row['class'] for row in answers[file])
         label = probe.class_names.index(name)
         radii = sorted({float(row['radius']) for row in answers[file]})

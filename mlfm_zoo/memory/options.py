@@ -4,16 +4,27 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Dict, Tuple, Type, TypeVar, Union
 
-__all__ = ['MEMORY_SUPPLEMENTS', 'MEMORY_UPDATES', 'MemoryOptions', 'check_option']
+__all__ = ['MEMORY_SUPPLEMENTS', 'MEMORY_UPDATES', 'MemoryOptions', 'Options', 'check_option']
 
 MEMORY_UPDATES = ('add', 'cat')
 MEMORY_SUPPLEMENTS = ('all', 'all_but_last', 'none')
 
-OptionsT = TypeVar('OptionsT', bound='MemoryOptions')
+OptionsT = TypeVar('OptionsT', bound='Options')
 
 
 @dataclass(frozen=True)
-class MemoryOptions:
+class Options:
+    """Options that a network takes beside those of its trunk."""
+
+    @classmethod
+    def take_from(cls: Type[OptionsT], kwargs: Dict[str, Any]) -> OptionsT:
+        """Take the options out of a network's keyword arguments, which keep all others."""
+        names = [field.name for field in dataclasses.fields(cls) if field.name in kwargs]
+        return cls(**{name: kwargs.pop(name) for name in names})
+
+
+@dataclass(frozen=True)
+class MemoryOptions(Options):
     """Options of a network's memory, under the names by which `timm.create_model` takes them.
 
     They are strings and booleans, so that they survive a config.json.
@@ -35,12 +46,6 @@ class MemoryOptions:
         check_option('memory_update', self.memory_update, MEMORY_UPDATES)
         check_option('memory_supplement', self.memory_supplement, MEMORY_SUPPLEMENTS)
         check_option('memory_forget_last', self.memory_forget_last, (True, False))
-
-    @classmethod
-    def take_from(cls: Type[OptionsT], kwargs: Dict[str, Any]) -> OptionsT:
-        """Take the options out of a network's keyword arguments, which keep all others."""
-        names = [field.name for field in dataclasses.fields(cls) if field.name in kwargs]
-        return cls(**{name: kwargs.pop(name) for name in names})
 
 
 def check_option(name: str, value: Union[str, int], choices: Tuple[Union[str, int], ...]) -> None:

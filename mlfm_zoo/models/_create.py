@@ -20,7 +20,7 @@ from ..hub.loading import fetch_checkpoint, find_checkpoint
 from ..hub.manifest import Checkpoint
 from ..hub.released import source_url
 from ..memory.options import check_option
-from ._network import MemoryNetwork, image_convs, refuse_misfit, weight_faults
+from ._network import MemoryNetwork, classifier_prefixes, image_convs, refuse_other_weights
 
 __all__ = ['create_mlfm_model', 'create_network']
 
@@ -301,17 +301,11 @@ def _prepare_state_dict(
         imagenet100_head: bool = False,
 ) -> StateDict:
     """Complete a warm start, and refuse weights that do not fit, before timm adapts input convs and classifier."""
-    classifiers = config_of(model).get('classifier') or ()
-    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
-    prefixes = tuple(f'{name}.' for name in classifiers)
     if warm_start:
         assert isinstance(model, MemoryNetwork)
         state_dict = dict(state_dict, **_identity_memory(model))
     if imagenet100_head:
-        rows = imagenet100_rows()
+        rows, prefixes = imagenet100_rows(), classifier_prefixes(model)
         state_dict = {k: v[rows] if k.startswith(prefixes) else v for k, v in state_dict.items()}
-    expected = {k: v for k, v in model.state_dict().items() if not k.startswith(prefixes)}
-    given = {k: v for k, v in state_dict.items() if not k.startswith(prefixes)}
-    adapted = {f'{name}.weight' for name in image_convs(model)}
-    refuse_misfit(model, state_dict, weight_faults(expected, given, adapted))
+    refuse_other_weights(model, state_dict, {f'{name}.weight' for name in image_convs(model)})
     return state_dict

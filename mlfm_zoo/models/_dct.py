@@ -8,7 +8,7 @@ from timm.models import PretrainedCfg
 
 from ..dct.channels import select_channels
 from ._create import create_network
-from ._network import refuse_misfit, weight_faults
+from ._network import refuse_other_weights
 
 __all__ = ['create_dct_network']
 
@@ -54,8 +54,5 @@ def create_dct_network(model_cls: Type[NetworkT], variant: str, pretrained: bool
 
 def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: torch.nn.Module) -> Dict[str, torch.Tensor]:
     """Refuse weights that do not fit, before timm adapts the classifier."""
-    heads = ('fc.', 'classifier.')
-    expected, given = (
-        {k: v for k, v in weights.items() if not k.startswith(heads)} for weights in (model.state_dict(), state_dict))
-    refuse_misfit(model, state_dict, weight_faults(expected, given), REMEDY)
+    refuse_other_weights(model, state_dict, remedy=REMEDY)
     return state_dict

@@ -9,7 +9,12 @@ from timm.layers import get_device_dtype, to_2tuple
 from .._timm import config_of
 from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
 
-__all__ = ['MemoryNetwork', 'image_convs', 'refuse_misfit', 'rounds_up', 'weight_faults']
+__all__ = [
+    'MemoryNetwork', 'classifier_prefixes', 'image_convs', 'refuse_misfit', 'refuse_other_weights', 'rounds_up',
+    'weight_faults',
+]
+
+MEMORY_REMEDY = 'give weights of this network, made with the same memory options'
 
 if TYPE_CHECKING:
     class Trunk(nn.Module):
@@ -166,11 +171,31 @@ def weight_faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted
     ]
 
 
+def classifier_prefixes(model: nn.Module) -> Tuple[str, ...]:
+    """What the names of the classifier's parameters begin with."""
+    names = config_of(model).get('classifier') or ()
+    return tuple(f'{name}.' for name in ((names,) if isinstance(names, str) else names))
+
+
+def refuse_other_weights(
+        model: nn.Module,
+        state_dict: Mapping[str, Any],
+        adapted: Collection[str] = (),
+        remedy: str = MEMORY_REMEDY,
+) -> None:
+    """Refuse weights that do not fit, but for what timm adapts: shapes of `adapted`, and the classifier."""
+    classifiers = classifier_prefixes(model)
+    expected, given = (
+        {k: v for k, v in weights.items() if not k.startswith(classifiers)}
+        for weights in (model.state_dict(), state_dict))
+    refuse_misfit(model, state_dict, weight_faults(expected, given, adapted), remedy)
+
+
 def refuse_misfit(
         model: nn.Module,
         state_dict: Mapping[str, Any],
         faults: List[str],
-        remedy: str = 'give weights of this network, made with the same memory options',
+        remedy: str = MEMORY_REMEDY,
 ) -> None:
     """Say in one sentence what keeps weights from being loaded, if anything does, and what to do."""
     if not faults:

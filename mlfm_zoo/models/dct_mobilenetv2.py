@@ -5,15 +5,16 @@ the first depthwise one runs over the coefficients, or, of all 192, is a grouped
 """
 
 from functools import partial
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict
 
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import EfficientNet, register_model
 
 from .._timm import decode_arch_def, resolve_act_layer, resolve_bn_args, round_channels
-from ..dct.network import to_dct
+from ..dct.network import DCTOptions
 from ..hub.configs import default_cfgs_from_manifest
+from ..memory.options import check_option
 from ._dct import create_dct_network
 
 __all__ = ['DCTEfficientNet']
@@ -24,41 +25,19 @@ class DCTEfficientNet(EfficientNet):
 
     Args:
         *args: As `timm.models.EfficientNet`.
-        dct_channels: As `channels` of `mlfm_zoo.dct.to_dct`.
-        dct_input: As `mlfm_zoo.dct.to_dct`.
-        dct_gate: As `gate` of `mlfm_zoo.dct.to_dct`.
-        dct_statistics: As `statistics` of `mlfm_zoo.dct.to_dct`.
-        dct_mean: Mean that images are normalised with.
-        dct_std: Standard deviation that images are normalised with.
-        in_chans: Channels of the image, 3 or 1.
         output_stride: Image size over size of the deepest feature, 32, 64 or 128.
-        **kwargs: As `timm.models.EfficientNet`.
+        **kwargs: As `timm.models.EfficientNet`, and the options of `mlfm_zoo.dct.DCTOptions`.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
-    def __init__(
-            self,
-            *args: Any,
-            dct_channels: Union[str, int, Sequence[int]] = '24s',
-            dct_input: str = 'rgb',
-            dct_gate: bool = False,
-            dct_statistics: Optional[Sequence[Sequence[float]]] = None,
-            dct_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
-            dct_std: Sequence[float] = IMAGENET_DEFAULT_STD,
-            in_chans: int = 3,
-            output_stride: int = 128,
-            **kwargs: Any,
-    ):
-        if output_stride not in (32, 64, 128):
-            raise ValueError(
-                f'output_stride is {output_stride!r}, expected 32, 64 or 128, four times that of the trunk.')
+    def __init__(self, *args: Any, output_stride: int = 128, **kwargs: Any):
+        check_option('output_stride', output_stride, (32, 64, 128))  # four times that of the trunk
+        options = DCTOptions.take_from(kwargs)
         kwargs['output_stride'] = output_stride // 4
         super().__init__(*args, **kwargs)
-        to_dct(
-            self, dct_channels, dct_input, gate=dct_gate, statistics=dct_statistics, in_chans=in_chans, mean=dct_mean,
-            std=dct_std)
+        options.turn(self)
 
 
 def _gen_dct_mobilenetv2(variant: str, pretrained: bool = False, channel_multiplier: float = 1.0, **kwargs) -> Any:

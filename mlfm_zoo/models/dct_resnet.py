@@ -5,7 +5,7 @@ layer1 reads the coefficients. layer2 has stride 1, as in the released code, or 
 paper's figure.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -13,7 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import Bottleneck, ResNet, register_model
 
 from .._timm import feature_take_indices
-from ..dct.network import to_dct
+from ..dct.network import DCTOptions
 from ..hub.configs import default_cfgs_from_manifest
 from ._dct import create_dct_network
 
@@ -27,35 +27,17 @@ class DCTResNet(ResNet):
 
     Args:
         *args: As `timm.models.ResNet`.
-        dct_channels: As `channels` of `mlfm_zoo.dct.to_dct`.
-        dct_input: As `mlfm_zoo.dct.to_dct`.
-        dct_gate: As `gate` of `mlfm_zoo.dct.to_dct`.
-        dct_statistics: As `statistics` of `mlfm_zoo.dct.to_dct`.
-        dct_mean: Mean that images are normalised with.
-        dct_std: Standard deviation that images are normalised with.
         layer2_stride: As `mlfm_zoo.dct.to_dct`.
-        in_chans: Channels of the image, 3 or 1.
-        **kwargs: As `timm.models.ResNet`.
+        **kwargs: As `timm.models.ResNet`, and the options of `mlfm_zoo.dct.DCTOptions`.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
-    def __init__(
-            self,
-            *args: Any,
-            dct_channels: Union[str, int, Sequence[int]] = '24s',
-            dct_input: str = 'rgb',
-            dct_gate: bool = False,
-            dct_statistics: Optional[Sequence[Sequence[float]]] = None,
-            dct_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
-            dct_std: Sequence[float] = IMAGENET_DEFAULT_STD,
-            layer2_stride: int = 1,
-            in_chans: int = 3,
-            **kwargs: Any,
-    ):
+    def __init__(self, *args: Any, layer2_stride: int = 1, **kwargs: Any):
+        options = DCTOptions.take_from(kwargs)
         super().__init__(*args, **kwargs)
-        to_dct(self, dct_channels, dct_input, layer2_stride, dct_gate, dct_statistics, in_chans, dct_mean, dct_std)
+        options.turn(self, layer2_stride)
         self.feature_info = self.feature_info[1:]
 
     def forward_intermediates(

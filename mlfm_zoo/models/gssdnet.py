@@ -27,11 +27,12 @@ from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory.options import check_option
 from ._create import create_network
-from ._network import refuse_misfit, weight_faults
+from ._network import refuse_misfit, refuse_other_weights, weight_faults
 
 __all__ = ['FixedConv2d', 'FusedGSSDBlock', 'GSSDBlock', 'GSSDNet', 'fixed_kernels']
 
 OPERATORS = ('order2', 'order1', 'learned')
+REMEDY = 'give weights of this network, made with the same operators and width'
 
 # Derivatives, as cross-correlations. d/dx and d/dy have opposite signs, as released.
 DERIVATIVES = (
@@ -483,18 +484,20 @@ class GSSDNet(nn.Module):
 
     # Says in one sentence why weights do not fit, where torch would list every parameter.
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        _refuse_misfit(self, state_dict, weight_faults(self.state_dict(), state_dict) if strict else [])
+        if strict:
+            refuse_misfit(self, state_dict, weight_faults(self.state_dict(), state_dict), REMEDY)
+        _refuse_other_kernels(self, state_dict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
-def _refuse_misfit(model: GSSDNet, state_dict: Mapping[str, Any], faults: List[str]) -> None:
-    """Refuse weights that have faults, or other kernels than the network's fixed ones."""
+def _refuse_other_kernels(model: GSSDNet, state_dict: Mapping[str, Any]) -> None:
+    """Refuse weights with other kernels than the network's fixed ones."""
     for name, module in model.named_modules():
         given = state_dict.get(f'{name}.weight')
-        if isinstance(module, FixedConv2d) and torch.is_tensor(given) and not given.is_meta and not faults:
+        if isinstance(module, FixedConv2d) and torch.is_tensor(given) and not given.is_meta:
             if not module.has_kernels(given):
-                faults = [f"has other kernels in {name}.weight than this network's fixed ones"]
-    refuse_misfit(model, state_dict, faults, 'give weights of this network, made with the same operators and width')
+                fault = f"has other kernels in {name}.weight than this network's fixed ones"
+                refuse_misfit(model, state_dict, [fault], REMEDY)
 
 
 def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> Dict[str, torch.Tensor]:
@@ -507,10 +510,8 @@ def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> 
                 f'The weights were learnt on {shape[1]} image channels, each with a kernel of its own, and cannot be '
                 f'adapted to {model.in_chans}: give in_chans={shape[1]}, or build the network with pretrained=False.')
         state_dict = _free_first_conv(state_dict, model)
-    expected, given = (
-        {k: v for k, v in weights.items() if not k.startswith('head.fc.')}
-        for weights in (model.state_dict(), state_dict))
-    _refuse_misfit(model, state_dict, weight_faults(expected, given, {first}))
+    refuse_other_weights(model, state_dict, {first}, REMEDY)
+    _refuse_other_kernels(model, state_dict)
     return state_dict
 
 

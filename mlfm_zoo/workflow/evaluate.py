@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data import ImageDataset, create_loader, resolve_model_data_config
 from timm.utils import accuracy
 
-__all__ = ['Accuracy', 'evaluate', 'open_folder', 'usable_device']
+__all__ = ['Accuracy', 'evaluate', 'image_mode', 'open_folder', 'usable_device']
 
 
 class Accuracy(NamedTuple):
@@ -70,6 +70,7 @@ def evaluate(
     """
     dataset = open_folder(root, getattr(model, 'num_classes', 0), class_names)
     config = resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
+    dataset.input_img_mode = image_mode(config)
     device = usable_device(device)
     loader = create_loader(
         dataset,
@@ -141,6 +142,18 @@ def open_folder(
         warnings.warn(
             f'{len(others)} folders in {root} are of no class and left out, {min(others)} among them.', stacklevel=3)
     return dataset
+
+
+def image_mode(config: Mapping[str, Any]) -> str:
+    """Say how Pillow reads images for a model.
+
+    Args:
+        config: What `timm.data.resolve_model_data_config` says of the model.
+
+    Returns:
+        Pillow's mode: 'L' for 1 channel, 'RGBA' for 4, and 'RGB' for others.
+    """
+    return {1: 'L', 4: 'RGBA'}.get(config['input_size'][0], 'RGB')
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:

@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from .._timm import config_of
 from ..data import imagenet100
 from ..hub.manifest import Checkpoint, load_manifest
-from .evaluate import usable_device
+from .evaluate import image_mode, usable_device
 
 __all__ = ['Answer', 'Prediction', 'best_checkpoint', 'class_labels', 'draw_predictions', 'find_images', 'predict']
 
@@ -124,7 +124,7 @@ def predict(
     labels = class_labels(model)
     config = resolve_model_data_config(model)
     transform = create_transform(**config)
-    mode = {1: 'L', 3: 'RGB', 4: 'RGBA'}.get(config['input_size'][0], 'RGB')
+    mode = image_mode(config)
     for file in files:
         try:
             with Image.open(file) as image:
