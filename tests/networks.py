@@ -34,7 +34,7 @@ GSSDNET = sorted(
     f'gssdnet_{operators}_{width}' for operators in ('o2', 'o1', 'vanilla') for width in ('100', '075', '050'))
 
 DCT = sorted([
-    *(f'dct_resnet50_{c}' for c in ('24s', '24t', '24d', '48s', '48t', '64s', '64t', '192', '192_gate')),
+    *(f'dct_resnet50_{c}' for c in ('24s', '24t', '24d', '48s', '48t', '64s', '64t', '192', '192_gate', 'ycbcr')),
     *(f'dct_mobilenetv2_100_{c}' for c in ('6s', '12s', '24s', '32s', '192', '192_gate')),
 ])
 

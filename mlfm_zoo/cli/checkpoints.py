@@ -119,7 +119,7 @@ def _list(args: argparse.Namespace) -> None:
         print(f'No weights of {pattern} can be loaded today.')
     names = [row['name'] if row['memory'] else f'{row["name"]} (memory=False)' for row in rows]
     for name, row in zip(names, rows):
-        print(f'{name:{max(map(len, names))}}  {row["kind"] or "-":10}  {row["where"]}')
+        print(f'{name:{max(map(len, names))}}  {row["kind"] or "-":14}  {row["where"]}')
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import torch.nn as nn
 
 from ..convert import convert_checkpoint
 from ..data import imagenet100
+from ..hub.manifest import load_manifest
 from ..workflow.evaluate import evaluate
 from ..workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
 from .arguments import AddCommand, key_value, positive, whole
@@ -71,6 +72,10 @@ def create(name: str, model_args: Dict[str, Any]) -> nn.Module:
     """A pretrained model; what is wrong with a folder's files is said with the folder's name."""
     if ':' not in name and not timm.is_model(name):
         raise ValueError(f'timm knows no model named {name}: give a registered name, or local-dir:FOLDER for a folder.')
+    if any(c.name == name and c.kind == 'initialisation' for c in load_manifest().values()):
+        raise ValueError(
+            f'{name} is an initialisation, which has yet to be trained on DCT coefficients and answers nothing before: '
+            'train it, and give the weights that come out.')
     try:
         return timm.create_model(name, pretrained=True, **model_args)
     except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:

@@ -4,11 +4,11 @@ Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.
 """
 
 from .channels import SUBSETS, select_channels
-from .gate import ChannelGate, draw_open, gate_of, share_open
+from .gate import ChannelGate, GateTask, draw_open, gate_of, share_open
 from .network import DCTOptions, freeze_selection, to_dct
-from .stem import DCTStem, Statistics, measure_statistics
+from .stem import DCTStem, Statistics, measure_statistics, read_statistics
 
 __all__ = [
-    'SUBSETS', 'ChannelGate', 'DCTOptions', 'DCTStem', 'Statistics', 'draw_open', 'freeze_selection', 'gate_of',
-    'measure_statistics', 'select_channels', 'share_open', 'to_dct',
+    'SUBSETS', 'ChannelGate', 'DCTOptions', 'DCTStem', 'GateTask', 'Statistics', 'draw_open', 'freeze_selection',
+    'gate_of', 'measure_statistics', 'read_statistics', 'select_channels', 'share_open', 'to_dct',
 ]

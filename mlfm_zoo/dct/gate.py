@@ -1,15 +1,16 @@
 """The gate that learns which of the 192 coefficients a network needs (the paper's section 3.3)."""
 
 from pathlib import Path
-from typing import Any, Iterable, Optional, Union
+from typing import Any, Callable, Dict, Iterable, Optional, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from timm.task import ClassificationTask
 
 from .._matplotlib import require_matplotlib
 
-__all__ = ['ChannelGate', 'draw_open', 'gate_of', 'share_open']
+__all__ = ['ChannelGate', 'GateTask', 'draw_open', 'gate_of', 'share_open']
 
 
 class ChannelGate(nn.Module):
@@ -52,6 +53,10 @@ class ChannelGate(nn.Module):
             return F.gumbel_softmax(pair.float(), hard=True)[..., 1, None, None].to(x.dtype)
         return (pair[..., 1] > pair[..., 0])[..., None, None].to(x.dtype)
 
+    def __getstate__(self) -> Dict[str, Any]:
+        """All but the penalty, which belongs to one batch: copies and pickles have none."""
+        return dict(self.__dict__, penalty=None)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Close channels of x (N, C, H, W)."""
         decision = self.decide(x)
@@ -76,6 +81,43 @@ def gate_of(model: nn.Module) -> ChannelGate:
         if isinstance(module, ChannelGate):
             return module
     raise ValueError('The network has no gate: give one that was built with a gate.')
+
+
+class GateTask(ClassificationTask):
+    """Trains a network with a gate: the loss of the paper, cross entropy or another plus a factor times the penalty.
+
+    A task of timm's, for training loops that take one.
+
+    Args:
+        model: A network with a gate.
+        criterion: Loss of the classifier.
+        penalty: The factor, a loss for each open channel.
+        **kwargs: As `timm.task.ClassificationTask`.
+
+    Raises:
+        ValueError: The network has no gate.
+    """
+
+    def __init__(self, model: nn.Module, criterion: Callable[..., torch.Tensor], penalty: float, **kwargs: Any):
+        super().__init__(model, criterion, **kwargs)
+        self.penalty = penalty
+        self._gate = [gate_of(model)]  # in a list, so that it is no second child
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
+        """Compute the loss.
+
+        Args:
+            input: Batch of what the network takes.
+            target: Its labels.
+
+        Returns:
+            'loss'; 'output', logits; with the network in training mode 'open_channels', the mean number of open ones.
+        """
+        result = super().forward(input, target)
+        gate = self._gate[0]
+        if gate.training and gate.penalty is not None:
+            result.update(loss=result['loss'] + self.penalty * gate.penalty, open_channels=gate.penalty.detach())
+        return result
 
 
 @torch.inference_mode()

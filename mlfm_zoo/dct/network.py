@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import torch
 import torch.nn as nn
@@ -17,7 +17,7 @@ from .channels import NUM_CHANNELS, select_channels
 from .gate import ChannelGate
 from .stem import DCTStem
 
-__all__ = ['DCTOptions', 'freeze_selection', 'to_dct']
+__all__ = ['DCTOptions', 'freeze_selection', 'start_from_trunk', 'to_dct']
 
 NetworkT = TypeVar('NetworkT', bound=nn.Module)
 
@@ -28,7 +28,7 @@ def to_dct(
         dct_input: str = 'rgb',
         layer2_stride: int = 1,
         gate: bool = False,
-        statistics: Optional[Sequence[Sequence[float]]] = None,
+        statistics: Union[None, str, Sequence[Sequence[float]]] = None,
         in_chans: int = 3,
         mean: Optional[Sequence[float]] = None,
         std: Optional[Sequence[float]] = None,
@@ -109,7 +109,7 @@ class DCTOptions(Options):
     dct_channels: Union[str, int, Sequence[int]] = '24s'
     dct_input: str = 'rgb'
     dct_gate: bool = False
-    dct_statistics: Optional[Sequence[Sequence[float]]] = None
+    dct_statistics: Union[None, str, Sequence[Sequence[float]]] = None
     dct_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN
     dct_std: Sequence[float] = IMAGENET_DEFAULT_STD
     in_chans: int = 3
@@ -177,6 +177,40 @@ def freeze_selection(
     return model, channels
 
 
+def start_from_trunk(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
+    """Make weights of a trunk on RGB images into those that a network on DCT coefficients starts from.
+
+    As `to_dct` does: the stem's are left out, and of what reads the coefficients the first input columns are taken
+    where there are enough; what they do not say stays as it is in the network.
+
+    Args:
+        state_dict: Weights of the trunk.
+        model: The network on DCT coefficients, or on YCbCr, which takes all of them.
+
+    Returns:
+        Weights of the network.
+    """
+    is_resnet = hasattr(model, 'layer1')
+    stem, readers = ('conv1.', ('layer1.0.conv1.', 'layer1.0.downsample.')) if is_resnet else (
+        'conv_stem.', ('blocks.0.0.',))
+    own = model.state_dict()
+    if 'bn1.weight' in own:  # it has a stem of its own
+        return state_dict
+    kept = {k: v for k, v in state_dict.items() if not k.startswith((stem, 'bn1.'))}
+    kept.update(_leading(kept, {k: v for k, v in own.items() if k.startswith((stem, *readers))}))
+    return kept
+
+
+def _leading(weights: Dict[str, torch.Tensor], own: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """The first rows and columns of weights, as many as a network's own have; those where there are not enough."""
+    taken = dict(own)
+    for name, value in own.items():
+        given = weights.get(name)
+        if given is not None and given.ndim == value.ndim and all(g >= v for g, v in zip(given.shape, value.shape)):
+            taken[name] = given[tuple(slice(size) for size in value.shape)]
+    return taken
+
+
 def _turn_resnet(model: Any, first: nn.Module, num_chs: int, layer2_stride: int) -> None:
     model.conv1, model.bn1, model.act1, model.maxpool = first, nn.Identity(), nn.Identity(), nn.Identity()
     block = model.layer1[0]
@@ -210,6 +244,7 @@ def _turn_efficientnet(model: Any, first: nn.Module, num_chs: int) -> None:
             _read(conv, num_chs)
         norm = type(block.bn1)(num_chs, eps=block.bn1.eps, momentum=block.bn1.momentum, **dd)
         norm.act, norm.drop = block.bn1.act, block.bn1.drop
+        norm.load_state_dict(_leading(block.bn1.state_dict(), norm.state_dict()))
         block.bn1 = norm
     else:
         block.conv_dw = nn.Conv2d(

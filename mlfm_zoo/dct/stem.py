@@ -8,7 +8,7 @@ them all.
 import json
 import math
 from pathlib import Path
-from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Iterable, List, NamedTuple, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -17,7 +17,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .channels import NUM_CHANNELS, select_channels
 
-__all__ = ['DCTStem', 'Statistics', 'dct_matrix', 'measure_statistics', 'released_statistics']
+__all__ = [
+    'DCTStem', 'Statistics', 'YCbCrConv2d', 'YCbCrStem', 'dct_matrix', 'measure_statistics',
+    'read_statistics', 'released_statistics',
+]
 
 BLOCK = 8
 
@@ -40,8 +43,31 @@ def released_statistics() -> Statistics:
     Returns:
         The statistics.
     """
-    values = json.loads(Path(__file__).with_name('released_statistics.json').read_text(encoding='utf-8'))
-    return Statistics(tuple(values['mean']), tuple(values['std']))
+    return read_statistics(Path(__file__).with_name('released_statistics.json'))
+
+
+def read_statistics(file: Union[str, Path]) -> Statistics:
+    """Read statistics of coefficients from a file.
+
+    Args:
+        file: JSON with 192 numbers each under 'mean' and 'std', as `python -m mlfm_zoo dct-statistics` writes it.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        ValueError: There is no such file, or it says something else.
+    """
+    try:
+        values = json.loads(Path(file).read_text(encoding='utf-8'))
+        return Statistics(*(tuple(float(value) for value in values[name]) for name in Statistics._fields))
+    except OSError as error:
+        raise ValueError(
+            f'The statistics {file} cannot be read ({error.strerror}): give the path of a JSON file.') from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(
+            f'{file} holds no statistics, expected JSON with 192 numbers under "mean" and under "std": measure them '
+            'with python -m mlfm_zoo dct-statistics.') from None
 
 
 def dct_matrix() -> torch.Tensor:
@@ -74,7 +100,8 @@ class DCTStem(nn.Module):
         in_chans: Channels of the image: 3, RGB, or 1, grey.
         mean: Mean that the images are normalised with, for each of their channels.
         std: Standard deviation that they are normalised with.
-        statistics: Mean and standard deviation of the 192 coefficients; the released ones if None.
+        statistics: Mean and standard deviation of the 192 coefficients, or the file that `read_statistics` reads them
+            from; the released ones if None.
         device: Device of the weights.
         dtype: Type of the weights.
 
@@ -84,6 +111,7 @@ class DCTStem(nn.Module):
 
     weight: torch.Tensor
     bias: torch.Tensor
+    kernel_size = BLOCK
 
     def __init__(
             self,
@@ -91,7 +119,7 @@ class DCTStem(nn.Module):
             in_chans: int = 3,
             mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
             std: Sequence[float] = IMAGENET_DEFAULT_STD,
-            statistics: Optional[Sequence[Sequence[float]]] = None,
+            statistics: Union[None, str, Sequence[Sequence[float]]] = None,
             device: Any = None,
             dtype: Any = None,
     ):
@@ -100,13 +128,16 @@ class DCTStem(nn.Module):
             raise ValueError(f'in_chans is {in_chans!r}, expected 3 for RGB or 1 for grey images: a DCT has no other.')
         self.channels = select_channels(channels)
         self.out_channels = len(self.channels)
-        self.block_size = BLOCK
+        self.block_size = self.kernel_size  # an attribute of its own, which TorchScript knows
         self.in_chans = in_chans
         self.mean, self.std = (tuple(values[:in_chans]) for values in (mean, std))
+        if isinstance(statistics, (str, Path)):
+            statistics = read_statistics(statistics)
         self.statistics = Statistics(*map(tuple, released_statistics() if statistics is None else statistics))
-        if [len(values) for values in self.statistics] != [NUM_CHANNELS] * 2 or min(self.statistics.std) <= 0:
+        if [len(values) for values in self.statistics] != [NUM_CHANNELS] * 2 or not all(
+                math.isfinite(m) and 0 < d < math.inf for m, d in zip(*self.statistics)):
             raise ValueError('The statistics are expected to be 192 means and 192 standard deviations above 0.')
-        shape = (len(self.channels), in_chans, BLOCK, BLOCK)
+        shape = (len(self.channels), in_chans, self.block_size, self.block_size)
         self.register_buffer('weight', torch.empty(shape, device=device, dtype=dtype), persistent=False)
         self.register_buffer('bias', torch.empty(shape[:1], device=device, dtype=dtype), persistent=False)
         self.fill()
@@ -178,7 +209,60 @@ class DCTStem(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        return f'{self.in_chans}, {self.out_channels}, kernel_size=8, stride=8'
+        return f'{self.in_chans}, {self.out_channels}, kernel_size={self.block_size}, stride={self.block_size}'
+
+
+class YCbCrStem(DCTStem):
+    """Makes normalised Y, Cb and Cr of normalised images, the size as it is.
+
+    A pixel counts as a block filled with it, of which the three constant coefficients are left: so it is normalised by
+    their statistics.
+
+    Args:
+        **kwargs: As `DCTStem`, but for the channels.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    kernel_size = 1
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(tuple(range(0, NUM_CHANNELS, BLOCK * BLOCK)), **kwargs)
+
+    @torch.jit.ignore
+    def inverse(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Make images of Y, Cb and Cr, exactly.
+
+        Args:
+            coefficients: What the stem puts out (N, 3, H, W).
+
+        Returns:
+            Normalised images (N, in_chans, H, W), without clipping; of grey ones, one channel.
+        """
+        return super().inverse(coefficients)[..., ::BLOCK, ::BLOCK]
+
+    def _fold(self) -> Tuple[torch.Tensor, torch.Tensor]:
+        weight, bias = super()._fold()
+        return weight.sum((2, 3), keepdim=True), bias
+
+
+class YCbCrConv2d(nn.Conv2d):
+    """A convolution that reads Y, Cb and Cr of the image: the first one of the paper's YCbCr baseline.
+
+    Args:
+        *args: As `torch.nn.Conv2d`, of 3 input channels.
+        stem: What makes Y, Cb and Cr.
+        **kwargs: As `torch.nn.Conv2d`.
+    """
+
+    def __init__(self, *args: Any, stem: YCbCrStem, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.stem = stem
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From normalised images x (N, in_chans, H, W) to features."""
+        return self._conv_forward(self.stem(x), self.weight, self.bias)
 
 
 def measure_statistics(

@@ -50,10 +50,12 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
     data, trained_tag = ('ImageNet100', 'in100') if 'mlfm_' in model else ('ImageNet', 'in1k')
     asked = f'The weights {model}.{tag}' if tag else f'{data} weights of {model}'
     ways = []
-    available = [c.name for c in checkpoints if c.available and c.memory]
-    if available:
-        more = f' and {len(available) - 3} more (python -m mlfm_zoo list {model})' if len(available) > 3 else ''
-        ways.append(f'load {", ".join(available[:3])}{more}')
+    for verb, initial in (('load', False), ('start a training from', True)):
+        available = [c.name for c in checkpoints
+                     if c.available and c.memory and (c.kind == 'initialisation') == initial]
+        if available:
+            more = f' and {len(available) - 3} more (python -m mlfm_zoo list {model})' if len(available) > 3 else ''
+            ways.append(f'{verb} {", ".join(available[:3])}{more}')
     ways += [f'make {c.name} ({c.recipe})' for c in checkpoints if not c.available and tag in ('', c.tag)]
     if tag in ('', trained_tag) and model.startswith(('mlfm_', 'gssdnet_')):
         ways.append(f'train it (python -m mlfm_zoo recipe {model})')

@@ -29,11 +29,12 @@ from typing import (
 import yaml
 
 __all__ = [
-    'Checkpoint', 'ManifestError', 'PaperAccuracy', 'load_manifest', 'manifest_path', 'paper_accuracies',
-    'read_manifest',
+    'KINDS', 'OF_TIMM', 'Checkpoint', 'ManifestError', 'PaperAccuracy', 'load_manifest', 'manifest_path',
+    'paper_accuracies', 'read_manifest',
 ]
 
-KINDS = ('embedded', 'paper', 'trained', 'warm_start')
+KINDS = ('embedded', 'paper', 'trained', 'warm_start', 'initialisation')
+OF_TIMM = ('warm_start', 'initialisation')  # kinds whose files are in timm's own repositories
 PLACES = ('package', 'hub', 'authors')
 SCHEMA_VERSION = 2
 PACKAGE = Path(__file__).parents[1]
@@ -58,7 +59,8 @@ class Checkpoint:
         model: Registered name of the network.
         tag: Tag of the weights; `model.tag` is what `timm.create_model` takes.
         kind: 'embedded' (in the package), 'paper' (the authors' weights, converted), 'trained' (by this project's
-            recipes), or 'warm_start' (timm's weights in the trunk, memory at identity).
+            recipes), 'warm_start' (timm's weights in the trunk, memory at identity), or 'initialisation' (timm's
+            weights of a trunk on RGB images, from which a network on DCT coefficients starts).
         places: Where the weights can be had from by `pretrained=True`, the first of them first: 'package', 'hub'
             (`repo` and `file`) or 'authors' (`source_repo` and what follows). Empty if nobody offers them.
         license: SPDX name of the weights' licence, lower case.
@@ -380,7 +382,7 @@ def _check(c: Checkpoint, where: str) -> None:
     needed = {
         'package': ('file', 'sha256', 'size'),
         # other people's repositories are pinned where their commits are known
-        'hub': ('file', 'repo') if c.kind == 'warm_start' else ('file', 'repo', 'commit', 'sha256', 'size'),
+        'hub': ('file', 'repo') if c.kind in OF_TIMM else ('file', 'repo', 'commit', 'sha256', 'size'),
         'authors': ('source_repo', 'source_commit', 'source_path', 'source_blob'),
     }
     for place in c.places:

@@ -95,6 +95,7 @@ def create_network(
         variant: str,
         pretrained: bool,
         prepare: Callable[[StateDict, TrunkT], StateDict],
+        initialise: Optional[Callable[[StateDict, TrunkT], StateDict]] = None,
         **kwargs,
 ) -> TrunkT:
     """Build the network `variant`, of a class that never has a memory, as `timm.create_model` asks for it.
@@ -105,6 +106,8 @@ def create_network(
         pretrained: Whether to load the weights that the pretrained config names.
         prepare: Makes weights ready for the network, or refuses them, before timm adapts input convs and classifier;
             not asked where `pretrained_strict` is False.
+        initialise: Makes weights of an initialisation, which are of another network, into some of this one, before
+            `prepare` sees them.
         **kwargs: Arguments of the class, or of `timm.models.build_model_with_cfg`.
 
     Returns:
@@ -117,8 +120,19 @@ def create_network(
     _choose_feature_extractor(kwargs, memory=False)
     checkpoint = _choose_checkpoint(kwargs, variant, memory=True) if pretrained else None
     weights = Weights(Path()) if checkpoint is None else fetch_checkpoint(checkpoint, kwargs.get('cache_dir'))
+    if initialise is not None and checkpoint is not None and checkpoint.kind == 'initialisation':
+        prepare = partial(_initialise, initialise=initialise, prepare=prepare)
     _plan_loading(kwargs, checkpoint, weights, prepare)
     return _build(model_cls, variant, pretrained, checkpoint, **kwargs)
+
+
+def _initialise(
+        state_dict: StateDict,
+        model: TrunkT,
+        initialise: Callable[[StateDict, TrunkT], StateDict],
+        prepare: Callable[[StateDict, TrunkT], StateDict],
+) -> StateDict:
+    return prepare(initialise(state_dict, model), model)
 
 
 def _build(

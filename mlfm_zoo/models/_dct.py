@@ -7,6 +7,7 @@ import torch
 from timm.models import PretrainedCfg
 
 from ..dct.channels import select_channels
+from ..dct.network import start_from_trunk
 from ._create import create_network
 from ._network import refuse_other_weights
 
@@ -49,7 +50,7 @@ def create_dct_network(model_cls: Type[NetworkT], variant: str, pretrained: bool
         overlay['first_conv'] = None  # it reads coefficients, of which there are as many whatever the image's channels
     if overlay:
         kwargs['pretrained_cfg_overlay'] = overlay
-    return create_network(model_cls, variant, pretrained, _prepare_state_dict, **kwargs)
+    return create_network(model_cls, variant, pretrained, _prepare_state_dict, start_from_trunk, **kwargs)
 
 
 def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: torch.nn.Module) -> Dict[str, torch.Tensor]:

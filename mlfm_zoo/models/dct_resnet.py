@@ -2,22 +2,24 @@
 
 Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416. Stem and pooling are removed, and
 layer1 reads the coefficients. layer2 has stride 1, as in the released code, or 2 with `layer2_stride=2`, as in the
-paper's figure.
+paper's figure. The paper's baseline on YCbCr keeps stem and pooling.
 """
 
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import get_device_dtype
 from timm.models import Bottleneck, ResNet, register_model
 
 from .._timm import feature_take_indices
 from ..dct.network import DCTOptions
+from ..dct.stem import YCbCrConv2d, YCbCrStem
 from ..hub.configs import default_cfgs_from_manifest
 from ._dct import create_dct_network
 
-__all__ = ['DCTResNet']
+__all__ = ['DCTResNet', 'YCbCrResNet']
 
 LAYERS = ('layer1', 'layer2', 'layer3', 'layer4')
 
@@ -91,9 +93,50 @@ class DCTResNet(ResNet):
         return take_indices
 
 
+class YCbCrResNet(ResNet):
+    """ResNet whose first convolution reads normalised Y, Cb and Cr, made of the normalised image; all else is timm's.
+
+    Args:
+        *args: As `timm.models.ResNet`.
+        in_chans: Channels of the image, 3 or 1.
+        dct_statistics: As `statistics` of `mlfm_zoo.dct.DCTStem`; those of the three constant coefficients are used.
+        dct_mean: Mean that images are normalised with.
+        dct_std: Standard deviation that images are normalised with.
+        **kwargs: As `timm.models.ResNet`, but for a `stem_type` of several convolutions.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+            self,
+            *args: Any,
+            in_chans: int = 3,
+            dct_statistics: Union[None, str, Sequence[Sequence[float]]] = None,
+            dct_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+            dct_std: Sequence[float] = IMAGENET_DEFAULT_STD,
+            **kwargs: Any,
+    ):
+        if kwargs.get('stem_type'):
+            raise ValueError(
+                f"stem_type is {kwargs['stem_type']!r}, expected '': YCbCr is read by a stem of one convolution.")
+        super().__init__(*args, **kwargs)
+        dd = get_device_dtype(self)
+        stem = YCbCrStem(in_chans=in_chans, mean=dct_mean, std=dct_std, statistics=dct_statistics, **dd)
+        old: Any = self.conv1
+        conv1 = YCbCrConv2d(3, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False, stem=stem, **dd)
+        conv1.weight = old.weight
+        self.add_module('conv1', conv1)
+        self.in_chans = in_chans
+
+
 def _create_dct_resnet(variant: str, pretrained: bool = False, **kwargs) -> DCTResNet:
     feature_cfg = dict(out_indices=(0, 1, 2, 3), flatten_sequential=True)
     return create_dct_network(DCTResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+
+
+def _create_ycbcr_resnet(variant: str, pretrained: bool = False, **kwargs) -> YCbCrResNet:
+    return create_dct_network(YCbCrResNet, variant, pretrained, **kwargs)
 
 
 def _cfg(**kwargs) -> Dict[str, Any]:
@@ -117,6 +160,7 @@ default_cfgs = default_cfgs_from_manifest({
     'dct_resnet50_64t': _cfg(),
     'dct_resnet50_192': _cfg(),
     'dct_resnet50_192_gate': _cfg(),
+    'dct_resnet50_ycbcr': _cfg(input_size=(3, 224, 224), pool_size=(7, 7), first_conv='conv1'),
 })
 
 RESNET50 = dict(block=Bottleneck, layers=(3, 4, 6, 3))
@@ -175,3 +219,9 @@ def dct_resnet50_192_gate(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on those of the 192 coefficients that its gate lets pass."""
     model_args = dict(RESNET50, dct_channels='192', dct_gate=True)
     return _create_dct_resnet('dct_resnet50_192_gate', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def dct_resnet50_ycbcr(pretrained: bool = False, **kwargs) -> YCbCrResNet:
+    """ResNet-50 on YCbCr pixels, the paper's baseline of the same image size as that on RGB."""
+    return _create_ycbcr_resnet('dct_resnet50_ycbcr', pretrained, **dict(RESNET50, **kwargs))

@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..hub.manifest import Checkpoint, paper_accuracies
+from ..hub.manifest import OF_TIMM, Checkpoint, paper_accuracies
 from .cost import count_cost
 
 __all__ = ['make_card']
@@ -46,6 +46,8 @@ KINDS = {
     'paper': "The authors' own weights (Wu et al.), converted name by name; the conversion changes no value.",
     'trained': 'Trained with `mlfm-zoo`, independently of the authors of the paper.',
     'warm_start': "timm's weights in the trunk, memory at identity: a start for fine-tuning, not a trained memory.",
+    'initialisation': "timm's weights on RGB images, of what reads the coefficients the first input columns: "
+                      'a start for training, and no classifier.',
 }
 
 
@@ -83,7 +85,7 @@ def make_card(
     """
     options = dict(model_args or {}, num_classes=checkpoint.num_classes, **({} if checkpoint.memory else NO_MEMORY))
     cost = count_cost(checkpoint.model, checkpoint.input_size, **options)
-    name = f'hf-hub:{checkpoint.repo}' if checkpoint.repo and checkpoint.kind != 'warm_start' else checkpoint.name
+    name = f'hf-hub:{checkpoint.repo}' if checkpoint.repo and checkpoint.kind not in OF_TIMM else checkpoint.name
     size = ' x '.join(map(str, cost.input_size[1:]))
     sections = [
         f'---\n{_metadata(checkpoint).to_yaml()}\n---',
@@ -236,6 +238,8 @@ def _limits(checkpoint: Checkpoint) -> str:
         lines.append('- It knows 8 x 8 handwritten digits, enlarged, and nothing else.')
     elif checkpoint.kind == 'warm_start':
         lines.append('- The memory has learnt nothing: in eval mode the network answers exactly as its trunk does.')
+    elif checkpoint.kind == 'initialisation':
+        lines.append('- It has not been trained on what it reads: its answers mean nothing before it is.')
     elif checkpoint.num_classes == 100 and _is_mlfm(checkpoint):
         lines.append(
             '- ImageNet100 has 100 classes and 5,000 validation images: accuracies of single runs that differ by less '

@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data import ImageDataset, create_loader, resolve_model_data_config
 from timm.utils import accuracy
 
-__all__ = ['Accuracy', 'evaluate', 'image_mode', 'open_folder', 'usable_device']
+__all__ = ['Accuracy', 'evaluate', 'image_mode', 'open_folder', 'open_images', 'usable_device']
 
 
 class Accuracy(NamedTuple):
@@ -103,6 +103,30 @@ def evaluate(
     return Accuracy(top1, top5, total)
 
 
+def open_images(root: Union[str, Path], class_map: Optional[Dict[str, int]] = None) -> StrictImageDataset:
+    """Open a folder of images, whatever their classes.
+
+    Args:
+        root: Folder of images, or of folders of them.
+        class_map: Index of each class by its folder; the order of their names if None.
+
+    Returns:
+        timm's dataset, without a transform.
+
+    Raises:
+        FileNotFoundError: `root` is not a folder, or holds no images of these classes.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f'There is no folder at {root}: give one that holds a folder of images for each class.')
+    try:
+        return StrictImageDataset(str(root), class_map=class_map)
+    except RuntimeError:
+        raise FileNotFoundError(
+            f'{root} holds no images of the expected classes: give a folder that holds a folder of images for each '
+            'class.') from None
+
+
 def open_folder(
         root: Union[str, Path],
         model_classes: int,
@@ -123,15 +147,7 @@ def open_folder(
         ValueError: The classes are not as many as the model's outputs.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f'There is no folder at {root}: give one that holds a folder of images for each class.')
-    class_map = {name: i for i, name in enumerate(class_names)} if class_names else None
-    try:
-        dataset = StrictImageDataset(str(root), class_map=class_map)
-    except RuntimeError:
-        raise FileNotFoundError(
-            f'{root} holds no images of the expected classes: give a folder that holds a folder of images for each '
-            'class.') from None
+    dataset = open_images(root, {name: i for i, name in enumerate(class_names)} if class_names else None)
     num_classes = len(class_names or dataset.reader.class_to_idx)
     if num_classes != model_classes:
         raise ValueError(

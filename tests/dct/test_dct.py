@@ -16,11 +16,13 @@ from torch import nn
 
 import mlfm_zoo
 from int8 import export_onnx
+from mlfm_zoo.cli import main
 from mlfm_zoo.convert import convert_state_dict
 from mlfm_zoo.dct import (
     SUBSETS,
     ChannelGate,
     DCTStem,
+    GateTask,
     draw_open,
     freeze_selection,
     gate_of,
@@ -31,6 +33,8 @@ from mlfm_zoo.dct import (
 )
 from mlfm_zoo.workflow.cost import count_cost
 from networks import DCT, lived_in
+
+ON_BLOCKS = [name for name in DCT if 'ycbcr' not in name]
 
 MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 PLAIN = ([0.0] * 192, [1.0] * 192)
@@ -140,7 +144,68 @@ def test_measured_statistics():
     assert model.conv1.statistics == statistics
 
 
-@pytest.mark.parametrize('name', DCT)
+def photos(folder):
+    """A folder of two classes of smooth pictures."""
+    for i, image in enumerate(pixels(4, 3, 60, 80)[0].permute(0, 2, 3, 1).byte().numpy()):
+        (folder / f'class{i % 2}').mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f'class{i % 2}' / f'{i}.png')
+    return folder
+
+
+def test_statistics_of_a_folder(tmp_path, capsys):
+    """The command, and a network that takes its file; timm's own transform gives the images to compare with."""
+    data, file = photos(tmp_path / 'data'), tmp_path / 'statistics.json'
+    arguments = ['--img-size', '48', '--workers', '0', '--batch-size', '3']
+    assert main(['dct-statistics', str(data), '--output', str(file), *arguments]) == 0
+    model = timm.create_model('dct_resnet50_24s', dct_statistics=str(file))
+    config = timm.data.resolve_data_config(dict(img_size=48), model=model)
+    transform = timm.data.create_transform(**config)
+    images = torch.stack([transform(Image.open(path)) for path in sorted(data.rglob('*.png'))])
+    coefficients = model.conv1(images).transpose(0, 1).flatten(1)
+    assert coefficients.mean(1).abs().max() < 1e-2
+    varying = torch.tensor(model.conv1.statistics.std)[list(model.conv1.channels)] > 1e-2
+    torch.testing.assert_close(
+        coefficients.std(1, correction=0)[varying], torch.ones(int(varying.sum())), rtol=1e-3, atol=0)
+    for text in ('', '[', '{"mean": []}', '{"mean": [0], "std": "x"}', '{"mean": 3, "std": 4}', '[' * 100_000):
+        file.write_text(text)
+        with pytest.raises(ValueError, match='holds no statistics') as error:
+            timm.create_model('dct_resnet50_24s', dct_statistics=str(file))
+        assert '\n' not in str(error.value)
+    with pytest.raises(ValueError, match='cannot be read'):
+        timm.create_model('dct_resnet50_24s', dct_statistics=str(tmp_path / 'none.json'))
+    (tmp_path / 'empty').mkdir()
+    for command in (['dct-statistics', str(tmp_path / 'empty')], ['dct-statistics', str(data), '--model', 'no_such']):
+        assert main([*command, '--output', str(tmp_path / 'no.json')]) == 1
+        assert capsys.readouterr().err.count('\n') == 1
+    assert not (tmp_path / 'no.json').exists()
+
+
+def test_ycbcr():
+    """timm's ResNet50 on Y, Cb and Cr of JFIF's equations, each normalised as the constant coefficient is."""
+    torch.manual_seed(0)
+    raw, normalised = pixels(2, 3, 40, 56)
+    model = timm.create_model('dct_resnet50_ycbcr', num_classes=7).eval()
+    plain = timm.create_model('resnet50', num_classes=7)
+    plain.load_state_dict(model.state_dict())
+    r, g, b = raw.unbind(1)
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    planes = torch.stack([y, 128 + (b - y) / 1.772, 128 + (r - y) / 1.402], 1) - 128
+    mean, std = (torch.tensor(values)[[0, 64, 128], None, None] / 8 for values in model.conv1.stem.statistics)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model(normalised), plain.eval()((planes - mean) / std), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(model.conv1.stem.inverse(model.conv1.stem(normalised)), normalised)
+        grey = timm.create_model('dct_resnet50_ycbcr', num_classes=7, in_chans=1).eval()
+        grey.load_state_dict(model.state_dict())
+        torch.testing.assert_close(
+            grey(normalised[:, :1]), model((raw[:, :1].expand(-1, 3, -1, -1) / 255 - torch.tensor(MEAN)[:, None, None])
+                                           / torch.tensor(STD)[:, None, None]), rtol=1e-3, atol=1e-4)
+    for kwargs in (dict(in_chans=4), dict(stem_type='deep')):
+        with pytest.raises(ValueError):
+            timm.create_model('dct_resnet50_ycbcr', **kwargs)
+
+
+@pytest.mark.parametrize('name', ON_BLOCKS)
 def test_networks(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=7).eval()
@@ -193,6 +258,27 @@ def test_any_resnet_and_efficientnet(name, channels):
     assert [256 // f.shape[-1] for f in features] == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('module', ['resnet', 'efficientnet'])
+def test_every_resnet_and_efficientnet_of_timm(module):
+    """Each either is turned, and then keeps its reductions, or is refused in one sentence; on the meta device."""
+    turned, refused = 0, {}
+    for name in timm.list_models(module=module):
+        model = timm.create_model(name, device='meta')
+        try:
+            to_dct(model, '40t')
+        except ValueError as error:
+            assert '\n' not in str(error)
+            refused[name] = str(error)
+            continue
+        features = model.forward_intermediates(torch.randn(1, 3, 512, 256, device='meta'), intermediates_only=True)
+        for feature, info in zip(features, model.feature_info, strict=True):
+            assert feature.shape[1:] == (info['num_chs'], 512 // info['reduction'], 256 // info['reduction']), name
+        assert model(torch.randn(2, 3, 256, 256, device='meta')).shape == (2, model.num_classes)
+        turned += 1
+    assert turned > (60 if module == 'resnet' else 100), refused
+
+
 def test_first_columns_are_the_initialisation():
     torch.manual_seed(0)
     plain = timm.create_model('resnet50')
@@ -200,6 +286,11 @@ def test_first_columns_are_the_initialisation():
     assert torch.equal(turned.layer1[0].conv1.weight, plain.layer1[0].conv1.weight[:, :24])
     assert torch.equal(turned.layer1[0].downsample[0].weight, plain.layer1[0].downsample[0].weight[:, :24])
     assert torch.equal(turned.layer3[2].conv2.weight, plain.layer3[2].conv2.weight)
+    plain = lived_in(timm.create_model('mobilenetv2_050'))
+    turned, block = to_dct(copy.deepcopy(plain), '12s'), plain.blocks[0][0]
+    assert torch.equal(turned.blocks[0][0].conv_dw.weight, block.conv_dw.weight[:12])
+    assert torch.equal(turned.blocks[0][0].bn1.running_var, block.bn1.running_var[:12])
+    assert torch.equal(turned.blocks[0][0].conv_pw.weight, block.conv_pw.weight[:, :12])
 
 
 def test_refused():
@@ -238,6 +329,26 @@ def test_gate_learns_which_channels_matter():
         assert torch.equal(gate.decide(x), decision)
     often = decision.mean((0, 2, 3))
     assert (often[:3] > 0.9).all() and (often[3:] < 0.1).all(), often
+
+
+def test_task():
+    """The task of timm's for a gate: its loss, its report, and a model that can be copied after a step."""
+    torch.manual_seed(0)
+    model = timm.create_model('dct_resnet50_192_gate', num_classes=4, layers=(1, 1, 1, 1))
+    task = GateTask(model, nn.CrossEntropyLoss(), penalty=0.1)
+    image, target = torch.randn(4, 3, 64, 64), torch.arange(4)
+    result = task(image, target)
+    expected = nn.functional.cross_entropy(result['output'], target) + 0.1 * gate_of(model).penalty
+    torch.testing.assert_close(result['loss'], expected)
+    assert 0 < result['open_channels'] <= 192 and not result['open_channels'].requires_grad
+    result['loss'].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    task.setup_ema()
+    assert gate_of(copy.deepcopy(model)).penalty is None and gate_of(pickle.loads(pickle.dumps(model))).penalty is None
+    model.eval()
+    assert set(task(image, target)) == {'loss', 'output'}
+    with pytest.raises(ValueError, match='no gate'):
+        GateTask(timm.create_model('dct_resnet50_24s'), nn.CrossEntropyLoss(), penalty=0.1)
 
 
 @pytest.mark.parametrize('name', ['dct_resnet50_192_gate', 'dct_mobilenetv2_100_192_gate'])
@@ -304,6 +415,7 @@ def test_pretrained_is_refused_until_there_is_something(name):
     with pytest.raises(RuntimeError, match='not published') as error:
         timm.create_model(name, pretrained=True)
     assert 'recipe' not in str(error.value)  # there is none yet
+    assert f'start a training from {name}.init_' in str(error.value)
 
 
 def test_convert_of_other_counts():
@@ -360,3 +472,25 @@ def test_share_open(tmp_path):
         share_open(timm.create_model('dct_resnet50_192_gate'), [])
     with pytest.raises(ValueError, match='expected all 192'):
         draw_open(share[:24], tmp_path / 'no.png')
+
+
+def test_gate_command(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = timm.create_model('dct_mobilenetv2_100_192_gate', num_classes=2)
+    model_args = dict(channel_multiplier=1.0)
+    timm.models.save_for_hf(model, str(tmp_path / 'model'), model_args=model_args, safe_serialization=True)
+    data, picture = photos(tmp_path / 'data'), tmp_path / 'open.png'
+    command = ['dct-gate', f'local-dir:{tmp_path / "model"}', str(data), '--img-size', '64', '--workers', '0']
+    assert main([*command, '--output', str(picture)]) == 0
+    share = json.loads((tmp_path / 'open.json').read_text())
+    assert len(share) == 192 and f'{sum(share):.1f} of 192 channels' in capsys.readouterr().out
+    with Image.open(picture) as image:
+        assert min(image.size) > 200
+
+
+@pytest.mark.parametrize('command', [['predict', 'IMAGE', '--model'], ['evaluate']])
+def test_an_initialisation_is_no_classifier(command, tmp_path, capsys):
+    data = photos(tmp_path)
+    arguments = [str(data) if a == 'IMAGE' else a for a in command] + ['dct_resnet50_24s.init_a1_in1k']
+    assert main([*arguments, *([str(data)] if command == ['evaluate'] else [])]) == 1
+    assert 'is an initialisation, which has yet to be trained' in capsys.readouterr().err

@@ -449,7 +449,8 @@ def test_warm_start(warm, tmp_path, name):
     torch.manual_seed(0)
     model = lived_in(timm.create_model(name))
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
-    server.add_repo(f'timm/{name}', {p.name: p.read_bytes() for p in tmp_path.iterdir()})
+    if f'timm/{name}' not in server.repos:  # by another test
+        server.add_repo(f'timm/{name}', {p.name: p.read_bytes() for p in tmp_path.iterdir()})
     del model
     result = client(f"""
 theirs, ours, one = create('{name}'), create('mlfm_{name}'), create('mlfm_{name}', in_chans=1)
@@ -476,6 +477,35 @@ del theirs, ours, one, head, ten
     assert result['classes'] == [100, 100, 2, 100] and result['ten'] == [2, 10]
     assert result['features'] == 0 and result['file'] is None
     assert result['config'][0] == result['config'][1]
+
+
+@pytest.mark.parametrize('name, trunk', [
+    ('dct_resnet50_24s', 'resnet50.tv_in1k'), ('dct_resnet50_ycbcr', 'resnet50.tv_in1k'),
+    ('dct_mobilenetv2_100_192_gate', 'mobilenetv2_100.ra_in1k')])
+def test_initialisation(warm, tmp_path, name, trunk):
+    """What a network on DCT coefficients starts from is what `to_dct` makes of timm's pretrained network."""
+    server, client = warm
+    torch.manual_seed(0)
+    if f'timm/{trunk}' not in server.repos:  # by another test
+        timm.models.save_for_hf(lived_in(timm.create_model(trunk.split('.')[0])), tmp_path, safe_serialization=True)
+        server.add_repo(f'timm/{trunk}', {p.name: p.read_bytes() for p in tmp_path.iterdir()})
+    channels, gate = name.removesuffix('_gate').split('_')[-1], name.endswith('_gate')
+    result = client(f"""
+from mlfm_zoo.dct import to_dct
+ours, ten = create('{name}.init_{trunk.split('.')[1]}'), create('{name}.init_{trunk.split('.')[1]}', num_classes=10)
+theirs = create('{trunk}')
+if '{channels}' != 'ycbcr':
+    theirs = to_dct(theirs, '{channels}', gate={gate})
+given = theirs.state_dict()
+result = dict(
+    other=[k for k, v in ours.state_dict().items() if not torch.equal(v, given[k])],
+    ten=[k for k, v in ten.state_dict().items() if v.shape != given[k].shape],
+    default=ours.default_cfg['tag'], missing=sorted(set(given) ^ set(ours.state_dict())))
+del ours, ten, theirs
+""")
+    new = {'blocks.0.0.conv_dw.weight', 'conv_stem.1.conv1.weight', 'conv_stem.1.conv2.weight'} if gate else set()
+    assert set(result['other']) == new and not result['missing']
+    assert all(k.startswith(('fc.', 'classifier.')) for k in result['ten']) and result['default'].startswith('init_')
 
 
 def test_imagenet100_head_needs_a_warm_start(zoo):
