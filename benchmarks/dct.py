@@ -3,8 +3,8 @@
     python benchmarks/dct.py [--rounds 11] [--batch-size 4] [--threads 2] [--output FOLDER]
 
 Everything takes turns: in each round every one runs once, and its ratio is to the first of its group in the same
-round: the stem of timm's resnet50 (convolution, norm, ReLU, pooling), timm's resnet50, and timm's mobilenetv2_100, each
-at 224. Medians and quartiles over the rounds. float32, channels_last, eval mode, in one process that keeps freed memory.
+round: the stem of timm's resnet50 (convolution, norm, ReLU, pooling), timm's resnet50, and mobilenetv2_100, each at
+224. Medians and quartiles over the rounds. float32, channels_last, eval mode, in one process that keeps freed memory.
 With --output, results.json is written there.
 """
 
