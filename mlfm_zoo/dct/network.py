@@ -42,7 +42,8 @@ def to_dct(
     ResNet: stem and pooling are removed, so that layer1 sees an eighth of the image's size. layer2 has stride 1, as in
     the released code, or 2, as in the paper's figure. MobileNetV2 and EfficientNet: the first convolution is removed;
     the first depthwise convolution runs over the coefficients, or, of 192 and where squeeze-and-excitation follows, is
-    a grouped one that makes as many channels as there were.
+    a grouped one that makes as many channels as there were; where the first block begins with an ordinary convolution,
+    that reads them. A shortcut around that block is left out.
 
     Args:
         model: A timm ResNet (of any block), MobileNetV2 or EfficientNet, without a low-frequency memory.
@@ -233,13 +234,17 @@ def _turn_resnet(model: Any, first: nn.Module, num_chs: int, layer2_stride: int)
 
 def _turn_efficientnet(model: Any, first: nn.Module, num_chs: int) -> None:
     block = model.blocks[0][0]
-    if not hasattr(block, 'conv_dw') or hasattr(block, 'conv_pwl') or getattr(block, 'conv_s2d', None) is not None:
+    old: Any = _first_conv(block)
+    if getattr(block, 'conv_s2d', None) is not None or old.groups not in (1, old.in_channels):
         raise ValueError(
-            f'The first block is a {type(block).__name__}, expected a depthwise separable one, as MobileNetV2 and '
-            'EfficientNet have.')
+            f'The first block is a {type(block).__name__} that reads its map in parts, expected one that begins with '
+            'an ordinary or a depthwise convolution: give another EfficientNet.')
     model.conv_stem, model.bn1 = first, nn.Identity()
-    old, dd = block.conv_dw, get_device_dtype(model)
-    if num_chs < NUM_CHANNELS and isinstance(block.se, nn.Identity):
+    block.has_skip = False  # coefficients are no features to add to
+    dd = get_device_dtype(model)
+    if old.groups == 1:
+        _read(old, num_chs)
+    elif num_chs < NUM_CHANNELS and isinstance(block.se, nn.Identity):
         for conv in (old, block.conv_pw):
             _read(conv, num_chs)
         norm = type(block.bn1)(num_chs, eps=block.bn1.eps, momentum=block.bn1.momentum, **dd)
@@ -262,7 +267,13 @@ def _readers(model: Any) -> List[nn.Conv2d]:
     if hasattr(model, 'layer1'):
         block = model.layer1[0]
         return [block.conv1, *[m for m in block.downsample.modules() if isinstance(m, nn.Conv2d)][:1]]
-    return [model.blocks[0][0].conv_dw]
+    return [_first_conv(model.blocks[0][0])]
+
+
+def _first_conv(block: Any) -> nn.Conv2d:
+    """The convolution with which a block of an EfficientNet begins: a plain, an expanding or a depthwise one."""
+    names = ('conv', 'conv_exp', 'conv_pw' if hasattr(block, 'conv_pwl') else 'conv_dw')
+    return next(getattr(block, name) for name in names if hasattr(block, name))
 
 
 def _read(conv: nn.Conv2d, num_chs: int) -> None:
