@@ -38,8 +38,8 @@ def make_files():
         dict(quality=90, progressive=True), dict(quality=60, progressive=True, subsampling=0),
         dict(quality=80, restart_marker_blocks=2), dict(quality=50, restart_marker_rows=1, progressive=True),
         dict(quality=85, optimize=True, subsampling=1), dict(quality=95, keep_rgb=True), dict(quality=80, mode='L'),
-        dict(quality=80, mode='L', progressive=True), dict(quality=80, mode='CMYK'), dict(quality=70, exif=b'Exif\0\0II'),
-        dict(quality=70, icc_profile=bytes(range(256)))]
+        dict(quality=80, mode='L', progressive=True), dict(quality=80, mode='CMYK'),
+        dict(quality=70, exif=b'Exif\0\0II'), dict(quality=70, icc_profile=bytes(range(256)))]
     files = []
     for i, kind in enumerate(kinds):
         kind = dict(kind)
@@ -93,9 +93,9 @@ def mutate(seed, files):
             i = rng.randrange(len(places) - 1)
             del content[places[i]:places[i + 1]]
         elif kind == 7:  # fields of the frame and the scans
-            names = [p for p in places if p + 1 < len(content) and content[p + 1] in (0xc0, 0xc2, 0xda, 0xdd, 0xc4, 0xdb)]
-            if names:
-                p = rng.choice(names) + rng.randrange(2, 20)
+            headers = [p for p in places if content[p + 1:p + 2] and content[p + 1] in b'\xc0\xc2\xda\xdd\xc4\xdb']
+            if headers:
+                p = rng.choice(headers) + rng.randrange(2, 20)
                 content[p:p + 1] = bytes([rng.choice((0, 1, 2, 3, 4, 8, 16, 0x11, 0x22, 0x41, 63, 64, 255))])
         else:  # a large size
             for p in places:
@@ -137,18 +137,24 @@ def check(content, name):
     finally:
         seconds = time.perf_counter() - start
         assert seconds < LONGEST, f'{name} took {seconds:.0f} s'
-    expected = by_pillow(content, parse_jpeg(content).is_rgb)
+    parsed = parse_jpeg(content)
+    expected = by_pillow(content, parsed.is_rgb)
     assert expected is not None, f'{name} was read, but Pillow refuses it'
     luma, blue, red = pixels_of(coefficients)
-    actual = luma
-    if expected.ndim == 3:
+    actual, expected = luma[..., None], expected.reshape(*expected.shape[:2], -1)
+    if parsed.is_rgb:
         blue, red = blue - 128, red - 128
         actual = np.stack([
             luma + 1.402 * red, luma - (0.114 * 1.772 * blue + 0.299 * 1.402 * red) / 0.587, luma + 1.772 * blue], 2)
-    actual = np.clip(actual[:expected.shape[0], :expected.shape[1]], 0, 255)
+    actual = actual[:expected.shape[0], :expected.shape[1]]
     assert actual.shape == expected.shape, f'{name} has {actual.shape} pixels, {expected.shape} of Pillow'
+    # libjpeg's table for clipping has 10 bits: pixels of damaged blocks beyond come out as others; and a plane of a
+    # lower resolution is smoothed by Pillow
+    right = np.abs(actual - 128) < 500
+    samplings = np.array([component.sampling for component in parsed.components])
+    right &= (samplings == samplings.max(0)).all(1)[:3 if parsed.is_rgb else 1]
     # half for rounding, and as much for the whole numbers that libjpeg calculates with
-    difference = np.abs(actual - expected).max()
+    difference = np.abs(np.clip(actual, 0, 255) - expected)[right].max(initial=0)
     assert difference < 1.01, f'{name} differs from Pillow by {difference:.2f}'
     return True
 
@@ -164,8 +170,9 @@ def main():
             read += check(mutate(number, files), f'mutation {number}')
         except AssertionError as error:
             failed.append(str(error))
+    for sentence in failed[:20]:
+        print(sentence)
     print(f'{count} mutations, {read} read, {count - read - len(failed)} refused, {len(failed)} failed')
-    print('\n'.join(failed[:20]))
     sys.exit(bool(failed))
 
 

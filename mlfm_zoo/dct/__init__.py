@@ -8,9 +8,10 @@ from .gate import ChannelGate, draw_open, gate_of, share_open
 from .jpeg import JPEGCoefficients, read_coefficients
 from .network import DCTOptions, freeze_selection, to_dct
 from .stem import DCTStem, Statistics, measure_statistics
+from .store import store_jpegs
 
 __all__ = [
     'SUBSETS', 'ChannelGate', 'DCTOptions', 'DCTStem', 'JPEGCoefficients', 'Statistics', 'draw_open',
     'freeze_selection', 'gate_of', 'measure_statistics', 'read_coefficients', 'select_channels', 'share_open',
-    'to_dct',
+    'store_jpegs', 'to_dct',
 ]

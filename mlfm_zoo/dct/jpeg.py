@@ -5,7 +5,6 @@ crop lies on the grid of blocks, and a flip is a change of order and of signs: b
 """
 
 import functools
-import math
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -13,13 +12,14 @@ import numpy as np
 import torch
 from timm.data import ImageDataset
 
-from .channels import NUM_CHANNELS, PLANE, select_channels
+from .channels import PLANE, select_channels
 from .jpeg_file import JPEGFile, Plane, read_jpeg
-from .stem import BLOCK, YCBCR, Statistics, dct_matrix, released_statistics
+from .stem import BLOCK, YCBCR, as_statistics, dct_matrix
 
 __all__ = ['JPEGCoefficients', 'read_coefficients']
 
-# Coefficients of pixels from 0 to 255 reach 1024; encoders that mend ringing go a little beyond, damaged files far.
+# The norm of a block of pixels from 0 to 255, and so of its coefficients, is at most 1024 before they are rounded;
+# encoders that mend ringing go a little beyond, damaged files far.
 LARGEST = 2048
 DCT = dct_matrix().numpy()
 
@@ -108,9 +108,7 @@ class JPEGCoefficients(ImageDataset):
         self.is_training = is_training
         self.hflip = hflip
         self.normalize = normalize
-        self.statistics = Statistics(*map(tuple, released_statistics() if statistics is None else statistics))
-        if [len(values) for values in self.statistics] != [NUM_CHANNELS] * 2 or min(self.statistics.std) <= 0:
-            raise ValueError('The statistics are expected to be 192 means and 192 standard deviations above 0.')
+        self.statistics = as_statistics(statistics)
         mean, std = (np.array(values)[list(self.channels), None, None] for values in self.statistics)
         self._mean, self._factor = mean.astype(np.float32), (1 / std).astype(np.float32)
 
@@ -127,7 +125,10 @@ class JPEGCoefficients(ImageDataset):
             values = (values - self._mean) * self._factor
         else:
             values = np.rint(values).astype(np.int16)
-        target = -1 if target is None else target if self.target_transform is None else self.target_transform(target)
+        if target is None:
+            target = -1
+        elif self.target_transform is not None:
+            target = self.target_transform(target)
         return (torch.from_numpy(values), target, *(features if self.additional_features is not None else ()))
 
     def loader_config(self) -> Dict[str, Any]:
@@ -192,15 +193,14 @@ def _full_resolution(plane: Plane, coefficients: List[int], window: Window, name
     blocks = plane.blocks[top:bottom, left:right]
     whole = (tall, wide) == (1, 1) and bottom <= height and right <= width
     table = plane.table
-    limit = np.minimum(LARGEST + table / 2, 32767)
-    extremes = np.maximum(blocks.max((0, 1)).astype(np.float32), -blocks.min((0, 1)).astype(np.float32))
-    if (extremes * table > limit).any():
+    values = blocks * table
+    norm = np.sqrt(np.einsum('hwi,hwi->hw', values, values).max())
+    if norm > min(LARGEST + np.linalg.norm(table / 2), np.iinfo(np.int16).max):
         raise ValueError(
-            f'{name} cannot be read as JPEG coefficients, some are larger than those of any image: repair or remove '
+            f'{name} cannot be read as JPEG coefficients, some are larger than an image has: repair or remove '
             'it.')
     if whole:
-        return np.moveaxis(blocks[..., coefficients] * table[coefficients], 2, 0)
-    values = blocks * table
+        return np.moveaxis(values[..., coefficients], 2, 0)
     if right > width:
         values = np.concatenate([values, np.repeat(values[:, -1:] @ _edge(1), right - width, 1)], 1)
     if bottom > height:
@@ -237,4 +237,4 @@ def _edge(axis: int) -> np.ndarray:
 
 def _signs(channels: Sequence[int]) -> np.ndarray:
     """-1 for odd horizontal frequencies, which a horizontal flip turns round."""
-    return np.array([math.pow(-1, c % BLOCK) for c in channels], np.float32)[:, None, None]
+    return np.array([1 - 2 * (c % 2) for c in channels], np.float32)[:, None, None]

@@ -17,7 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .channels import NUM_CHANNELS, select_channels
 
-__all__ = ['DCTStem', 'Statistics', 'dct_matrix', 'measure_statistics', 'released_statistics']
+__all__ = ['DCTStem', 'Statistics', 'as_statistics', 'dct_matrix', 'measure_statistics', 'released_statistics']
 
 BLOCK = 8
 
@@ -42,6 +42,24 @@ def released_statistics() -> Statistics:
     """
     values = json.loads(Path(__file__).with_name('released_statistics.json').read_text(encoding='utf-8'))
     return Statistics(tuple(values['mean']), tuple(values['std']))
+
+
+def as_statistics(statistics: Optional[Sequence[Sequence[float]]]) -> Statistics:
+    """Take what a caller gave for statistics.
+
+    Args:
+        statistics: Means and standard deviations; the released ones if None.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        ValueError: They are not 192 and 192, or a deviation is not above 0.
+    """
+    taken = Statistics(*map(tuple, released_statistics() if statistics is None else statistics))
+    if [len(values) for values in taken] != [NUM_CHANNELS] * 2 or min(taken.std) <= 0:
+        raise ValueError('The statistics are expected to be 192 means and 192 standard deviations above 0.')
+    return taken
 
 
 def dct_matrix() -> torch.Tensor:
@@ -103,9 +121,7 @@ class DCTStem(nn.Module):
         self.block_size = BLOCK
         self.in_chans = in_chans
         self.mean, self.std = (tuple(values[:in_chans]) for values in (mean, std))
-        self.statistics = Statistics(*map(tuple, released_statistics() if statistics is None else statistics))
-        if [len(values) for values in self.statistics] != [NUM_CHANNELS] * 2 or min(self.statistics.std) <= 0:
-            raise ValueError('The statistics are expected to be 192 means and 192 standard deviations above 0.')
+        self.statistics = as_statistics(statistics)
         shape = (len(self.channels), in_chans, BLOCK, BLOCK)
         self.register_buffer('weight', torch.empty(shape, device=device, dtype=dtype), persistent=False)
         self.register_buffer('bias', torch.empty(shape[:1], device=device, dtype=dtype), persistent=False)
