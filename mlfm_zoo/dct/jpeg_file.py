@@ -122,7 +122,9 @@ def read_jpeg(content: bytes, name: str = 'The JPEG file') -> JPEGFile:
         if jpeglib.version.get() != LIBRARY:  # once for the process: it takes as long as reading a small file
             jpeglib.version.set(LIBRARY)
         first, others, _ = file.load()
-    except OSError:
+    except OSError as error:
+        if error.errno is not None:  # of its temporary file, not of this one
+            raise
         _refuse(name, 'its scans cannot be decoded')
     most = np.max([component.sampling for component in components], axis=0)
     planes = []
