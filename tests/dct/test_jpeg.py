@@ -234,7 +234,7 @@ def test_loaders_and_network(tmp_path):
     training = JPEGCoefficients(tmp_path / 'stored', size=128, is_training=True)
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-3)
     for batch, labels in create_loader(
-            training, batch_size=2, is_training=True, num_workers=0, device=torch.device('cpu'),
+            training, batch_size=2, is_training=True, num_workers=1, device=torch.device('cpu'),
             **training.loader_config()):
         loss = torch.nn.functional.cross_entropy(model(batch), labels)
         loss.backward()
