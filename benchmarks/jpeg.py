@@ -3,9 +3,9 @@
     python benchmarks/jpeg.py IMAGES --output FOLDER [--size 448] [--rounds 7]
 
 IMAGES is a folder of photos, in any folders. They are stored once at the size of timm's evaluation transform before its
-crop, at quality 95 without subsampling and 75 with, in a temporary folder. Each round reads all of them in all ways, one
-after the other, in one process, with the time of each the sum over the files, and the ratio is the median over rounds of
-the ratio to decode + resize. Files are in the system's cache.
+crop, at quality 95 without subsampling and 75 with, in a temporary folder. Each round reads all of them in all ways,
+one after the other, in one process, forwards and backwards by turns; a ratio is the median over rounds of the ratio to
+decode + resize. Files are in the system's cache.
 """
 
 import argparse
