@@ -7,7 +7,7 @@ first, after the JPEG standard, ITU-T T.81, and only those that decoding needs a
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Set, Tuple
 
 import numpy as np
 
@@ -156,8 +156,8 @@ def parse_jpeg(content: bytes, name: str = 'The JPEG file') -> Parsed:
 
 def _refuse(name: str, reason: str) -> NoReturn:
     raise ValueError(
-        f'{name} cannot be read as JPEG coefficients, {reason}: repair or remove it, or write it anew as an RGB or '
-        'grey JPEG.')
+        f'{name} cannot be read as JPEG coefficients, {reason}: repair or remove it, or write it anew, as '
+        'mlfm_zoo.dct.store_jpegs does.')
 
 
 def _parse(content: bytes) -> Parsed:
@@ -165,7 +165,7 @@ def _parse(content: bytes) -> Parsed:
         raise Damaged('it does not start as a JPEG does')
     parsed = Parsed()
     quantisation: Dict[int, np.ndarray] = {}
-    huffman: Dict[int, int] = {}  # by class and index: the largest symbol
+    huffman: Set[int] = set()  # 16 class + index
     kept, interval, scans, at = [content[:2]], 0, 0, 2
     while True:
         marker, start = _next_marker(content, at)
@@ -256,22 +256,23 @@ def _quantisation(segment: bytes) -> Dict[int, np.ndarray]:
     return tables
 
 
-def _huffman(segment: bytes) -> Dict[int, int]:
-    tables = {}
+def _huffman(segment: bytes) -> Set[int]:
+    tables = set()
     while segment:
         kind, counts = segment[0], segment[1:17]
         total = sum(counts)
         symbols = segment[17:17 + total]
-        if kind & 15 > 3 or kind >> 4 > 1 or len(counts) < 16 or not 0 < total <= 256 or len(symbols) < total:
+        whole = len(counts) == 16 and total <= 256 and len(symbols) == total
+        if kind & 15 > 3 or kind >> 4 > 1 or not whole or (kind < 16 and max(symbols, default=0) > 15):
             raise Damaged('a Huffman table is damaged')
-        code = left = 0
+        code = given = 0
         for length, count in enumerate(counts, 1):
-            code, left = 2 * code + count, left + count
-            if code >= 1 << length or (left == total and max(symbols) > 15 and not kind >> 4):
+            code, given = 2 * code + count, given + count
+            if code >= 1 << length:  # no code is all ones
                 raise Damaged('a Huffman table is damaged')
-            if left == total:
+            if given == total:
                 break
-        tables[kind] = max(symbols)
+        tables.add(kind)
         segment = segment[17 + total:]
     return tables
 
@@ -310,7 +311,7 @@ def _scan(
         parsed: Parsed,
         segment: bytes,
         quantisation: Dict[int, np.ndarray],
-        huffman: Dict[int, int],
+        huffman: Set[int],
 ) -> Tuple[List[Component], int]:
     """The components of a scan, and how many bits a block of it has at least."""
     if not parsed.components:
