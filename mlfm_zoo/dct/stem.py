@@ -18,7 +18,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from .channels import NUM_CHANNELS, select_channels
 
 __all__ = [
-    'DCTStem', 'Statistics', 'YCbCrConv2d', 'YCbCrStem', 'dct_matrix', 'measure_statistics',
+    'DCTStem', 'Statistics', 'YCbCrConv2d', 'YCbCrStem', 'as_statistics', 'dct_matrix', 'measure_statistics',
     'read_statistics', 'released_statistics',
 ]
 
@@ -68,6 +68,27 @@ def read_statistics(file: Union[str, Path]) -> Statistics:
         raise ValueError(
             f'{file} holds no statistics, expected JSON with 192 numbers under "mean" and under "std": measure them '
             'with python -m mlfm_zoo dct-statistics.') from None
+
+
+def as_statistics(statistics: Union[None, str, Path, Sequence[Sequence[float]]]) -> Statistics:
+    """Take what a caller gave for statistics.
+
+    Args:
+        statistics: Means and standard deviations, or the file that `read_statistics` reads; the released ones if None.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        ValueError: They are not 192 and 192, or a deviation is not above 0.
+    """
+    if isinstance(statistics, (str, Path)):
+        statistics = read_statistics(statistics)
+    taken = Statistics(*map(tuple, released_statistics() if statistics is None else statistics))
+    if [len(values) for values in taken] != [NUM_CHANNELS] * 2 or not all(
+            math.isfinite(mean) and 0 < std < math.inf for mean, std in zip(*taken)):
+        raise ValueError('The statistics are expected to be 192 means and 192 standard deviations above 0.')
+    return taken
 
 
 def dct_matrix() -> torch.Tensor:
@@ -131,12 +152,7 @@ class DCTStem(nn.Module):
         self.block_size = self.kernel_size  # an attribute of its own, which TorchScript knows
         self.in_chans = in_chans
         self.mean, self.std = (tuple(values[:in_chans]) for values in (mean, std))
-        if isinstance(statistics, (str, Path)):
-            statistics = read_statistics(statistics)
-        self.statistics = Statistics(*map(tuple, released_statistics() if statistics is None else statistics))
-        if [len(values) for values in self.statistics] != [NUM_CHANNELS] * 2 or not all(
-                math.isfinite(m) and 0 < d < math.inf for m, d in zip(*self.statistics)):
-            raise ValueError('The statistics are expected to be 192 means and 192 standard deviations above 0.')
+        self.statistics = as_statistics(statistics)
         shape = (len(self.channels), in_chans, self.block_size, self.block_size)
         self.register_buffer('weight', torch.empty(shape, device=device, dtype=dtype), persistent=False)
         self.register_buffer('bias', torch.empty(shape[:1], device=device, dtype=dtype), persistent=False)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
 
@@ -36,3 +38,14 @@ def test_units():
     assert done.returncode == 0, done.stderr
     labels = [line.split()[0] for line in done.stdout.splitlines()[2:]]
     assert labels[0] == 'bands' and labels[-1] == 'sum' and len(labels) > 4
+
+
+def test_jpeg(tmp_path):
+    (tmp_path / 'images' / 'class').mkdir(parents=True)
+    for i in range(2):
+        Image.effect_noise((90, 70), 60).convert('RGB').save(tmp_path / 'images' / 'class' / f'{i}.png')
+    done = run('jpeg.py', tmp_path / 'images', '--output', tmp_path / 'out', '--size', 64, '--rounds', 1)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    assert [row['way'] in done.stdout for row in found['rows']] == [True] * 9 and found['images'] == 2
+    assert [row['bytes'] for row in found['rows'][:5]] == [49152, 49152, 12288, 6144, 3072]

@@ -93,4 +93,5 @@ print(*sorted(set(sys.modules) - before))
     assert rooms == {'_timm', '_moved', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'frequency', '_matplotlib'}
     assert {name for name in loaded if name.startswith('mlfm_zoo.frequency.')} == {
         'mlfm_zoo.frequency.filters', 'mlfm_zoo.frequency.retraining'}  # of it, what registers a network
-    assert not {'matplotlib', 'scipy', 'sklearn', 'transformers', 'triton'} & {name.split('.')[0] for name in loaded}
+    assert not {'jpeglib', 'matplotlib', 'scipy', 'sklearn', 'transformers', 'triton'} & {
+        name.split('.')[0] for name in loaded}

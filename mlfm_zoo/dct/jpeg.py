@@ -1,0 +1,240 @@
+"""From JPEG files to a network's coefficients: full resolution of all planes, crop and flip, a data set for timm.
+
+Chroma that a file has at a lower resolution is repeated, as the simplest decoders do, by a linear map of its blocks. A
+crop lies on the grid of blocks, and a flip is a change of order and of signs: both are exact.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from timm.data import ImageDataset
+
+from .channels import PLANE, select_channels
+from .jpeg_file import JPEGFile, Plane, read_jpeg
+from .stem import BLOCK, YCBCR, as_statistics, dct_matrix
+
+__all__ = ['JPEGCoefficients', 'read_coefficients']
+
+# The norm of a block of pixels from 0 to 255, and so of its coefficients, is at most 1024 before they are rounded;
+# encoders that mend ringing go a little beyond, damaged files far.
+LARGEST = 2048
+DCT = dct_matrix().numpy()
+
+
+class Window(NamedTuple):
+    """A rectangle of blocks at full resolution, which may reach beyond the lower and right edge."""
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def read_coefficients(
+        source: Union[str, Path, bytes],
+        channels: Union[str, int, Sequence[int]] = '192',
+) -> torch.Tensor:
+    """Read the dequantised coefficients of a JPEG file, all planes at the resolution of the image.
+
+    Args:
+        source: A file, or what it holds.
+        channels: Coefficients to read, see `select_channels`.
+
+    Returns:
+        Coefficients (C, ceil(H / 8), ceil(W / 8)) in float32, in the units of JPEG, as those of a `DCTStem` with means
+        of 0 and deviations of 1. Of a grey file, those of Cb and Cr are 0.
+
+    Raises:
+        ValueError: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
+        RuntimeError: jpeglib is not installed.
+    """
+    chosen = select_channels(channels)
+    name = 'The JPEG file' if isinstance(source, bytes) else str(source)
+    file = read_jpeg(source if isinstance(source, bytes) else Path(source).read_bytes(), name)
+    whole = Window(0, 0, -(-file.height // BLOCK), -(-file.width // BLOCK))
+    return torch.from_numpy(_coefficients(file, chosen, whole, name))
+
+
+class JPEGCoefficients(ImageDataset):
+    """Folders of JPEG files, one a class, as normalised coefficients for a network with `dct_input='coefficients'`.
+
+    Files are not resized: they should be stored a little larger than the crop, or at its size, see `store_jpegs`. A
+    crop is random for training, in the middle otherwise, on the grid of blocks, and leaves out blocks that the image
+    fills in part only, where it can. What a file lacks is repeated from its lower and right edge. The orientation that
+    EXIF says is ignored, as timm does. The transform that timm's loader assigns is not applied, so that of the
+    loader's augmentations only those on batches count. A file that cannot be read is an error.
+
+    Args:
+        root: Folder of class folders, or whatever else `reader` takes.
+        channels: As `dct_channels` of the network.
+        size: Height and width of the crop in pixels, multiples of 8; one number for both; None for whole files, which
+            only batches of 1 take if their sizes differ.
+        statistics: As `dct_statistics` of the network; the released ones if None.
+        is_training: Whether crops and flips are random.
+        hflip: Probability of a horizontal flip, for training.
+        normalize: Whether to normalise here. If not, coefficients are rounded to int16, to be normalised on the device
+            by timm's prefetcher with what `loader_config` says; the luma of a file is whole numbers anyway.
+        reader: A reader of timm, or its name.
+        class_map: Class names to indices, as timm takes it.
+        **kwargs: Other arguments of timm's `ImageDataset`, but for `transform`.
+
+    Raises:
+        ValueError: An argument is out of range.
+        RuntimeError: There is no image.
+    """
+
+    def __init__(
+            self,
+            root: Union[str, Path],
+            channels: Union[str, int, Sequence[int]] = '24s',
+            size: Union[None, int, Tuple[int, int]] = 448,
+            statistics: Union[None, str, Sequence[Sequence[float]]] = None,
+            is_training: bool = False,
+            hflip: float = 0.5,
+            normalize: bool = True,
+            reader: Any = None,
+            class_map: Any = None,
+            **kwargs: Any,
+    ):
+        super().__init__(str(root), reader, class_map=class_map, load_bytes=True, **kwargs)
+        self.channels = select_channels(channels)
+        self.size = (size, size) if isinstance(size, int) else size
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1 or any(s % BLOCK for s in self.size)):
+            raise ValueError(f'The size is {size}, expected multiples of {BLOCK}: a crop lies on the grid of blocks.')
+        if not 0 <= hflip <= 1:
+            raise ValueError(f'hflip is {hflip}, expected a probability from 0 to 1.')
+        self.is_training = is_training
+        self.hflip = hflip
+        self.normalize = normalize
+        self.statistics = as_statistics(statistics)
+        mean, std = (np.array(values)[list(self.channels), None, None] for values in self.statistics)
+        self._mean, self._factor = mean.astype(np.float32), (1 / std).astype(np.float32)
+
+    def __getitem__(self, index: int) -> Tuple[Any, ...]:
+        source, target, *features = self.reader[index]
+        with source:
+            content = source.read()
+        name = self.reader.filename(index, absolute=True)
+        file = read_jpeg(content, name)
+        values = _coefficients(file, self.channels, self._window(file), name)
+        if self.is_training and torch.rand(()) < self.hflip:
+            values = values[:, :, ::-1] * _signs(self.channels)
+        if self.normalize:
+            values = (values - self._mean) * self._factor
+        else:
+            values = np.rint(values).astype(np.int16)
+        if target is None:
+            target = -1
+        elif self.target_transform is not None:
+            target = self.target_transform(target)
+        return (torch.from_numpy(values), target, *(features if self.additional_features is not None else ()))
+
+    def loader_config(self) -> Dict[str, Any]:
+        """Arguments of `timm.data.create_loader`, with its prefetcher as without.
+
+        The prefetcher takes inputs for pixels from 0 to 255 and means for those from 0 to 1; timm's collate for it
+        would make bytes of coefficients.
+
+        Returns:
+            `input_size`, `mean`, `std` and `collate_fn`.
+        """
+        chosen = list(self.channels)
+        mean = [0.] * len(chosen) if self.normalize else [self.statistics.mean[i] / 255 for i in chosen]
+        std = [1 / 255] * len(chosen) if self.normalize else [self.statistics.std[i] / 255 for i in chosen]
+        height, width = self.size or (BLOCK, BLOCK)
+        return dict(
+            input_size=(len(chosen), height // BLOCK, width // BLOCK), mean=tuple(mean), std=tuple(std),
+            collate_fn=torch.utils.data.default_collate)
+
+    def _window(self, file: JPEGFile) -> Window:
+        sides = file.height, file.width
+        if self.size is None:
+            return Window(0, 0, *(-(-side // BLOCK) for side in sides))
+        corner = []
+        for side, wanted in zip(sides, self.size):
+            room = side // BLOCK - wanted // BLOCK  # in whole blocks
+            if room <= 0:
+                corner.append(0)
+            else:
+                corner.append(int(torch.randint(room + 1, ())) if self.is_training else room // 2)
+        return Window(*corner, *(side // BLOCK for side in self.size))
+
+
+def _coefficients(file: JPEGFile, channels: Sequence[int], window: Window, name: str) -> np.ndarray:
+    """Coefficients (C, h, w) of a window of a file in float32."""
+    out = np.zeros((len(channels), window.height, window.width), np.float32)
+    of_plane: List[List[int]] = [[], [], []]  # coefficients of each plane
+    rows: List[List[int]] = [[], [], []]  # where they belong
+    for row, channel in enumerate(channels):
+        of_plane[channel // PLANE].append(channel % PLANE)
+        rows[channel // PLANE].append(row)
+    if not file.is_rgb:
+        for plane, coefficients, at in zip(file.planes, of_plane, rows):
+            if at:
+                out[at] = _full_resolution(plane, coefficients, window, name)
+        return out
+    needed = sorted({*of_plane[0], *of_plane[1], *of_plane[2]})
+    colours = np.stack([_full_resolution(plane, needed, window, name) for plane in file.planes])
+    # the level shift of R, G and B is that of Y, and leaves Cb and Cr alone
+    for weights, coefficients, at in zip(np.array(YCBCR, np.float32), of_plane, rows):
+        if at:
+            mixed = np.einsum('r,rkhw->khw', weights, colours[:, [needed.index(i) for i in coefficients]])
+            out[at] = mixed
+    return out
+
+
+def _full_resolution(plane: Plane, coefficients: List[int], window: Window, name: str) -> np.ndarray:
+    """Dequantised coefficients (k, h, w) of a window, of one plane repeated to the resolution of the image."""
+    (tall, wide), (height, width) = plane.ratio, plane.blocks.shape[:2]
+    top, left = window.top // tall, window.left // wide
+    bottom, right = -(-(window.top + window.height) // tall), -(-(window.left + window.width) // wide)
+    blocks = plane.blocks[top:bottom, left:right]
+    whole = (tall, wide) == (1, 1) and bottom <= height and right <= width
+    table = plane.table
+    values = blocks * table
+    norm = np.sqrt(np.einsum('hwi,hwi->hw', values, values).max())
+    if norm > min(LARGEST + np.linalg.norm(table / 2), np.iinfo(np.int16).max):
+        raise ValueError(
+            f'{name} cannot be read as JPEG coefficients, some are larger than an image has: repair or remove '
+            'it.')
+    if whole:
+        return np.moveaxis(values[..., coefficients], 2, 0)
+    if right > width:
+        values = np.concatenate([values, np.repeat(values[:, -1:] @ _edge(1), right - width, 1)], 1)
+    if bottom > height:
+        values = np.concatenate([values, np.repeat(values[-1:] @ _edge(0), bottom - height, 0)], 0)
+    matrix = _repetition(tall, wide, tuple(coefficients))
+    parts = (values @ matrix).reshape(*values.shape[:2], tall, wide, len(coefficients))
+    full = parts.transpose(4, 0, 2, 1, 3).reshape(len(coefficients), tall * len(values), wide * values.shape[1])
+    top, left = window.top - tall * top, window.left - wide * left
+    return full[:, top:top + window.height, left:left + window.width]
+
+
+@functools.lru_cache(maxsize=64)
+def _repetition(tall: int, wide: int, coefficients: Tuple[int, ...]) -> np.ndarray:
+    """From a block (64) to coefficients of the tall x wide blocks that repetition makes of it (tall * wide * k)."""
+    vertical, horizontal = _repeat_matrices(tall), _repeat_matrices(wide)
+    maps = np.einsum('iup,jvq->pqijuv', vertical, horizontal).reshape(PLANE, tall * wide, PLANE)
+    return np.ascontiguousarray(maps[:, :, list(coefficients)].reshape(PLANE, -1).astype(np.float32))
+
+
+def _repeat_matrices(ratio: int) -> np.ndarray:
+    """From 8 frequencies to those of each of the blocks that repeating their values makes (ratio, 8, 8)."""
+    rows = np.arange(BLOCK * ratio) // ratio
+    inverse = DCT.T[rows].reshape(ratio, BLOCK, BLOCK)  # (block, place, frequency)
+    return DCT @ inverse
+
+
+@functools.lru_cache(maxsize=2)
+def _edge(axis: int) -> np.ndarray:
+    """From a block (64) to the one that repeats its last row (axis 0) or column (axis 1)."""
+    repeat = DCT @ np.repeat(DCT.T[-1:], BLOCK, 0)  # (frequency out, frequency in)
+    maps = [repeat, np.eye(BLOCK)] if axis == 0 else [np.eye(BLOCK), repeat]
+    return np.einsum('up,vq->pquv', *maps).reshape(PLANE, PLANE).astype(np.float32)
+
+
+def _signs(channels: Sequence[int]) -> np.ndarray:
+    """-1 for odd horizontal frequencies, which a horizontal flip turns round."""
+    return np.array([1 - 2 * (c % 2) for c in channels], np.float32)[:, None, None]

@@ -1,0 +1,91 @@
+"""Writes folders of images as JPEG files of one size, to be read as coefficients."""
+
+import os
+from pathlib import Path
+from typing import List, Union
+
+from PIL import Image
+from timm.data import get_img_extensions
+
+from .stem import BLOCK
+
+__all__ = ['store_jpegs']
+
+
+def store_jpegs(
+        source: Union[str, Path],
+        target: Union[str, Path],
+        size: int = 448,
+        crop: bool = False,
+        quality: int = 95,
+        subsampling: int = 0,
+) -> int:
+    """Write a folder of images anew as JPEG files, resized, in the same folders below another one.
+
+    The shorter side becomes `size`, by Pillow's bilinear filter, as these networks' configs say for timm's transforms.
+    CMYK becomes RGB, and the orientation that EXIF says is ignored, as timm does. Files that are there already are left
+    alone, so that the work goes on where it was interrupted; for other settings give another folder.
+
+    Args:
+        source: Folder of images, in any folders.
+        target: Folder to write into; 'a/b.png' becomes 'a/b.jpg'.
+        size: Length of the shorter side in pixels, a multiple of 8.
+        crop: Whether to keep only the square in the middle, for a validation set.
+        quality: Pillow's, 1 to 100.
+        subsampling: 0 for chroma of full resolution, 1 for half its width, 2 for half its width and height.
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        FileNotFoundError: The source is no folder, or has no images.
+        ValueError: An argument is out of range, an image cannot be decoded, or two would become one file.
+    """
+    source, target = Path(source).resolve(), Path(target).resolve()
+    if target == source or source in target.parents:
+        raise ValueError(f'{target} lies in {source}, expected a folder outside: its files would be stored again.')
+    if size < BLOCK or size % BLOCK:
+        raise ValueError(f'The size is {size}, expected a multiple of {BLOCK}.')
+    if not 1 <= quality <= 100 or subsampling not in (0, 1, 2):
+        raise ValueError(
+            f'The quality is {quality} and the subsampling {subsampling}, expected 1 to 100, and 0, 1 or 2.')
+    files = _images(source)
+    if not files:
+        raise FileNotFoundError(f'{source} is no folder of images: give one with .jpg, .png or other images in it.')
+    paths = {(target / file.relative_to(source)).with_suffix('.jpg'): file for file in files}
+    if len(paths) < len(files):
+        twice = next(file for file in files if file not in paths.values())
+        raise ValueError(f'{twice} has the name of another image but for its ending, expected one of them: rename it.')
+    written = 0
+    for path, file in paths.items():
+        if path.exists():
+            continue
+        try:
+            with Image.open(file) as image:
+                image = _resize(image if image.mode == 'L' else image.convert('RGB'), size, crop)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            raise ValueError(f'{file} cannot be decoded as an image: repair or remove it.') from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+        try:
+            image.save(unfinished, 'JPEG', quality=quality, subsampling=subsampling)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        written += 1
+    return written
+
+
+def _images(folder: Path) -> List[Path]:
+    extensions = get_img_extensions(as_set=True)
+    return sorted(path for path in folder.rglob('*') if path.suffix.lower() in extensions and path.is_file())
+
+
+def _resize(image: Image.Image, size: int, crop: bool) -> Image.Image:
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if not crop:
+        return image
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))

@@ -1,0 +1,337 @@
+"""Coefficients of JPEG files against Pillow's decoding and the stem, all kinds of files, damaged ones, and loaders."""
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from timm.data import create_dataset, create_loader, resolve_model_data_config
+
+import jpeg_mutations
+from jpeg_mutations import check, make_files, photo, pixels_of
+from mlfm_zoo.dct import DCTStem, JPEGCoefficients, read_coefficients, select_channels, store_jpegs
+from mlfm_zoo.dct.jpeg import Window, _coefficients
+from mlfm_zoo.dct.jpeg_file import parse_jpeg, read_jpeg
+from reference import REFERENCE, needs_reference
+
+PLAIN = ([0.0] * 192, [1.0] * 192)
+
+
+def as_jpeg(image, **kwargs):
+    file = io.BytesIO()
+    image.save(file, 'JPEG', **kwargs)
+    return file.getvalue()
+
+
+def sampled(factors, units=3):
+    """A file of other sampling factors, for units of blocks in one row.
+
+    It has the entropy-coded data of an RGB image without subsampling, whose planes share their tables, so that the same
+    blocks are there in another order; and little contrast, since levels are counted from another block then.
+    """
+    blocks = sum(h * v for h, v in factors)
+    image = Image.blend(photo(8, 8 * units * blocks, 2), Image.new('RGB', (8 * units * blocks, 8), 'grey'), 0.9)
+    content = bytearray(as_jpeg(image, quality=95, keep_rgb=True))
+    content[content.index(b'Adobe') + 11] = 1
+    at = content.index(b'\xff\xc0')
+    height = 8 * max(v for _, v in factors) - 3
+    width = 8 * max(h for h, _ in factors) * units - 5
+    content[at + 5:at + 9] = height.to_bytes(2, 'big') + width.to_bytes(2, 'big')
+    for i, (h, v) in enumerate(factors):
+        content[at + 11 + 3 * i] = h << 4 | v
+    return bytes(content)
+
+
+def stem_of(image):
+    """Coefficients of the stem, not normalised, of an RGB image."""
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].double() / 255
+    stem = DCTStem('192', mean=(0.,) * 3, std=(1.,) * 3, statistics=PLAIN).double()
+    return stem(x)[0]
+
+
+def photos():
+    for image in load_sample_images().images:
+        yield Image.fromarray(image)
+
+
+def assert_stem_agrees(image):
+    """The stem makes the coefficients that libjpeg writes at quality 100 without subsampling.
+
+    All tables are 1. Besides rounding to whole numbers, by at most 0.5, libjpeg rounds Y, Cb and Cr to whole numbers
+    (by 0.5 and a little for its fixed point, so that a coefficient moves by at most 8 * 0.5 = 4, where all pixels of a
+    block are rounded alike), and its integer DCT is exact to about 0.1. Roundings have a variance of 1/12, and the DCT
+    keeps their sum.
+    """
+    file = read_coefficients(as_jpeg(image, quality=100, subsampling=0)).double()
+    difference = (stem_of(image) - file).abs()
+    assert difference.max() < 0.5 + 4 + 0.1
+    if difference[0].numel() > 60:  # enough for an average
+        assert difference.square().unflatten(0, (3, 64)).mean(dim=(1, 2, 3)).max() < 1.3 * 2 / 12
+
+
+@pytest.mark.parametrize('size', [(640, 427), (64, 64), (97, 55), (41, 128)])
+def test_stem_against_files(size):
+    for image in photos():
+        assert_stem_agrees(image.crop((0, 0, *size)))
+
+
+@needs_reference
+def test_stem_against_files_of_real_photos():
+    for path in sorted((REFERENCE / 'imagenet100_samples').rglob('*.JPEG'))[::5]:
+        with Image.open(path) as image:
+            assert_stem_agrees(image.convert('RGB'))
+
+
+@pytest.mark.parametrize('size', [(64, 48), (57, 43), (1, 1), (9, 16), (130, 75), (8, 200)])
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+def test_kinds_of_files(size, mode):
+    """Luma is Pillow's within rounding, and so is chroma that is not subsampled."""
+    image = photo(size[1], size[0], 0).convert(mode)
+    for quality in (1, 30, 75, 100):
+        for more in (dict(), dict(progressive=True), dict(optimize=True), dict(restart_marker_blocks=1),
+                     dict(restart_marker_rows=1, progressive=True), dict(exif=b'Exif\0\0II*\0'),
+                     dict(icc_profile=bytes(70000)), dict(comment=b'\xff\xda')):
+            for subsampling in (0, 1, 2) if mode == 'RGB' else (0,):
+                content = as_jpeg(image, quality=quality, subsampling=subsampling, **more)
+                assert check(content, f'{quality} {more} {subsampling}')
+                coefficients = read_coefficients(content)
+                assert coefficients.shape == (192, -(-size[1] // 8), -(-size[0] // 8))
+                if mode == 'L':
+                    assert not coefficients[64:].any()
+                elif subsampling == 0:
+                    with Image.open(io.BytesIO(content)) as file:
+                        file.draft('YCbCr', file.size)
+                        expected = np.moveaxis(np.asarray(file, float), 2, 0)
+                    actual = pixels_of(coefficients)[:, :size[1], :size[0]]
+                    assert np.abs(np.clip(actual, 0, 255) - expected).max() < 1.01
+
+
+def test_rgb_files():
+    image = photo(40, 50, 1)
+    for more in (dict(), dict(progressive=True), dict(optimize=True)):
+        content = as_jpeg(image, quality=90, keep_rgb=True, **more)
+        assert parse_jpeg(content).is_rgb and check(content, 'RGB')
+    exact = read_coefficients(as_jpeg(image, quality=100, keep_rgb=True)).double()
+    assert (exact - stem_of(image)).abs().max() < 1.1  # three roundings, mixed
+
+
+@pytest.mark.parametrize('factors', [
+    [(2, 2), (1, 1), (1, 1)], [(2, 1), (1, 1), (1, 1)], [(1, 2), (1, 1), (1, 1)], [(4, 1), (1, 1), (1, 1)],
+    [(1, 1), (2, 2), (2, 2)], [(2, 1), (1, 2), (1, 1)], [(3, 1), (1, 1), (1, 1)], [(1, 1), (1, 2), (2, 1)],
+    [(2, 2), (2, 1), (1, 2)], [(1, 1), (4, 1), (1, 1)], [(1, 4), (1, 1), (1, 2)]])
+def test_any_subsampling(factors):
+    """Planes at full resolution are those that a literal repetition of pixels gives."""
+    h, v = max(f[0] for f in factors), max(f[1] for f in factors)
+    content = sampled(factors)
+    height, width = 8 * v - 3, 24 * h - 5
+    assert check(content, str(factors))
+    file = read_jpeg(content)
+    assert [plane.ratio for plane in file.planes] == [(v // b, h // a) for a, b in factors]
+    actual = read_coefficients(content).double()
+    shown = pixels_of(actual)[:, :height, :width]
+    for plane, pixels in zip(file.planes, shown):
+        own = pixels_of(torch.from_numpy(plane.blocks * plane.table).permute(2, 0, 1))[0]
+        expected = own.repeat(plane.ratio[0], 0).repeat(plane.ratio[1], 1)[:height, :width]
+        np.testing.assert_allclose(pixels, expected, atol=2e-3)
+
+
+def test_fractional_subsampling_is_refused():
+    with pytest.raises(ValueError, match='no whole multiple'):
+        read_coefficients(sampled([(3, 1), (2, 1), (1, 1)]))
+
+
+def test_crop_flip_and_padding():
+    """In the DCT domain as on pixels."""
+    for subsampling in (0, 1, 2):
+        file = read_jpeg(as_jpeg(photo(75, 58, 3), quality=90, subsampling=subsampling))
+        whole = pixels_of(torch.from_numpy(_coefficients(file, range(192), Window(0, 0, 10, 8), 'whole')))
+        for window in (Window(0, 0, 3, 4), Window(1, 1, 4, 3), Window(3, 2, 5, 5), Window(0, 0, 12, 11)):
+            actual = pixels_of(torch.from_numpy(_coefficients(file, range(192), window, 'a part')))
+            top, left, height, width = (8 * n for n in window)
+            expected = np.pad(whole, ((0, 0), (0, 40), (0, 40)), 'edge')[:, top:top + height, left:left + width]
+            np.testing.assert_allclose(actual, expected, atol=2e-3)
+
+
+def make_folder(root, sizes, **kwargs):
+    for i, size in enumerate(sizes):
+        folder = root / f'class{i % 2}'
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f'{i}.jpg').write_bytes(as_jpeg(photo(*size, i), **kwargs))
+    return root
+
+
+def test_dataset(tmp_path):
+    root = make_folder(tmp_path, [(64, 64), (80, 67), (70, 120), (33, 90)], quality=90)
+    dataset = JPEGCoefficients(root, '24d', size=64)
+    plain = JPEGCoefficients(root, '192', size=None, statistics=PLAIN)
+    chosen = list(select_channels('24d'))
+    mean, std = (torch.tensor(values)[chosen, None, None] for values in dataset.statistics)
+    assert dataset.reader.class_to_idx == create_dataset('', str(root)).reader.class_to_idx
+    assert [dataset[i][1] for i in range(4)] == [0, 0, 1, 1]
+    for i, (top, left) in enumerate([(0, 0), (0, 3), (1, 0), (0, 1)]):
+        path = dataset.filename(i, absolute=True)
+        whole, _ = plain[i]
+        assert torch.equal(whole, read_coefficients(path))
+        height, width = whole.shape[1:]
+        expected = whole[:, top:top + 8, left:left + 8]
+        actual, _ = dataset[i]
+        assert actual.shape == (24, 8, 8) and actual.dtype == torch.float32
+        torch.testing.assert_close(
+            actual[:, :expected.shape[1], :expected.shape[2]], (expected[chosen] - mean) / std, rtol=1e-5, atol=1e-4)
+    training = JPEGCoefficients(root, '192', size=(24, 32), statistics=PLAIN, is_training=True)
+    whole = np.pad(pixels_of(plain[1][0]), ((0, 0), (0, 0), (0, 32)))
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(60):
+        part = pixels_of(training[1][0])
+        flips = [flipped for flipped, image in enumerate((part, part[:, :, ::-1])) for y in range(0, 41, 8)
+                 for x in range(0, 96, 8) if np.abs(image - whole[:, y:y + 24, x:x + 32]).max() < 1e-2
+                 and not seen.add((y, x, flipped))]
+        assert len(flips) == 1
+    assert {f for _, _, f in seen} == {0, 1} and len(seen) > 30
+    # whole blocks only: the image ends within the last ones
+    assert max(y for y, _, _ in seen) + 24 <= 64 and max(x for _, x, _ in seen) + 32 <= 120
+    assert JPEGCoefficients(root, hflip=1, size=72, is_training=True)[0][0].shape == (24, 9, 9)
+
+
+def test_loaders_and_network(tmp_path):
+    """timm's loader with its prefetcher and without, and the network on images against that on files."""
+    source = tmp_path / 'photos'
+    for i, image in enumerate(photos()):
+        (source / f'class{i}').mkdir(parents=True)
+        image.save(source / f'class{i}' / 'photo.png')
+    assert store_jpegs(source, tmp_path / 'stored', size=256, crop=True, quality=100) == 2
+    torch.manual_seed(0)
+    model = timm.create_model('dct_resnet50_24s', num_classes=2, dct_input='coefficients')
+    config = resolve_model_data_config(model)
+    dataset = JPEGCoefficients(tmp_path / 'stored', size=224)
+    plain, target = next(iter(create_loader(dataset, batch_size=2, use_prefetcher=False, num_workers=0, **config)))
+    assert plain.shape == (2, 24, 28, 28) and target.tolist() == [0, 1]
+    for normalize, tolerance in ((True, 1e-6), (False, 1e-4)):
+        dataset = JPEGCoefficients(tmp_path / 'stored', size=224, normalize=normalize)
+        assert dataset[0][0].dtype == (torch.float32 if normalize else torch.int16)
+        prefetched, same = next(iter(create_loader(
+            dataset, batch_size=2, num_workers=0, device=torch.device('cpu'), **dataset.loader_config())))
+        assert torch.equal(same, target) and prefetched.dtype == torch.float32
+        torch.testing.assert_close(prefetched, plain, rtol=1e-4, atol=tolerance * plain.abs().max().item())
+    rgb = timm.create_model('dct_resnet50_24s', num_classes=2)
+    rgb.load_state_dict(model.state_dict())
+    # stored at 256 and cropped to 224, as timm's transform does by crop_pct
+    images, _ = next(iter(create_loader(
+        create_dataset('', str(tmp_path / 'stored')), batch_size=2, use_prefetcher=False, num_workers=0,
+        **{**resolve_model_data_config(rgb), 'input_size': (3, 224, 224)})))
+    with torch.inference_mode():
+        expected, actual = rgb.eval()(images), model.eval()(plain)
+    assert (actual - expected).abs().max() < 0.02 * expected.abs().max()
+    training = JPEGCoefficients(tmp_path / 'stored', size=128, is_training=True)
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-3)
+    for batch, labels in create_loader(
+            training, batch_size=2, is_training=True, num_workers=1, device=torch.device('cpu'),
+            **training.loader_config()):
+        loss = torch.nn.functional.cross_entropy(model(batch), labels)
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
+
+
+def test_refused(tmp_path, monkeypatch):
+    image = photo(24, 24, 0)
+    good = as_jpeg(image)
+    frame = good.index(b'\xff\xc0')
+    for content, sentence in (
+            (b'', 'does not start'), (b'GIF89a', 'does not start'), (good[:-2], 'middle of a scan'),
+            (good[:100], 'segment'), (as_jpeg(image.convert('CMYK')), 'it is CMYK'),
+            (good[:frame + 1] + b'\xc9' + good[frame + 2:], 'arithmetic'),
+            (good[:frame + 1] + b'\xc3' + good[frame + 2:], 'lossless'),
+            (good[:frame + 4] + b'\x0c' + good[frame + 5:], '12 bits'),
+            (good[:frame + 5] + b'\0\0' + good[frame + 7:], '24 x 0'),
+            (good[:frame + 5] + b'\xff\xff\xff\xff' + good[frame + 9:], 'at most'),
+            (good[:frame + 5] + b'\x03\xff\x03\xff' + good[frame + 9:], 'too short'),
+            (good[:2] + b'\xff\xd9', 'no frame')):
+        file = tmp_path / 'bad.jpg'
+        file.write_bytes(content)
+        for source, name in ((content, 'The JPEG file'), (file, str(file))):
+            with pytest.raises(ValueError, match=sentence) as error:
+                read_coefficients(source)
+            assert str(error.value).startswith(name) and '\n' not in str(error.value)
+    folder = tmp_path / 'set' / 'a'
+    folder.mkdir(parents=True)
+    with pytest.raises(RuntimeError, match='Found 0 images'):
+        JPEGCoefficients(folder.parent)
+    (folder / 'bad.jpg').write_bytes(good[:-2])
+    with pytest.raises(ValueError, match='bad.jpg cannot be read'):
+        JPEGCoefficients(folder.parent)[0]
+    for kwargs in (dict(size=100), dict(size=0), dict(size=(8, 4)), dict(hflip=2), dict(statistics=([0], [1])),
+                   dict(channels='24x')):
+        with pytest.raises(ValueError) as error:
+            JPEGCoefficients(folder.parent, **kwargs)
+        assert '\n' not in str(error.value)
+    monkeypatch.setitem(sys.modules, 'jpeglib', None)
+    with pytest.raises(RuntimeError, match=r'mlfm-zoo\[jpeg\]'):
+        read_coefficients(good)
+
+
+def test_store(tmp_path):
+    source = make_folder(tmp_path / 'source', [(30, 50), (80, 41)])
+    photo(20, 20, 0).convert('CMYK').save(source / 'class0' / 'cmyk.jpg')
+    photo(20, 31, 0).convert('L').save(source / 'class1' / 'grey.PNG')
+    assert store_jpegs(source, tmp_path / 'a', size=32) == 4
+    assert store_jpegs(source, tmp_path / 'a', size=32) == 0
+    (tmp_path / 'a' / 'class0' / 'cmyk.jpg').unlink()
+    assert store_jpegs(source, tmp_path / 'a', size=32, crop=True) == 1
+    sizes = {}
+    for path in (tmp_path / 'a').rglob('*'):
+        if path.is_file():
+            with Image.open(path) as image:
+                sizes[path.name] = (*image.size, image.mode)
+            read_coefficients(path)
+    assert sizes == {'0.jpg': (53, 32, 'RGB'), '1.jpg': (32, 62, 'RGB'), 'cmyk.jpg': (32, 32, 'RGB'),
+                     'grey.jpg': (50, 32, 'L')}
+    (source / 'class0' / '0.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='the name of another'):
+        store_jpegs(source, tmp_path / 'b')
+    (source / 'class0' / '0.jpg').unlink()
+    with pytest.raises(ValueError, match='0.png cannot be decoded'):
+        store_jpegs(source, tmp_path / 'b')
+    assert not list((tmp_path / 'b').rglob('*.tmp'))
+    with pytest.raises(ValueError, match='outside'):
+        store_jpegs(source, source / 'stored')
+    with pytest.raises(FileNotFoundError, match='no folder of images'):
+        store_jpegs(tmp_path / 'none', tmp_path / 'b')
+    for kwargs in (dict(size=100), dict(size=0), dict(quality=0), dict(subsampling=3)):
+        with pytest.raises(ValueError, match='expected'):
+            store_jpegs(source, tmp_path / 'b', **kwargs)
+
+
+def test_undamaged_files():
+    assert [check(content, 'a valid file') for content in make_files()] == [i != 11 for i in range(14)]  # CMYK
+
+
+def run_mutations(first, count):
+    """In a process of its own: a crash or an exit of the interpreter is seen, with the number of the last file."""
+    script = Path(jpeg_mutations.__file__)
+    with tempfile.TemporaryDirectory() as folder:
+        ran = subprocess.run(
+            [sys.executable, str(script), str(first), str(count)], capture_output=True, text=True,
+            timeout=60 + count / 20, env={**os.environ, 'TMPDIR': folder})
+        left = list(Path(folder).iterdir())
+    lines = ran.stdout.splitlines()
+    assert ran.returncode == 0, f'{ran.returncode} after {lines[-30:]} {ran.stderr[-2000:]}'
+    assert lines[-1].startswith(f'{count} mutations') and not left
+
+
+def test_damaged_files():
+    run_mutations(0, 300)
+
+
+@pytest.mark.slow
+def test_ten_thousand_damaged_files():
+    run_mutations(0, 10_000)
