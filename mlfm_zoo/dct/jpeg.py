@@ -6,7 +6,7 @@ crop lies on the grid of blocks, and a flip is a change of order and of signs: b
 
 import functools
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 import torch
