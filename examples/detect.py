@@ -4,9 +4,9 @@
     python examples/detect.py evaluate OUT --images IMAGES --annotations JSON
     python examples/detect.py predict OUT FILE ... --pictures FOLDER
 
-OUT holds args.json, by which the network is built again, log.csv, last.pt, from which an interrupted `train` goes on when
-it is started again in the same way, and best.safetensors. Defaults are the 1x schedule of COCO, 90,000 steps of 16 images,
-for which `torchrun --nproc-per-node 8 examples/detect.py train ...` uses 8 GPUs with 2 images each.
+OUT holds args.json, by which the network is built again, log.csv, last.pt, from which an interrupted `train` goes on
+when it is started again in the same way, and best.safetensors. Defaults are the 1x schedule of COCO, 90,000 steps of 16
+images, for which `torchrun --nproc-per-node 8 examples/detect.py train ...` uses 8 GPUs with 2 images each.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-import mlfm_zoo  # registers the networks
 from mlfm_zoo.detection import CocoImages, collate, create_model, draw_predictions, evaluate
 
 LOSSES = ('loss_classifier', 'loss_box_reg', 'loss_mask', 'loss_objectness', 'loss_rpn_box_reg')
@@ -82,7 +81,7 @@ def open_images(args: argparse.Namespace, images: str, annotations: str, trainin
         images, annotations, flip, masks=args.detector == 'mask_rcnn', in_chans=args.in_chans, keep_empty=not training)
 
 
-def measure(model: torch.nn.Module, dataset: CocoImages, args: argparse.Namespace, rank: int = 0, world: int = 1) -> dict:
+def measure(model: torch.nn.Module, dataset: CocoImages, args: argparse.Namespace, rank=0, world=1) -> dict:
     part = Subset(dataset, range(rank, len(dataset), world))
     loader = DataLoader(part, args.eval_batch_size, num_workers=args.workers, collate_fn=collate)
     return evaluate(model, loader, dataset.coco)
@@ -143,7 +142,7 @@ def train(args: argparse.Namespace) -> None:
             losses = ddp(images, targets)
             loss = sum(losses.values())
         if not torch.isfinite(loss):
-            raise SystemExit(f'The loss is {float(loss)} at step {step}: give a lower --lr or a longer --warmup.')
+            raise SystemExit(f'The loss is {loss.item()} at step {step}: give a lower --lr or a longer --warmup.')
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
@@ -151,7 +150,7 @@ def train(args: argparse.Namespace) -> None:
         scaler.step(optimizer)
         scaler.update()
         for name, value in losses.items():
-            sums[name] += float(value)
+            sums[name] += value.item()
         steps += 1
         if step % args.eval_every and step != args.steps:
             if rank == 0 and step % args.log_every == 0:
@@ -240,7 +239,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     sub.add_argument('--pretrained', action='store_true', help='start the network from the weights of its name')
     sub.add_argument('--in-chans', type=int, default=3)
     sub.add_argument('--backbone-kwargs', nargs='*', default={}, action=ParseKwargs, help='of timm.create_model')
-    sub.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, help='of create_model and torchvision')
+    sub.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, help='of the detector')
     sub.add_argument('--min-size', type=int, default=800)
     sub.add_argument('--max-size', type=int, default=1333)
     sub.add_argument('--steps', type=int, default=90_000)
@@ -266,13 +265,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-if __name__ == '__main__':
-    arguments = parse()
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
     try:
-        arguments.function(arguments)
+        args.function(args)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         # what this package refuses, it refuses in one sentence
         message = str(error)
         if 'Traceback' in message:  # of a process that reads images
             message = message.strip().splitlines()[-1].split(': ', 1)[-1]
         raise SystemExit(f'error: {message}') from None
+
+
+if __name__ == '__main__':
+    main()

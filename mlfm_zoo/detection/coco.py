@@ -78,7 +78,8 @@ def read_coco(file: PathLike) -> Any:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, OSError):
-        raise ValueError(f'{path} cannot be read as JSON: give the file of annotations in COCO\'s form, whole.') from None
+        raise ValueError(
+            f'{path} cannot be read as JSON: give the file of annotations in COCO\'s form, whole.') from None
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(
@@ -88,11 +89,13 @@ def read_coco(file: PathLike) -> Any:
     _need(path, content, 'annotations', 'id', 'image_id', 'category_id', 'bbox')
     images, categories = ({entry['id'] for entry in content[key]} for key in ('images', 'categories'))
     if not all(isinstance(category, int) and category > 0 for category in categories):
-        raise ValueError(f'{path} has a category whose id is not 1 or more: 0 is the background, so number them from 1.')
+        raise ValueError(
+            f'{path} has a category whose id is not 1 or more: 0 is the background, so number them from 1.')
     for entry in content['annotations']:
         what = f'{path}: annotation {entry["id"]}'
         if entry['image_id'] not in images or entry['category_id'] not in categories:
-            raise ValueError(f'{what} is of an image or a category that the file does not list: add it, or remove this.')
+            raise ValueError(
+                f'{what} is of an image or a category that the file does not list: add it, or remove this.')
         box = entry['bbox']
         if not isinstance(box, list) or len(box) != 4 or not all(
                 isinstance(v, (int, float)) and math.isfinite(v) for v in box):
@@ -180,14 +183,15 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
             with Image.open(file) as opened:
                 image = opened.convert(self.mode)
         except FileNotFoundError:
-            raise FileNotFoundError(f'There is no image {file}, which {self.file} lists: get it, or another list.') from None
+            raise FileNotFoundError(
+                f'There is no image {file}, which {self.file} lists: get it, or another list.') from None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             raise ValueError(f'{file} cannot be decoded as an image: repair or remove it.') from None
         size = (image.height, image.width)
         if size != (info.get('height', size[0]), info.get('width', size[1])):
             raise ValueError(
-                f'{file} is {size[1]} x {size[0]} pixels, and {info.get("width")} x {info.get("height")} in {self.file}: '
-                'give the images that were annotated.')
+                f'{file} is {size[1]} x {size[0]} pixels, and {info.get("width")} x {info.get("height")} in '
+                f'{self.file}: give the images that were annotated.')
         info.update(height=size[0], width=size[1])  # by which polygons become masks
         pixels: torch.Tensor = tv_tensors.Image(to_dtype(pil_to_tensor(image), torch.float32, scale=True))
         entries = self._targets.get(info['id'], [])

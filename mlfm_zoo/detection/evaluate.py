@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+import os
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -40,7 +41,7 @@ def evaluate(
     Raises:
         ValueError: The loader is empty, or an image of it is not in the truth.
     """
-    coco = None if truth is None else truth if hasattr(truth, 'getAnnIds') else read_coco(truth)
+    coco: Any = read_coco(truth) if isinstance(truth, (str, os.PathLike)) else truth
     found: Dict[Any, Tuple[List[Dict[str, Any]], List[Dict[str, Any]], Tuple[int, int]]] = {}
     device = next(model.parameters()).device
     training = model.training

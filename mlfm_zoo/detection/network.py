@@ -69,8 +69,10 @@ class PyramidBackbone(nn.Module):
         """From images (N, in_chans, H, W) to maps of `out_channels` at 1/4, 1/8, 1/16, 1/32 and 1/64 of their size."""
         if self.enlarge > 1:
             x = F.interpolate(x, scale_factor=float(self.enlarge), mode='bilinear', align_corners=False)
+        maps = self.body(x)
+        assert torch.jit.isinstance(maps, List[torch.Tensor])  # TorchScript sees that it might be something else
         features: Dict[str, torch.Tensor] = {}
-        for i, feature in enumerate(self.body(x)):
+        for i, feature in enumerate(maps):
             features[str(i)] = feature
         return self.fpn(features)
 
@@ -120,7 +122,8 @@ def create_model(
         raise ValueError(f'num_classes is {num_classes!r}, expected 2 or more: the background counts as one.')
     trainable_stages = (3 if pretrained else NUM_STAGES) if trainable_stages is None else trainable_stages
     check_option('trainable_stages', trainable_stages, tuple(range(NUM_STAGES + 1)))
-    known = {name for of in (FasterRCNN, MaskRCNN, GeneralizedRCNNTransform) for name in inspect.signature(of).parameters}
+    takers = (DETECTORS[detector], FasterRCNN, GeneralizedRCNNTransform)  # the first passes others on
+    known = {name for taker in takers for name in inspect.signature(taker).parameters}
     for name in kwargs:  # torchvision would pass over it
         if name not in known:
             raise TypeError(f'{name} is no argument of torchvision\'s {DETECTORS[detector].__name__}: leave it out.')
@@ -196,10 +199,10 @@ def _frozen_names(body: nn.Module, trainable_stages: int) -> Set[str]:
     info: Any = body.feature_info
     # the last layer of each stage
     ends = [
-        max((layer for name, layer in layer_of.items() if name.startswith(f'{module}.')), default=None)
+        max((layer for name, layer in layer_of.items() if name.startswith(f'{module}.')), default=-1)
         for module in info.module_name()
     ]
-    if None in ends:
+    if -1 in ends:
         raise ValueError(
             f'timm does not say which parameters of {type(model).__name__} belong to which stage: give 0 or '
             f'{NUM_STAGES} for trainable_stages, and freeze what is wanted by name.')
