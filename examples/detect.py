@@ -105,7 +105,8 @@ def train(args: argparse.Namespace) -> None:
     val = open_images(args, args.val_images or args.images, args.val_annotations or args.annotations)
 
     last, start, best = output / 'last.pt', 0, -1.0
-    model = build(args, dataset.num_classes, args.pretrained and not last.exists())
+    # a run that goes on is built in the same way: what is frozen depends on the weights that it starts from
+    model = build(args, dataset.num_classes, args.pretrained)
     said = {k: v for k, v in vars(args).items() if k not in ('function', 'output', 'workers', 'device')}
     said.update(num_classes=dataset.num_classes, names=dataset.names)
     if world > 1 and device.type == 'cuda':
@@ -202,6 +203,8 @@ def evaluate_run(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     model, said = load(args)
+    if args.min_size:
+        model.transform.min_size, model.transform.max_size = (args.min_size,), max(said.max_size, 2 * args.min_size)
     names = {int(label): name for label, name in said.names.items()}
     for file in args.files:
         try:
@@ -260,6 +263,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     sub.add_argument('--annotations', required=True)
     sub = command('predict', predict)
     sub.add_argument('files', nargs='+')
+    sub.add_argument('--min-size', type=int, help='shorter side that images are resized to, if not as in training')
     sub.add_argument('--pictures', default='predictions', help='folder of the pictures')
     sub.add_argument('--min-score', type=float, default=0.5)
     return parser.parse_args(argv)

@@ -84,7 +84,7 @@ def read_coco(file: PathLike) -> Any:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(
                 f'{path} has no list of {key}, expected images, annotations and categories as in COCO\'s instances.')
-    _need(path, content, 'images', 'id', 'file_name')
+    _need(path, content, 'images', 'id', 'file_name', 'height', 'width')
     _need(path, content, 'categories', 'id', 'name')
     _need(path, content, 'annotations', 'id', 'image_id', 'category_id', 'bbox')
     images, categories = ({entry['id'] for entry in content[key]} for key in ('images', 'categories'))
@@ -188,11 +188,10 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             raise ValueError(f'{file} cannot be decoded as an image: repair or remove it.') from None
         size = (image.height, image.width)
-        if size != (info.get('height', size[0]), info.get('width', size[1])):
+        if size != (info['height'], info['width']):
             raise ValueError(
-                f'{file} is {size[1]} x {size[0]} pixels, and {info.get("width")} x {info.get("height")} in '
-                f'{self.file}: give the images that were annotated.')
-        info.update(height=size[0], width=size[1])  # by which polygons become masks
+                f'{file} is {size[1]} x {size[0]} pixels, and {info["width"]} x {info["height"]} in {self.file}: give '
+                'the images that were annotated.')
         pixels: torch.Tensor = tv_tensors.Image(to_dtype(pil_to_tensor(image), torch.float32, scale=True))
         entries = self._targets.get(info['id'], [])
         boxes = torch.tensor([e['bbox'] for e in entries], dtype=torch.float32).reshape(-1, 4)

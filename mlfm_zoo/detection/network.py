@@ -60,7 +60,7 @@ class PyramidBackbone(nn.Module):
             raise ValueError(
                 f'The features of {name} are the image divided by {", ".join(map(str, reductions))}, expected by 4, 8, '
                 '16, 32 (of a network on DCT coefficients, a multiple of these): give a network whose stages halve '
-                'the map, with options that leave its strides alone and take images.')
+                'the map, which takes images and whose strides are its own (of a DCT ResNet, layer2_stride=2).')
         self.body = body
         self.fpn = FeaturePyramidNetwork(info.channels(), out_channels, extra_blocks=LastLevelMaxPool())
         self.out_channels = out_channels
@@ -100,7 +100,7 @@ def create_model(
         backbone: Name of a timm model, of this package or not, with a tag if its weights are wanted.
         num_classes: Classes with the background, which is 0; 91 for COCO.
         pretrained: Whether the network starts from the weights that its name stands for. The detector itself has none.
-        in_chans: Channels of the images.
+        in_chans: Channels of the images; where they are more than the config's, they are normalised with 0.5.
         trainable_stages: How many of the network's stages are trained, counted from the last: 0 for none, 4 for all
             but the stem, 5 for all. 3 if None and `pretrained`, 5 if None and not.
         freeze_norms: Whether the network's batch norms keep statistics, scale and shift; `pretrained` if None. In the
@@ -150,10 +150,10 @@ def _create_body(backbone: str, pretrained: bool, in_chans: int, kwargs: Dict[st
     extractor: Dict[str, Any] = dict(features_only=True, feature_cls='getter', out_indices=(-4, -3, -2, -1))
     try:
         body = timm.create_model(backbone, pretrained=pretrained, in_chans=in_chans, **dict(extractor, **kwargs))
-    except (AssertionError, IndexError, AttributeError):
+    except (AssertionError, IndexError, AttributeError) as error:
         raise ValueError(
             f'{backbone} has no four features that timm can extract, which a feature pyramid takes: give another '
-            'network.') from None
+            'network.') from error
     if not hasattr(getattr(body, 'model', None), 'forward_intermediates'):
         raise ValueError(
             f'{backbone} has no forward_intermediates, by which timm extracts features: give another network.')

@@ -45,12 +45,12 @@ def draw_predictions(
     if scores is not None:
         words = [f'{word} {score:.2f}' for word, score in zip(words, scores[shown].tolist())]
     if chosen:
-        colours = [COLOURS[label % len(COLOURS)] for label in chosen]
-        if instances.get('masks') is not None:
+        # one colour a class, and one an instance where masks have to be told apart
+        with_masks = instances.get('masks') is not None
+        colours = [COLOURS[n % len(COLOURS)] for n in (range(len(chosen)) if with_masks else chosen)]
+        if with_masks:
             masks = torch.as_tensor(instances['masks']).detach().cpu()[shown].flatten(0, -3) > 0.5
-            # instances of one class differ in colour where masks are all there is to tell them apart
-            canvas = draw_segmentation_masks(
-                canvas, masks, alpha=0.45, colors=[COLOURS[i % len(COLOURS)] for i in range(len(masks))])
+            canvas = draw_segmentation_masks(canvas, masks, alpha=0.45, colors=colours)
         canvas = draw_bounding_boxes(canvas, boxes[shown], words, colours, width=max(1, min(canvas.shape[1:]) // 200))
     buffer = io.BytesIO()
     to_pil_image(canvas).save(buffer, 'PNG')

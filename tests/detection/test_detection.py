@@ -83,7 +83,7 @@ def test_plain_resnet50_is_torchvisions(detector, theirs):
     """The same parameters; with the same weights the same losses and detections."""
     torch.manual_seed(0)
     expected = theirs(weights=None, weights_backbone=None, num_classes=5, min_size=64, max_size=96, **FEW)
-    for name, tensor in expected.backbone.body.state_dict().items():
+    for tensor in expected.backbone.body.state_dict().values():
         if tensor.ndim == 1:
             tensor.add_(0.1 * torch.rand_like(tensor))
     actual = create_model(detector, 'resnet50', 5, min_size=64, max_size=96, **FEW)
@@ -248,7 +248,7 @@ def test_torchscript():
     (dict(num_classes=1), 'num_classes is 1, expected 2 or more'),
     (dict(trainable_stages=6), 'trainable_stages is 6, expected 0 or 1 or 2'),
     (dict(backbone='dct_resnet50_24s', backbone_kwargs=dict(SMALL_DCT, dct_input='coefficients'), in_chans=3),
-     'with options that leave its strides alone and take images'),
+     'which takes images and whose strides are its own'),
     (dict(minimal_size=3), "minimal_size is no argument of torchvision's MaskRCNN"),
 ])
 def test_refused_arguments(arguments, error):
@@ -399,6 +399,7 @@ def damage(content, change):
     ('a["image_id"] = 99', 'of an image or a category that the file does not list'),
     ('a.pop("segmentation")', 'annotation 1 has no segmentation'),
     ('c["images"][0]["file_name"] = "none.png"', 'There is no image .*none.png'),
+    ('c["images"][0].pop("height")', 'entry 0 of images has no height'),
     ('c["images"][0]["width"] = 17', 'coins-0-0.png is 135 x 155 pixels, and 17 x 155'),
     ('a["segmentation"] = "a cat"', 'the segmentation of annotation 1 is neither'),
 ])
@@ -503,9 +504,10 @@ def test_overfits_real_images(photos, tmp_path, backbone, options):
     """Mask R-CNN from nothing on six photographs of coins, in minutes."""
     script = ROOT / 'examples' / 'detect.py'
     result = run(
-        script, 'train', tmp_path, *data_of(photos), '--backbone', backbone, *options, '--min-size', '160', '--max-size', '256',
-        '--batch-size', '2', '--steps', '150', '--milestones', '120', '--warmup', '50', '--lr', '0.01', '--eval-every',
-        '150', '--model-kwargs', 'fpn_channels=64', 'box_batch_size_per_image=64', 'rpn_post_nms_top_n_train=200')
+        script, 'train', tmp_path, *data_of(photos), '--backbone', backbone, *options, '--min-size', '160',
+        '--max-size', '256', '--batch-size', '2', '--steps', '150', '--milestones', '120', '--warmup', '50',
+        '--lr', '0.01', '--eval-every', '150',
+        '--model-kwargs', 'fpn_channels=64', 'box_batch_size_per_image=64', 'rpn_post_nms_top_n_train=200')
     assert result.returncode == 0, result.stderr
     measured = json.loads(run(script, 'evaluate', tmp_path, *data_of(photos)).stdout)
     assert measured['box']['AP'] > 0.5 and measured['mask']['AP'] > 0.5, measured
@@ -515,8 +517,8 @@ def test_overfits_real_images(photos, tmp_path, backbone, options):
 def test_two_processes(photos, tmp_path):
     """Each trains on its half of a step, and both measure the same."""
     result = run(
-        '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', ROOT / 'examples' / 'detect.py', 'train',
-        tmp_path, *data_of(photos), '--backbone', 'mlfm_mobilenetv2_010', '--min-size', '64', '--max-size', '96',
-        '--batch-size', '4', '--steps', '2', '--eval-every', '2', *LIGHT)
+        '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', ROOT / 'examples' / 'detect.py',
+        'train', tmp_path, *data_of(photos), '--backbone', 'mlfm_mobilenetv2_010', '--min-size', '64',
+        '--max-size', '96', '--batch-size', '4', '--steps', '2', '--eval-every', '2', *LIGHT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count('mask_AP75') == 1, result.stdout
