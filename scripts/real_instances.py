@@ -4,7 +4,8 @@
     python scripts/real_instances.py camvid CAMVID OUT       # of CamVid in SegNet's form: train/ and trainannot/
 
 Both make masks of labels: the coins are segmented by watershed, as in scikit-image's guide; an instance of CamVid is a
-connected region of its class, so that objects which touch are one. OUT holds images/ and annotations.json.
+connected region of its class, so that objects which touch are one. OUT holds images/ and annotations.json, and of the
+coins the whole photograph too.
 """
 
 import argparse
@@ -89,5 +90,7 @@ if __name__ == '__main__':
     args = parser.parse_args()
     if args.command == 'coins':
         write(args.output, ['coin'], coins())
+        from skimage import data
+        Image.fromarray(data.coins()).save(args.output / 'coins.png')
     else:
         write(args.output, list(CAMVID.values()), camvid(args.folder, args.split, args.count))

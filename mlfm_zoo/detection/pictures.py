@@ -53,7 +53,7 @@ def draw_predictions(
             canvas = draw_segmentation_masks(canvas, masks, alpha=0.45, colors=colours)
         canvas = draw_bounding_boxes(canvas, boxes[shown], words, colours, width=max(1, min(canvas.shape[1:]) // 200))
     buffer = io.BytesIO()
-    to_pil_image(canvas).save(buffer, 'PNG')
+    to_pil_image(canvas).save(buffer, 'PNG', optimize=True)
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')

@@ -185,6 +185,9 @@ def test_what_is_frozen(warm_start):
     assert {k for k in moved if not k.endswith('conv.bias')} == gates | convs
     norms = [m for n, m in body.named_modules() if 'bn' in n or 'downsample.1' in n or 'output_gate' in n]
     assert norms and all(isinstance(m, FrozenBatchNorm2d) for m in norms)
+    resumed = create_model('mask_rcnn', 'mlfm_resnet18', pretrained=True, backbone_kwargs=warm_start, **TINY)
+    resumed.load_state_dict(model.state_dict())
+    assert [p.requires_grad for p in resumed.parameters()] == [p.requires_grad for p in model.parameters()]
     # trained gates are frozen with the rest: these have left the identity
     trained = {k.removeprefix('backbone.body.model.'): v for k, v in model.state_dict().items()}
     again = create_model('mask_rcnn', 'mlfm_resnet18', freeze_norms=True, trainable_stages=3, **TINY)
@@ -507,7 +510,7 @@ def test_overfits_real_images(photos, tmp_path, backbone, options):
         script, 'train', tmp_path, *data_of(photos), '--backbone', backbone, *options, '--min-size', '160',
         '--max-size', '256', '--batch-size', '2', '--steps', '150', '--milestones', '120', '--warmup', '50',
         '--lr', '0.01', '--eval-every', '150',
-        '--model-kwargs', 'fpn_channels=64', 'box_batch_size_per_image=64', 'rpn_post_nms_top_n_train=200')
+        '--model-kwargs', 'fpn_channels=64', 'box_batch_size_per_image=32', 'rpn_post_nms_top_n_train=200')
     assert result.returncode == 0, result.stderr
     measured = json.loads(run(script, 'evaluate', tmp_path, *data_of(photos)).stdout)
     assert measured['box']['AP'] > 0.5 and measured['mask']['AP'] > 0.5, measured
