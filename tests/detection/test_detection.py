@@ -499,7 +499,6 @@ def run(*arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize('backbone, options', [
     ('mlfm_mobilenetv2_035', ()),
-    ('mlfm_resnet10', ()),
     ('dct_resnet50_24s', ('--backbone-kwargs', 'layers=(1,1,1,1)', 'channels=(32,64,128,256)')),
     ('resnet18', ()),
 ])
