@@ -16,7 +16,7 @@ PACKAGE = Path(mlfm_zoo.__file__).parent
 # Lowest first. A room imports from itself and from rooms before it.
 ROOMS = (
     '_timm', '_moved', '_matplotlib', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'workflow', 'frequency',
-    'cli', '__main__')
+    'detection', 'cli', '__main__')
 
 # Within the memory, the files in the order in which a reader takes them.
 MEMORY = ('options', 'identity', 'bands', 'unit', 'kernel', 'fused', 'network', 'attach')
@@ -93,5 +93,5 @@ print(*sorted(set(sys.modules) - before))
     assert rooms == {'_timm', '_moved', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'frequency', '_matplotlib'}
     assert {name for name in loaded if name.startswith('mlfm_zoo.frequency.')} == {
         'mlfm_zoo.frequency.filters', 'mlfm_zoo.frequency.retraining'}  # of it, what registers a network
-    assert not {'jpeglib', 'matplotlib', 'scipy', 'sklearn', 'transformers', 'triton'} & {
+    assert not {'jpeglib', 'matplotlib', 'pycocotools', 'scipy', 'sklearn', 'transformers', 'triton'} & {
         name.split('.')[0] for name in loaded}

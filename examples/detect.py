@@ -1,0 +1,285 @@
+"""Train, evaluate and use a detector on images annotated in the form of COCO.
+
+    python examples/detect.py train OUT --images IMAGES --annotations JSON [--val-images IMAGES --val-annotations JSON]
+    python examples/detect.py evaluate OUT --images IMAGES --annotations JSON
+    python examples/detect.py predict OUT FILE ... --pictures FOLDER
+
+OUT holds args.json, by which the network is built again, log.csv, last.pt, from which an interrupted `train` goes on
+when it is started again in the same way, and best.safetensors. Defaults are the 1x schedule of COCO, 90,000 steps of 16
+images, for which `torchrun --nproc-per-node 8 examples/detect.py train ...` uses 8 GPUs with 2 images each.
+"""
+
+import argparse
+import csv
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.layers import convert_sync_batchnorm
+from timm.utils import ParseKwargs
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms import v2
+
+from mlfm_zoo.detection import CocoImages, collate, create_model, draw_predictions, evaluate
+
+LOSSES = ('loss_classifier', 'loss_box_reg', 'loss_mask', 'loss_objectness', 'loss_rpn_box_reg')
+
+
+class Batches:
+    """Indices of the images of each step, for one of several processes: shuffled anew when all have been seen."""
+
+    def __init__(self, num_images: int, args: argparse.Namespace, start: int, rank: int, world: int):
+        self.num_images, self.start, self.rank, self.world = num_images, start, rank, world
+        self.steps, self.size, self.seed = args.steps, args.batch_size, args.seed
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self):
+        orders = {}  # by pass over the images, so that a run that goes on sees the images that it would have seen
+        for step in range(self.start, self.steps):
+            indices = []
+            for i in range(step * self.size + self.rank, (step + 1) * self.size, self.world):
+                epoch, place = divmod(i, self.num_images)
+                if epoch not in orders:
+                    generator = torch.Generator().manual_seed(self.seed + epoch)
+                    orders = {e: o for e, o in orders.items() if e >= epoch - 1}
+                    orders[epoch] = torch.randperm(self.num_images, generator=generator).tolist()
+                indices.append(orders[epoch][place])
+            yield indices
+
+
+def build(args: argparse.Namespace, num_classes: int, pretrained: bool) -> torch.nn.Module:
+    """The detector; its norms and stages are frozen as `--pretrained` says, also where its weights come later."""
+    defaults = dict(trainable_stages=3, freeze_norms=True) if args.pretrained else {}
+    return create_model(
+        args.detector, args.backbone, num_classes, pretrained=pretrained, in_chans=args.in_chans,
+        backbone_kwargs=args.backbone_kwargs, min_size=args.min_size, max_size=args.max_size,
+        **dict(defaults, **args.model_kwargs))
+
+
+def replace(file: Path, write) -> None:
+    """Write a file whole or not at all."""
+    partial = file.with_name(f'{file.name}.partial')
+    write(partial)
+    partial.replace(file)
+
+
+def weights_of(model: torch.nn.Module) -> dict:
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def open_images(args: argparse.Namespace, images: str, annotations: str, training: bool = False) -> CocoImages:
+    flip = v2.RandomHorizontalFlip(0.5) if training and not args.no_flip else None
+    return CocoImages(
+        images, annotations, flip, masks=args.detector == 'mask_rcnn', in_chans=args.in_chans, keep_empty=not training)
+
+
+def measure(model: torch.nn.Module, dataset: CocoImages, args: argparse.Namespace, rank=0, world=1) -> dict:
+    part = Subset(dataset, range(rank, len(dataset), world))
+    loader = DataLoader(part, args.eval_batch_size, num_workers=args.workers, collate_fn=collate)
+    return evaluate(model, loader, dataset.coco)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train from the start, or from where an earlier call was cut off."""
+    rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    device = torch.device(args.device)
+    if device.type == 'cuda':
+        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+        torch.cuda.set_device(device)
+    if world > 1:
+        distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    if args.batch_size % world:
+        raise SystemExit(f'--batch-size is {args.batch_size}, expected a multiple of the {world} processes.')
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed + rank)
+    dataset = open_images(args, args.images, args.annotations, training=True)
+    val = open_images(args, args.val_images or args.images, args.val_annotations or args.annotations)
+
+    last, start, best = output / 'last.pt', 0, -1.0
+    # a run that goes on is built in the same way: what is frozen depends on the weights that it starts from
+    model = build(args, dataset.num_classes, args.pretrained)
+    said = {k: v for k, v in vars(args).items() if k not in ('function', 'output', 'workers', 'device')}
+    said.update(num_classes=dataset.num_classes, names=dataset.names)
+    if world > 1 and device.type == 'cuda':
+        model = convert_sync_batchnorm(model)
+    model.to(device)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, args.lr, momentum=0.9, weight_decay=args.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp and device.type == 'cuda')
+    if last.exists():
+        state = torch.load(last, map_location='cpu', weights_only=True)
+        if state['args'] != json.dumps(said, sort_keys=True):
+            raise SystemExit(f'{last} is of a run with other arguments: repeat them, or give another folder.')
+        model.load_state_dict(state['model'])
+        optimizer.load_state_dict(state['optimizer'])
+        scaler.load_state_dict(state['scaler'])
+        start, best = state['step'], state['best']
+        print(f'goes on after step {start}', flush=True)
+    elif rank == 0:
+        replace(output / 'args.json', lambda file: file.write_text(json.dumps(said, indent=2), encoding='utf-8'))
+        (output / 'log.csv').unlink(missing_ok=True)
+    ddp = DistributedDataParallel(model, [device] if device.type == 'cuda' else None) if world > 1 else model
+
+    batches = Batches(len(dataset), args, start, rank, world)
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=args.workers, collate_fn=collate)
+    sums, since, steps = dict.fromkeys(LOSSES, 0.0), time.time(), 0
+    model.train()
+    for step, (images, targets) in enumerate(loader, start=start + 1):
+        factor = min(1.0, step / max(1, args.warmup)) * 0.1 ** sum(step > m for m in args.milestones)
+        for group in optimizer.param_groups:
+            group['lr'] = args.lr * factor
+        images = [image.to(device) for image in images]
+        targets = [{k: v.to(device) for k, v in t.items() if torch.is_tensor(v)} for t in targets]
+        with torch.autocast(device.type, enabled=args.amp):
+            losses = ddp(images, targets)
+            loss = sum(losses.values())
+        if not torch.isfinite(loss):
+            raise SystemExit(f'The loss is {loss.item()} at step {step}: give a lower --lr or a longer --warmup.')
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(parameters, args.clip_grad)
+        scaler.step(optimizer)
+        scaler.update()
+        for name, value in losses.items():
+            sums[name] += value.item()
+        steps += 1
+        if step % args.eval_every and step != args.steps:
+            if rank == 0 and step % args.log_every == 0:
+                print(f'step {step}/{args.steps}, loss {sum(sums.values()) / steps:.3f}, '
+                      f'{(time.time() - since) / steps:.2f} s a step', flush=True)
+            continue
+        seconds = (time.time() - since) / steps
+        scores = measure(model, val, args, rank, world)
+        if rank == 0:
+            row = dict(step=step, lr=args.lr * factor, seconds=round(seconds, 3))
+            row.update({name: round(value / steps, 4) for name, value in sums.items()})
+            row.update({f'{kind}_{name}': round(scores.get(kind, {}).get(name, float('nan')), 4)
+                        for kind in ('box', 'mask') for name in ('AP', 'AP50', 'AP75')})
+            new = not (output / 'log.csv').exists()
+            with open(output / 'log.csv', 'a', newline='', encoding='utf-8') as file:
+                writer = csv.DictWriter(file, row)
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+            print(', '.join(f'{k} {v}' for k, v in row.items()), flush=True)
+            main_score = scores.get('mask', scores['box'])['AP']
+            if main_score > best:
+                best = main_score
+                replace(output / 'best.safetensors', lambda file: save_file(weights_of(model), file))
+            state = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
+                         step=step, best=best, args=json.dumps(said, sort_keys=True))
+            replace(last, lambda file, state=state: torch.save(state, file))
+        sums, since, steps = dict.fromkeys(LOSSES, 0.0), time.time(), 0
+    if world > 1:
+        distributed.destroy_process_group()
+
+
+def load(args: argparse.Namespace) -> tuple[torch.nn.Module, argparse.Namespace]:
+    """The best detector of a run, and the run's arguments."""
+    file = Path(args.output) / 'args.json'
+    if not file.is_file():
+        raise SystemExit(f'There is no {file}: give the folder of a training.')
+    said = argparse.Namespace(**dict(json.loads(file.read_text(encoding='utf-8')), workers=args.workers))
+    model = build(said, said.num_classes, pretrained=False)
+    model.load_state_dict(load_file(Path(args.output) / 'best.safetensors'))
+    return model.to(args.device).eval(), said
+
+
+def evaluate_run(args: argparse.Namespace) -> None:
+    model, said = load(args)
+    scores = measure(model, open_images(said, args.images, args.annotations), said)
+    print(json.dumps(scores, indent=2))
+
+
+def predict(args: argparse.Namespace) -> None:
+    model, said = load(args)
+    if args.min_size:
+        model.transform.min_size, model.transform.max_size = (args.min_size,), max(said.max_size, 2 * args.min_size)
+    names = {int(label): name for label, name in said.names.items()}
+    for file in args.files:
+        try:
+            with Image.open(file) as opened:
+                image = opened.convert({1: 'L', 3: 'RGB'}[said.in_chans])
+        except (OSError, SyntaxError, ValueError):
+            raise SystemExit(f'{file} cannot be read as an image: repair or leave it out.') from None
+        pixels = v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True)
+        with torch.inference_mode():
+            prediction = model([pixels.to(args.device)])[0]
+        picture = draw_predictions(
+            pixels, prediction, Path(args.pictures) / f'{Path(file).stem}.png', names, args.min_score)
+        print(picture, int((prediction['scores'] >= args.min_score).sum()), 'objects', flush=True)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+
+    def command(name, function):
+        sub = commands.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub.set_defaults(function=function)
+        sub.add_argument('output', help='folder of the run')
+        sub.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+        sub.add_argument('--workers', type=int, default=4, help='processes that read images')
+        return sub
+
+    sub = command('train', train)
+    sub.add_argument('--images', required=True)
+    sub.add_argument('--annotations', required=True)
+    sub.add_argument('--val-images', help='those of training if not given')
+    sub.add_argument('--val-annotations', help='those of training if not given')
+    sub.add_argument('--detector', default='mask_rcnn')
+    sub.add_argument('--backbone', default='mlfm_resnet50')
+    sub.add_argument('--pretrained', action='store_true', help='start the network from the weights of its name')
+    sub.add_argument('--in-chans', type=int, default=3)
+    sub.add_argument('--backbone-kwargs', nargs='*', default={}, action=ParseKwargs, help='of timm.create_model')
+    sub.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, help='of the detector')
+    sub.add_argument('--min-size', type=int, default=800)
+    sub.add_argument('--max-size', type=int, default=1333)
+    sub.add_argument('--steps', type=int, default=90_000)
+    sub.add_argument('--milestones', type=int, nargs='*', default=[60_000, 80_000], help='where lr falls tenfold')
+    sub.add_argument('--warmup', type=int, default=1000)
+    sub.add_argument('--batch-size', type=int, default=16, help='images a step, of all processes together')
+    sub.add_argument('--eval-batch-size', type=int, default=1)
+    sub.add_argument('--lr', type=float, default=0.02)
+    sub.add_argument('--weight-decay', type=float, default=1e-4)
+    sub.add_argument('--clip-grad', type=float, default=10.0)
+    sub.add_argument('--no-flip', action='store_true', help='do not flip images in training')
+    sub.add_argument('--amp', action='store_true')
+    sub.add_argument('--eval-every', type=int, default=5000, help='steps between evaluations, each with a checkpoint')
+    sub.add_argument('--log-every', type=int, default=20)
+    sub.add_argument('--seed', type=int, default=0)
+    sub = command('evaluate', evaluate_run)
+    sub.add_argument('--images', required=True)
+    sub.add_argument('--annotations', required=True)
+    sub = command('predict', predict)
+    sub.add_argument('files', nargs='+')
+    sub.add_argument('--min-size', type=int, help='shorter side that images are resized to, if not as in training')
+    sub.add_argument('--pictures', default='predictions', help='folder of the pictures')
+    sub.add_argument('--min-score', type=float, default=0.5)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    try:
+        args.function(args)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # what this package refuses, it refuses in one sentence
+        message = str(error)
+        if 'Traceback' in message:  # of a process that reads images
+            message = message.strip().splitlines()[-1].split(': ', 1)[-1]
+        raise SystemExit(f'error: {message}') from None
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,65 @@
+"""Pictures of what a detector finds."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from .coco import PathLike
+
+__all__ = ['draw_predictions']
+
+COLOURS = ('#e6194b', '#3cb44b', '#4363d8', '#f58231', '#911eb4', '#008080', '#f032e6', '#9a6324', '#808000', '#000075')
+
+
+def draw_predictions(
+        image: torch.Tensor,
+        instances: Mapping[str, Any],
+        file: PathLike,
+        names: Optional[Mapping[int, str]] = None,
+        min_score: float = 0.5,
+) -> Path:
+    """Draw boxes, masks, classes and scores into an image.
+
+    Args:
+        image: Image (3, H, W) or (1, H, W) from 0 to 1.
+        instances: What the detector returns for it, or a target, which has no scores.
+        file: PNG file to write, which is whole or not there.
+        names: Name of each class; its number if None.
+        min_score: Score from which on a prediction is drawn.
+
+    Returns:
+        The file.
+    """
+    canvas = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    canvas = torch.as_tensor(canvas).expand(3, -1, -1).contiguous()
+    boxes, labels = (torch.as_tensor(instances[key]).detach().cpu() for key in ('boxes', 'labels'))
+    scores = instances['scores'].detach().cpu() if 'scores' in instances else None
+    shown = torch.ones(len(labels), dtype=torch.bool) if scores is None else scores >= min_score
+    chosen = labels[shown].tolist()
+    words = [str((names or {}).get(label, label)) for label in chosen]
+    if scores is not None:
+        words = [f'{word} {score:.2f}' for word, score in zip(words, scores[shown].tolist())]
+    if chosen:
+        # one colour a class, and one an instance where masks have to be told apart
+        with_masks = instances.get('masks') is not None
+        colours = [COLOURS[n % len(COLOURS)] for n in (range(len(chosen)) if with_masks else chosen)]
+        if with_masks:
+            masks = torch.as_tensor(instances['masks']).detach().cpu()[shown].flatten(0, -3) > 0.5
+            canvas = draw_segmentation_masks(canvas, masks, alpha=0.45, colors=colours)
+        canvas = draw_bounding_boxes(canvas, boxes[shown], words, colours, width=max(1, min(canvas.shape[1:]) // 200))
+    buffer = io.BytesIO()
+    to_pil_image(canvas).save(buffer, 'PNG', optimize=True)
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    try:
+        partial.write_bytes(buffer.getvalue())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
