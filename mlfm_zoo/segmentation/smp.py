@@ -1,0 +1,80 @@
+"""The decoders of segmentation_models.pytorch on timm's encoders and ours: that library's networks, any image size."""
+
+from typing import Any, List, Tuple
+
+import torch
+import torch.nn as nn
+
+from ..memory.options import check_option
+from .network import SegmentationNetwork, create_encoder, fcn_head
+
+__all__ = ['DECODERS', 'SMP']
+
+# Those whose networks are an encoder, a decoder of its features and a head, by the library's names.
+DECODERS = (
+    'unet', 'unetplusplus', 'manet', 'linknet', 'fpn', 'pspnet', 'pan', 'deeplabv3', 'deeplabv3plus', 'upernet',
+    'segformer')
+
+
+class SMP(SegmentationNetwork):
+    """A network of segmentation_models.pytorch.
+
+    Args:
+        decoder: Which, one of `DECODERS`.
+        encoder: Name of a timm backbone, which the library calls 'tu-NAME'.
+        num_classes: Classes.
+        in_chans: Channels of the image.
+        pretrained: Whether the backbone starts from its pretrained weights.
+        aux: Whether training puts out the logits of an auxiliary head too.
+        **kwargs: Arguments of the library's network, such as `encoder_depth`, and of the backbone, such as `memory`.
+
+    Raises:
+        ValueError: An option is out of range.
+        RuntimeError: The library is not installed.
+    """
+
+    def __init__(
+            self,
+            decoder: str = 'unet',
+            encoder: str = 'mlfm_resnet34',
+            num_classes: int = 21,
+            in_chans: int = 3,
+            pretrained: bool = False,
+            aux: bool = False,
+            **kwargs: Any,
+    ):
+        check_option('decoder', decoder, DECODERS)
+        library = _require_smp()
+        memory_kwargs = {}
+        if 'mlfm_' not in encoder:  # timm's networks know no memory
+            memory_kwargs = {k: kwargs.pop(k) for k in list(kwargs) if k == 'memory' or k.startswith('memory_')}
+        network = library.create_model(
+            decoder, f'tu-{encoder}', True if pretrained else None, in_chans, num_classes, **kwargs)
+        super().__init__(num_classes, in_chans, network.encoder.output_stride)
+        if memory_kwargs.get('memory'):
+            trunk = network.encoder.model
+            options = {k: v for k, v in kwargs.items() if not k.startswith(('encoder_', 'decoder_'))}
+            stride = getattr(network.encoder, '_output_stride', 32)
+            network.encoder.model = create_encoder(
+                encoder, in_chans, pretrained, out_indices=trunk.feature_info.out_indices,
+                **dict(options, **({} if stride == 32 else {'output_stride': stride})), **memory_kwargs)
+        self.network = network
+        if aux:
+            self.aux_head = fcn_head(network.encoder.out_channels[-2], num_classes)
+
+    def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        features: List[torch.Tensor] = self.network.encoder(x)
+        return self.network.segmentation_head(self.network.decoder(features)), features[-2]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.network.encoder.model.set_grad_checkpointing(enable)
+
+
+def _require_smp() -> Any:
+    try:
+        import segmentation_models_pytorch
+    except ImportError:
+        raise RuntimeError(
+            'This decoder is of segmentation_models.pytorch, which is not installed: '
+            "pip install 'mlfm-zoo[segmentation]'.") from None
+    return segmentation_models_pytorch
