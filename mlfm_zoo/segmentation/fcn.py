@@ -1,8 +1,8 @@
 """FCN on any timm backbone: score layers, skips, and learnt upsampling that starts bilinear.
 
 Paper: Fully Convolutional Networks for Semantic Segmentation (Long et al., CVPR 2015),
-https://arxiv.org/abs/1411.4038. The networks of the paper stand on VGG16, which is padded by 100 pixels; here images are
-padded to a multiple of the stride, and the 7x7 convolution of the head 'fc' keeps the size of its map.
+https://arxiv.org/abs/1411.4038. The networks of the paper stand on VGG16, whose input is padded by 100 pixels; here
+images are padded to a multiple of the stride, and the 7x7 convolution of the head 'fc' keeps the size of its map.
 
 The authors of the low-frequency memory say that it carries over to FCN, and released nothing of it. In this project the
 memory is that of the backbone, and the decoder is left as it is.
@@ -97,9 +97,8 @@ class FCN(SegmentationNetwork):
         self.channels_last = str(getattr(backbone, 'output_fmt', 'NCHW')).endswith('NHWC')
         self.score = _head(head, channels[-1], num_classes)
         self.skips = nn.ModuleList(nn.Conv2d(n, num_classes, 1) for n in channels[-2:-num_scores - 1:-1])
-        for skip in self.skips:
-            nn.init.zeros_(skip.weight)
-            nn.init.zeros_(skip.bias)
+        for parameter in self.skips.parameters():
+            nn.init.zeros_(parameter)
         steps = [*reductions[:-num_scores - 1:-1], 1]  # from the deepest score to the image
         self.upsamples = nn.ModuleList(
             _upsample(upsample, num_classes, r // finer) for r, finer in zip(steps, steps[1:]))

@@ -1,22 +1,22 @@
 """Measures of segmentation: confusion matrix, IoU and pixel accuracy by torchmetrics, and a boundary F-score.
 
 The boundary F-score is that of Csurka et al., What is a good evaluation measure for semantic segmentation? (BMVC 2013).
-A pixel of a class is on its boundary if one of its four neighbours is of another class; neighbours that are void in the
-truth, or outside the image, do not count. Precision is the share of the predicted boundary within a tolerance of the true
-one, recall the share of the true one within it of the predicted one; the tolerance is 0.75 % of the image's diagonal. The
-score of a class in an image is their harmonic mean, 0 if only one of both boundaries is there, and left out if neither
-is. It is averaged over images for each class, and then over classes.
+A pixel of a class is on its boundary if one of its four neighbours is of another class; neighbours that are void in
+the truth, or outside the image, do not count. Precision is the share of the predicted boundary within a tolerance of
+the true one, recall the share of the true one within it of the predicted one; the tolerance is 0.75 % of the image's
+diagonal. The score of a class in an image is their harmonic mean, 0 if only one of both boundaries is there, and left
+out if neither is. It is averaged over images for each class, and then over classes.
 """
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from .data import IGNORE_INDEX
 
-__all__ = ['Scores', 'SegmentationMeter', 'boundary_scores']
+__all__ = ['Scores', 'SegmentationMeter', 'as_row', 'boundary_scores']
 
 TOLERANCE = 0.0075  # of the diagonal
 
@@ -150,8 +150,18 @@ def _boundaries(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     return (labels == classes) & edge
 
 
-def as_row(scores: Scores, names: Tuple[str, ...]) -> Dict[str, float]:
-    """Scores as a row of a table, in percent."""
-    row = {'miou': scores.miou, 'pixel_accuracy': scores.pixel_accuracy, 'boundary_f': scores.boundary_f}
+def as_row(scores: Scores, names: Sequence[str]) -> Dict[str, float]:
+    """Scores as a row of a table.
+
+    Args:
+        scores: The scores.
+        names: The classes.
+
+    Returns:
+        Percent, by name; the boundary F-score if it was measured.
+    """
+    row = {'miou': scores.miou, 'pixel_accuracy': scores.pixel_accuracy}
+    if not math.isnan(scores.boundary_f):
+        row['boundary_f'] = scores.boundary_f
     row.update({f'iou_{name}': value for name, value in zip(names, scores.class_iou)})
     return {name: round(100 * value, 3) for name, value in row.items()}

@@ -179,7 +179,9 @@ def create_encoder(
     """
     kwargs.update(in_chans=in_chans, pretrained=pretrained)
     if 'mlfm_' in name:
-        return timm.create_model(name, features_only=True, **kwargs, **({} if memory is None else {'memory': memory}))
+        if memory is not None:
+            kwargs['memory'] = memory
+        return timm.create_model(name, features_only=True, **kwargs)
     if not memory:
         return timm.create_model(name, features_only=True, **kwargs)
     out_indices = kwargs.pop('out_indices')

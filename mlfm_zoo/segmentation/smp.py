@@ -3,7 +3,6 @@
 from typing import Any, List, Tuple
 
 import torch
-import torch.nn as nn
 
 from ..memory.options import check_option
 from .network import SegmentationNetwork, create_encoder, fcn_head

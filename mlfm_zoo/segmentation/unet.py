@@ -3,14 +3,15 @@
 Paper: U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., MICCAI 2015),
 https://arxiv.org/abs/1505.04597. Convolutions are padded and followed by batch norm, which theirs are not.
 
-The authors of the low-frequency memory say that it carries over to U-Net, and released nothing of it, so that the sites
-are this project's own. The memory starts where the encoder first halves the image, with m = A_1(I), as in the networks
-of the paper: at full resolution the "low band" is the image itself, which the first convolution reads anyway. A unit
-sits after both convolutions of levels 1 to 4, with the bands A_1 to A_4 for its supplement gate. What it puts out goes on
-to the pooling and over the skip connection.
+The authors of the low-frequency memory say that it carries over to U-Net, and released nothing of it, so that the
+sites are this project's own. The memory starts where the encoder first halves the image, with m = A_1(I), as in the
+networks of the paper: at full resolution the "low band" is the image itself, which the first convolution reads anyway.
+A unit sits after both convolutions of levels 1 to 4, with the bands A_1 to A_4 for its supplement gate. What it puts
+out goes on to the pooling and over the skip connection.
 
-With `memory_decoder` each decoder level but the last, which has no memory of its size, ends in a unit without supplement
-gate, which reads the memory that the encoder's unit of that level has read: y = BN(x + ReLU(BN(Conv1x1(m)))).
+With `memory_decoder` each decoder level but the last, which has no memory of its size, ends in a unit without
+supplement gate, which reads the memory that the encoder's unit of that level has read:
+y = BN(x + ReLU(BN(Conv1x1(m)))).
 """
 
 from typing import Any, List, Optional, Tuple

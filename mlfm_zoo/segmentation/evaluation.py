@@ -5,9 +5,9 @@ from typing import Any, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
-from .data import IGNORE_INDEX
+from .data import IGNORE_INDEX, SegmentationDataset
 from .metrics import Scores, SegmentationMeter
 
 __all__ = ['evaluate', 'predict_labels', 'predict_probabilities', 'segmentation_loss']
@@ -37,9 +37,10 @@ def segmentation_loss(
         return (
             segmentation_loss(logits, labels, aux_weight, ignore_index, label_smoothing)
             + aux_weight * segmentation_loss(aux, labels, aux_weight, ignore_index, label_smoothing))
-    count = (labels != ignore_index).sum().clamp(min=1)
+    output = output.float()  # which autocast may have made half
+    valid = labels != ignore_index
+    count = valid.sum().clamp(min=1)
     if output.shape[1] == 1:
-        valid = labels != ignore_index
         loss = F.binary_cross_entropy_with_logits(output[:, 0], labels.to(output).clamp(0, 1), reduction='none')
         return (loss * valid).sum() / count
     return F.cross_entropy(
@@ -80,16 +81,15 @@ def predict_probabilities(
         raise ValueError(
             f'The window is {tuple(window)} and its overlap {overlap:g}, expected a height and a width above 0, and '
             'an overlap from 0 to less than 1.')
-    total, count = None, image.new_zeros(image.shape[-2:], dtype=torch.float32)
+    total: Any = 0
+    count = image.new_zeros(image.shape[-2:], dtype=torch.float32)
     for top in _starts(image.shape[2], window[0], overlap):
         for left in _starts(image.shape[3], window[1], overlap):
-            part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-            probabilities = predict_probabilities(model, image[part])
-            if total is None:
-                total = probabilities.new_zeros(len(image), probabilities.shape[1], *image.shape[-2:])
-            total[part] += probabilities
-            count[part[1:]] += 1
-    assert total is not None
+            bottom, right = min(top + window[0], image.shape[2]), min(left + window[1], image.shape[3])
+            probabilities = predict_probabilities(model, image[:, :, top:bottom, left:right])
+            sides = (left, image.shape[3] - right, top, image.shape[2] - bottom)
+            total = total + F.pad(probabilities, sides)
+            count[top:bottom, left:right] += 1
     return total / count
 
 
@@ -116,7 +116,7 @@ def predict_labels(probabilities: torch.Tensor) -> torch.Tensor:
 
 def evaluate(
         model: torch.nn.Module,
-        dataset: Dataset[Any],
+        dataset: SegmentationDataset,
         num_classes: int,
         window: Optional[Sequence[int]] = None,
         overlap: float = 0.5,
@@ -132,7 +132,7 @@ def evaluate(
 
     Args:
         model: The network.
-        dataset: Images and labels, as `SegmentationDataset` has them.
+        dataset: Images and labels.
         num_classes: Classes.
         window: As in `predict_probabilities`.
         overlap: As in `predict_probabilities`.
@@ -147,13 +147,12 @@ def evaluate(
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-    size = len(dataset)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     meter = SegmentationMeter(num_classes, device, boundaries)
     training = model.training
     model.eval()
     try:
-        loader = DataLoader(Subset(dataset, range(rank, size, world)), batch_size=1, num_workers=num_workers)
+        loader = DataLoader(Subset(dataset, range(rank, len(dataset), world)), batch_size=1, num_workers=num_workers)
         for i, (image, labels) in enumerate(loader, start=1):
             with torch.autocast(device.type, amp, enabled=amp is not None):
                 probabilities = predict_probabilities(model, image.to(device), window, overlap, flip)
