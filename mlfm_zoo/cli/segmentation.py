@@ -31,7 +31,7 @@ def add_commands(add: AddCommand) -> None:
         'evaluate', help='measure a trained network', description='Measure a network that training wrote: mean IoU, '
         'pixel accuracy, boundary F-score, IoU of each class and, with --json, the confusion matrix.')
     evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument('run', metavar='RUN', help='best or last in the folder of a run')
+    evaluate.add_argument('network', metavar='RUN', help='best or last in the folder of a run')
     evaluate.add_argument('data', metavar='DATA', help='folder of images and masks')
     evaluate.add_argument('--split', default='val', help='split to measure on (default: val)')
     evaluate.add_argument('--pictures', metavar='FOLDER', help='draw image, truth, prediction and error of images')
@@ -42,7 +42,7 @@ def add_commands(add: AddCommand) -> None:
         'predict', help='write masks of images', description='Write for each image a mask with the values of the data '
         'set that the network was trained on, and a picture.')
     predict.set_defaults(run=_predict)
-    predict.add_argument('run', metavar='RUN', help='best or last in the folder of a run')
+    predict.add_argument('network', metavar='RUN', help='best or last in the folder of a run')
     predict.add_argument('images', nargs='+', metavar='IMAGE', help='image')
     predict.add_argument('--output', required=True, metavar='FOLDER', help='folder to write to')
 
@@ -109,7 +109,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..segmentation.metrics import as_row
     from ..segmentation.pictures import draw_prediction
     from ..segmentation.training import load_run
-    model, labels, settings = load_run(args.run, _device(args))
+    model, labels, settings = load_run(args.network, _device(args))
     transform = eval_transform(settings.in_chans, settings.img_size)
     dataset = SegmentationDataset(args.data, args.split, labels, settings.in_chans, transform)
     options = dict(window=args.window, overlap=args.overlap, flip=args.flip)
@@ -138,7 +138,7 @@ def _predict(args: argparse.Namespace) -> None:
     from ..segmentation.pictures import draw_prediction, mask_of
     from ..segmentation.training import load_run
     device = _device(args)
-    model, labels, settings = load_run(args.run, device)
+    model, labels, settings = load_run(args.network, device)
     transform = eval_transform(settings.in_chans, settings.img_size)
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)

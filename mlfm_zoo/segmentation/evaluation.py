@@ -81,15 +81,17 @@ def predict_probabilities(
         raise ValueError(
             f'The window is {tuple(window)} and its overlap {overlap:g}, expected a height and a width above 0, and '
             'an overlap from 0 to less than 1.')
-    total: Any = 0
+    total: Optional[torch.Tensor] = None
     count = image.new_zeros(image.shape[-2:], dtype=torch.float32)
     for top in _starts(image.shape[2], window[0], overlap):
         for left in _starts(image.shape[3], window[1], overlap):
-            bottom, right = min(top + window[0], image.shape[2]), min(left + window[1], image.shape[3])
-            probabilities = predict_probabilities(model, image[:, :, top:bottom, left:right])
-            sides = (left, image.shape[3] - right, top, image.shape[2] - bottom)
-            total = total + F.pad(probabilities, sides)
-            count[top:bottom, left:right] += 1
+            rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
+            probabilities = predict_probabilities(model, image[..., rows, columns])
+            if total is None:
+                total = probabilities.new_zeros(len(image), probabilities.shape[1], *image.shape[-2:])
+            total[..., rows, columns] += probabilities
+            count[rows, columns] += 1
+    assert total is not None
     return total / count
 
 

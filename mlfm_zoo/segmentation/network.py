@@ -1,12 +1,15 @@
 """What the segmentation networks share: padding, the auxiliary output, saving, and an encoder of timm's features."""
 
-from typing import Any, List, Mapping, Optional, Tuple, Type, Union
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Tuple, Union
 
 import timm
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models import reparameterize_model
 
 from ..memory import LowFrequencyMemory, attach_memory
@@ -121,19 +124,40 @@ class SegmentationNetwork(
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, network: str = '', **kwargs: Any):
+    def _from_pretrained(
+            cls,
+            *,
+            model_id: str,
+            revision: Optional[str],
+            cache_dir: Any,
+            force_download: bool,
+            local_files_only: bool,
+            token: Any,
+            network: str = '',
+            map_location: str = 'cpu',
+            **kwargs: Any,
+    ) -> 'SegmentationNetwork':
         """Build the network that was saved, of whichever class, and load its weights, all of them."""
-        found: List[Type[SegmentationNetwork]] = [c for c in _subclasses(cls) if c.__name__ == network]
+        found = [c for c in (cls, *cls.__subclasses__()) if c.__name__ == network]
         if not found:
             what = f'is of a {network}' if network else 'has no config.json of a segmentation network'
             raise ValueError(
                 f'{model_id} {what}, expected one that {cls.__name__}.save_pretrained wrote: check the path.')
-        kwargs.update(strict=True, pretrained=False)  # the encoder's weights are among those saved
-        return super(SegmentationNetwork, found[0])._from_pretrained(model_id=model_id, **kwargs)
-
-
-def _subclasses(cls: Type[SegmentationNetwork]) -> List[Type[SegmentationNetwork]]:
-    return [cls, *cls.__subclasses__()]
+        for name in ('proxies', 'resume_download'):  # which older versions of the Hub's library pass on
+            kwargs.pop(name, None)
+        # the encoder's weights are among those saved
+        model = found[0](**dict(kwargs, pretrained=False)).to(map_location)
+        file = Path(model_id) / 'model.safetensors'
+        if not Path(model_id).is_dir():
+            file = Path(hf_hub_download(
+                model_id, file.name, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                local_files_only=local_files_only, token=token))
+        try:
+            weights = load_file(file, device=map_location)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f'{file} cannot be read ({error}): get it again.') from None
+        model.load_state_dict(weights)
+        return model.eval()
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
