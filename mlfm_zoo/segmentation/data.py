@@ -201,11 +201,14 @@ def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
         Whole numbers (in_chans, H, W).
 
     Raises:
-        ValueError: The file is damaged, or there are no images of so many channels.
+        ValueError: The file is damaged or has more than 8 bits a channel, or there are no images of so many channels.
     """
     if in_chans not in MODES:
         raise ValueError(f'Files hold no images of {in_chans} channels, expected 1, 3 or 4: give tensors instead.')
-    pixels = np.array(_open(file).convert(MODES[in_chans]))
+    image = _open(file)
+    if image.mode.startswith(('I', 'F')):  # which PIL would clip
+        raise ValueError(f'{file} is of mode {image.mode}, expected 8 bits a channel: convert it.')
+    pixels = np.array(image.convert(MODES[in_chans]))
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], in_chans)).permute(2, 0, 1)
 
 

@@ -31,10 +31,15 @@ class LearntUpsample(nn.Module):
         num_chs: Channels.
         factor: How many times larger the map becomes, even.
         depthwise: Whether each channel is enlarged by itself; else each output sees all channels, as in the paper.
+
+    Raises:
+        ValueError: The factor is odd.
     """
 
     def __init__(self, num_chs: int, factor: int, depthwise: bool = False):
         super().__init__()
+        if factor % 2:
+            raise ValueError(f"The factor is {factor}, expected an even one: give upsample='bilinear'.")
         self.conv = nn.ConvTranspose2d(
             num_chs, num_chs, 2 * factor, stride=factor, padding=3 * factor // 2, bias=False,
             groups=num_chs if depthwise else 1)
@@ -69,7 +74,7 @@ class FCN(SegmentationNetwork):
         **encoder_kwargs: Arguments of the backbone, such as `memory` and `output_stride`.
 
     Raises:
-        ValueError: An option is out of range, or the backbone has too few features.
+        ValueError: An option is out of range.
     """
 
     def __init__(

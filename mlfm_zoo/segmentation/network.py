@@ -43,6 +43,7 @@ class SegmentationNetwork(
         stride: Pixels a side of one cell of the encoder's deepest map.
     """
 
+    # any arguments, so that the Hub's mixin hands those of all networks to `_from_pretrained`
     def __init__(self, num_classes: int = 21, in_chans: int = 3, stride: int = 32, **_: Any):
         super().__init__()
         for name, value in (('num_classes', num_classes), ('in_chans', in_chans)):

@@ -1,5 +1,6 @@
 """The decoders of segmentation_models.pytorch on timm's encoders and ours: that library's networks, any image size."""
 
+import inspect
 from typing import Any, List, Tuple
 
 import torch
@@ -51,12 +52,14 @@ class SMP(SegmentationNetwork):
             decoder, f'tu-{encoder}', True if pretrained else None, in_chans, num_classes, **kwargs)
         super().__init__(num_classes, in_chans, network.encoder.output_stride)
         if memory_kwargs.get('memory'):
-            trunk = network.encoder.model
-            options = {k: v for k, v in kwargs.items() if not k.startswith(('encoder_', 'decoder_'))}
-            stride = getattr(network.encoder, '_output_stride', 32)
+            # the library builds its own features, which pass a memory by: the same backbone with one takes their place
+            known = inspect.signature(type(network)).parameters
+            trunk_kwargs = {k: v for k, v in kwargs.items() if k not in known}
+            if max(network.encoder.model.feature_info.reduction()) < 2 ** kwargs.get('encoder_depth', 5):
+                trunk_kwargs['output_stride'] = network.encoder.output_stride
             network.encoder.model = create_encoder(
-                encoder, in_chans, pretrained, out_indices=trunk.feature_info.out_indices,
-                **dict(options, **({} if stride == 32 else {'output_stride': stride})), **memory_kwargs)
+                encoder, in_chans, pretrained, out_indices=network.encoder.model.feature_info.out_indices,
+                **trunk_kwargs, **memory_kwargs)
         self.network = network
         if aux:
             self.aux_head = fcn_head(network.encoder.out_channels[-2], num_classes)

@@ -141,6 +141,8 @@ def test_what_is_refused(tmp_path):
     (tmp_path / 'voc' / 'ImageSets' / 'Segmentation' / 'val.txt').write_text('2007_000033\n')
     assert 'has no image 2007_000033' in refused(lambda: first('voc'))
     assert 'Files hold no images of 2 channels' in refused(lambda: read_image(file, 2))
+    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / 'deep.png')
+    assert 'deep.png is of mode I;16, expected 8 bits' in refused(lambda: read_image(tmp_path / 'deep.png', 1))
 
 
 @pytest.mark.parametrize('in_chans', [1, 3, 4])

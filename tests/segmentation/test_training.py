@@ -148,6 +148,17 @@ def test_commands_refuse_in_one_sentence(data, tmp_path, monkeypatch, capsys, ar
     assert error.startswith('error: ') and message in error and error.count('\n') == 1
 
 
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(['segment', 'train', '--help'])
+    text = ' '.join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    for field in dataclasses.fields(TrainSettings)[1:]:
+        option = field.name.replace('_', '-')
+        if field.name != 'model_kwargs':
+            assert re.search(rf'--{option}( (X|H W|MIN MAX|ENCODER|{{[^}}]*}}))? [A-Z]\w+', text), field.name
+
+
 def test_settings_are_checked():
     for kwargs, message in ((dict(amp='fp8'), "amp is 'fp8', expected none or"), (dict(epochs=0), 'epochs is 0')):
         with pytest.raises(ValueError, match=message):
