@@ -50,7 +50,8 @@ class SMP(SegmentationNetwork):
             memory_kwargs = {k: kwargs.pop(k) for k in list(kwargs) if k == 'memory' or k.startswith('memory_')}
         network = library.create_model(
             decoder, f'tu-{encoder}', True if pretrained else None, in_chans, num_classes, **kwargs)
-        super().__init__(num_classes, in_chans, network.encoder.output_stride)
+        stride = network.encoder.output_stride * (8 if decoder == 'pan' else 1)  # which halves its map three times more
+        super().__init__(num_classes, in_chans, stride)
         if memory_kwargs.get('memory'):
             # the library builds its own features, which pass a memory by: the same backbone with one takes their place
             known = inspect.signature(type(network)).parameters

@@ -331,6 +331,9 @@ class _Run:
 
     def evaluate(self) -> Dict[str, float]:
         """Scores on the images to evaluate on, as columns of the log."""
+        if self.world > 1:  # norms have the statistics of their own process since the last step
+            for buffer in self.kept.buffers():
+                torch.distributed.broadcast(buffer, 0)
         scores = evaluate(
             self.kept, self.val_set, len(self.labels.names), boundaries=False, num_workers=self.num_workers,
             amp=AMP[self.settings.amp], progress=self.progress)

@@ -349,6 +349,11 @@ def test_export(tmp_path):
 @pytest.mark.parametrize('kind', KINDS)
 def test_export_of_every_kind(kind, tmp_path):
     check_export(kind, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['fcn', 'unet decoder'])
+def test_compiled(kind):
     model = lived_in(create(kind))
     image = torch.randn(2, 3, 65, 70)
     with torch.no_grad():
