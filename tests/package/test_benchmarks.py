@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from shape_folders import write_shapes
@@ -59,6 +60,7 @@ def test_segmentation(tmp_path):
     assert done.returncode == 1 and 'has other settings' in done.stderr
 
 
+@pytest.mark.slow
 def test_segmentation_cost(tmp_path):
     done = run('segmentation_cost.py', '--size', 64, '--rounds', 2, '--output', tmp_path)
     assert done.returncode == 0, done.stderr
