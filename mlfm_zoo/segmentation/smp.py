@@ -45,22 +45,21 @@ class SMP(SegmentationNetwork):
     ):
         check_option('decoder', decoder, DECODERS)
         library = _require_smp()
-        memory_kwargs = {}
-        if 'mlfm_' not in encoder:  # timm's networks know no memory
-            memory_kwargs = {k: kwargs.pop(k) for k in list(kwargs) if k == 'memory' or k.startswith('memory_')}
+        attached = 'mlfm_' not in encoder and kwargs.pop('memory', False)
+        options = {k: kwargs.pop(k) for k in list(kwargs) if k.startswith('memory_')} if attached else {}
         network = library.create_model(
             decoder, f'tu-{encoder}', True if pretrained else None, in_chans, num_classes, **kwargs)
         stride = network.encoder.output_stride * (8 if decoder == 'pan' else 1)  # which halves its map three times more
         super().__init__(num_classes, in_chans, stride)
-        if memory_kwargs.get('memory'):
+        if attached:
             # the library builds its own features, which pass a memory by: the same backbone with one takes their place
-            known = inspect.signature(type(network)).parameters
+            known = inspect.signature(type(network).__init__).parameters
             trunk_kwargs = {k: v for k, v in kwargs.items() if k not in known}
             if max(network.encoder.model.feature_info.reduction()) < 2 ** kwargs.get('encoder_depth', 5):
                 trunk_kwargs['output_stride'] = network.encoder.output_stride
             network.encoder.model = create_encoder(
                 encoder, in_chans, pretrained, out_indices=network.encoder.model.feature_info.out_indices,
-                **trunk_kwargs, **memory_kwargs)
+                memory=True, **trunk_kwargs, **options)
         self.network = network
         if aux:
             self.aux_head = fcn_head(network.encoder.out_channels[-2], num_classes)
