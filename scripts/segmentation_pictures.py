@@ -24,7 +24,7 @@ from mlfm_zoo.segmentation.data import SegmentationDataset, eval_transform, read
 from mlfm_zoo.segmentation.pictures import draw_prediction, record_memory
 
 HEIGHT, WIDTH = 96, 128
-NAMES = ['photograph', *'0123456789']
+LABELS = dict(names=['photograph', 'digit'], colors=[[40, 40, 40], [240, 200, 60]])
 
 
 def scene(photo: np.ndarray, digits: Digits, random: np.random.Generator) -> Tuple[Image.Image, Image.Image]:
@@ -37,10 +37,10 @@ def scene(photo: np.ndarray, digits: Digits, random: np.random.Generator) -> Tup
         ink = np.asarray(digits.images[i].convert('L').resize((side, side), Image.Resampling.BICUBIC)) / 255.0
         y, x = random.integers(HEIGHT - side), random.integers(WIDTH - side)
         part = (slice(y, y + side), slice(x, x + side))
-        if (mask[part] > 0).any():
+        if mask[part].any():
             continue
         image[part] = (1 - ink[..., None]) * image[part] + ink[..., None] * random.integers(0, 256, 3)
-        mask[part][ink > 0.4] = digits.labels[i] + 1
+        mask[part][ink > 0.4] = 1
     return Image.fromarray(image.astype(np.uint8)), Image.fromarray(mask)
 
 
@@ -56,7 +56,7 @@ def write_scenes(folder: Path) -> None:
             image, mask = scene(photo[:, :middle] if split == 'train' else photo[:, middle:], digits, random)
             image.save(folder / split / f'{i:03}.png')
             mask.save(folder / f'{split}annot' / f'{i:03}.png')
-    (folder / 'labels.json').write_text(json.dumps(dict(names=NAMES)))
+    (folder / 'labels.json').write_text(json.dumps(LABELS))
 
 
 def draw_memory(model: torch.nn.Module, images: list, file: Path) -> None:
@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--output', type=Path, default=Path('docs/segmentation'), help='folder of pictures')
     parser.add_argument('--work', type=Path, help='folder of scenes and the run, a temporary one by default')
-    parser.add_argument('--epochs', type=int, default=15)
+    parser.add_argument('--epochs', type=int, default=10)
     args = parser.parse_args()
     work = args.work or Path(tempfile.mkdtemp())
     if not (work / 'scenes' / 'labels.json').exists():

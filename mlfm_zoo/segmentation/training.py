@@ -218,6 +218,9 @@ class _Run:
         self.progress = progress and self.rank == 0
         self.labels = load_labels(settings.labels)
         self.train_set, self.val_set = settings.datasets(self.labels)
+        if len(self.train_set) < self.world:
+            raise ValueError(
+                f'{len(self.train_set)} images cannot be shared by {self.world} processes: start fewer of them.')
         model = settings.create_model(len(self.labels.names), device)
         if self.world > 1 and self.device.type == 'cuda':
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
