@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of the docs: docs/models.md, checkpoints.md, results.md, cost.md and weights.md.
+"""Write the tables of README.md and of the docs: models, checkpoints, results, cost, weights and segmentation.
 
     python scripts/make_tables.py [--check]
 
@@ -13,6 +13,7 @@ timm's networks take a memory is counted for one version of timm, and left as it
 import argparse
 import csv
 import json
+import runpy
 import statistics
 import sys
 from fnmatch import fnmatch
@@ -372,6 +373,38 @@ def cost_page() -> str:
     return between_marks(DOCS / 'cost.md', ''.join(lines))
 
 
+SEGMENTATION_TEXT = """Narrow networks at half resolution, a few epochs from nothing, the same settings and seeds for
+all variants of a network: these figures say whether the memory helps such networks, and are no results on these data
+sets. *FCN-8s* stands on `mlfm_resnet10` with 16 to 128 channels, *U-Net* has `base_width=8`; *memory and decoder* is
+`memory_decoder=True`. CamVid: 11 classes, 367 images of 240 x 180 to train on in crops of 160 x 120, {camvid} epochs,
+233 test images. ISBI: 24 membranes of 256 x 256 in crops of 128 x 128, {isbi} epochs, 6 held out. Mean ± standard
+deviation over seeds after the last epoch, and the mean difference to the same seeds without memory with its 95 %
+interval (Student's t). Data, settings and command: `benchmarks/segmentation.py`; the runs lie in
+`benchmarks/results/segmentation`.
+
+"""
+
+SEGMENTATION_COST_TEXT = """
+What it costs at {size} x {size}, 21 classes, batch 1, channels_last, torch {torch}: seconds of CPU time on one thread
+({machine}), medians of {rounds} rounds in one run, ratios with quartiles. `python benchmarks/segmentation_cost.py`
+repeats it. Nothing has been measured on a GPU.
+
+"""
+
+
+def segmentation_page() -> str:
+    """docs/segmentation.md with what was measured, between two marks, made anew."""
+    results = ROOT / 'benchmarks' / 'results'
+    settings = json.loads((results / 'segmentation' / 'settings.json').read_text())
+    text = SEGMENTATION_TEXT.format(**{data: settings[data]['epochs'] for data in ('camvid', 'isbi')})
+    with open(results / 'segmentation' / 'results.csv', newline='') as f:
+        text += runpy.run_path(str(ROOT / 'benchmarks' / 'segmentation.py'))['table'](list(csv.DictReader(f)))
+    cost = json.loads((results / 'segmentation-cost' / 'results.json').read_text())
+    text += '\n' + SEGMENTATION_COST_TEXT.format(**cost)
+    text += runpy.run_path(str(ROOT / 'benchmarks' / 'segmentation_cost.py'))['table'](cost['networks']) + '\n'
+    return between_marks(DOCS / 'segmentation.md', text)
+
+
 COUNTED_TIMM = '1.0.31'
 
 # Files of timm whose networks are convolutional, and the networks that are what the others of their file are not.
@@ -448,7 +481,8 @@ def main() -> int:
     args = parser.parse_args()
     pages = {
         ROOT / 'README.md': readme(), DOCS / 'models.md': models_page(), DOCS / 'checkpoints.md': checkpoints_page(),
-        DOCS / 'results.md': results_page(), DOCS / 'cost.md': cost_page(), DOCS / 'weights.md': attach_page()}
+        DOCS / 'results.md': results_page(), DOCS / 'cost.md': cost_page(), DOCS / 'weights.md': attach_page(),
+        DOCS / 'segmentation.md': segmentation_page()}
     if args.check:
         return int(any(not path.exists() or path.read_text() != made for path, made in pages.items()))
     for path, made in pages.items():

@@ -7,7 +7,7 @@ from typing import Callable, List, Optional
 
 from ..data import imagenet100
 from ..workflow.launch import become_python, run
-from . import checkpoints, dct, frequency, models, training
+from . import checkpoints, dct, frequency, models, segmentation, training
 
 __all__ = ['main']
 
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for group in (checkpoints, training, models, frequency, dct):
+    for group in (checkpoints, training, models, frequency, dct, segmentation):
         group.add_commands(add)
     return parser
 

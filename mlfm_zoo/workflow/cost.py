@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .._timm import config_of
 
-__all__ = ['Cost', 'count_cost']
+__all__ = ['Cost', 'cost_of', 'count_cost']
 
 
 class Cost(NamedTuple):
@@ -38,7 +38,21 @@ def count_cost(name: str, input_size: Optional[Tuple[int, int, int]] = None, **k
     Returns:
         The cost of one image.
     """
-    model = timm.create_model(name, device='meta', **kwargs).eval()
+    model = timm.create_model(name, device='meta', **kwargs)
+    return cost_of(model, tuple(input_size or config_of(model)['input_size']))
+
+
+def cost_of(model: nn.Module, input_size: Tuple[int, int, int]) -> Cost:
+    """Count the cost of a model on the meta device.
+
+    Args:
+        model: The model, which is set to eval mode.
+        input_size: The image (channels, height, width).
+
+    Returns:
+        The cost of one image.
+    """
+    model.eval()
     activations = 0
 
     def count(module, args, output):
@@ -46,9 +60,8 @@ def count_cost(name: str, input_size: Optional[Tuple[int, int, int]] = None, **k
         activations += output.numel()
 
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             module.register_forward_hook(count)
-    input_size = tuple(input_size or config_of(model)['input_size'])
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(torch.empty(1, *input_size, device='meta'))

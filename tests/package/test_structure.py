@@ -16,7 +16,7 @@ PACKAGE = Path(mlfm_zoo.__file__).parent
 # Lowest first. A room imports from itself and from rooms before it.
 ROOMS = (
     '_timm', '_moved', '_matplotlib', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'workflow', 'frequency',
-    'detection', 'cli', '__main__')
+    'detection', 'segmentation', 'cli', '__main__')
 
 # Within the memory, the files in the order in which a reader takes them.
 MEMORY = ('options', 'identity', 'bands', 'unit', 'kernel', 'fused', 'network', 'attach')

@@ -1,0 +1,14 @@
+"""Segmentation: FCN, U-Net and the decoders of segmentation_models.pytorch, with memory or without; training them."""
+
+from .create import NAMES, create_model
+from .evaluation import evaluate, predict_labels, predict_probabilities, segmentation_loss
+from .fcn import FCN, LearntUpsample
+from .network import SegmentationNetwork
+from .smp import SMP
+from .training import TrainSettings, load_run, train
+from .unet import UNet
+
+__all__ = [
+    'FCN', 'NAMES', 'SMP', 'LearntUpsample', 'SegmentationNetwork', 'TrainSettings', 'UNet', 'create_model', 'evaluate',
+    'load_run', 'predict_labels', 'predict_probabilities', 'segmentation_loss', 'train',
+]

@@ -1,0 +1,168 @@
+"""From a network to the classes of an image's pixels, and to its scores on a data set."""
+
+import sys
+from typing import Any, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Subset
+
+from .data import IGNORE_INDEX, SegmentationDataset
+from .metrics import Scores, SegmentationMeter
+
+__all__ = ['evaluate', 'predict_labels', 'predict_probabilities', 'segmentation_loss']
+
+
+def segmentation_loss(
+        output: Any,
+        labels: torch.Tensor,
+        aux_weight: float = 0.4,
+        ignore_index: int = IGNORE_INDEX,
+        label_smoothing: float = 0.,
+) -> torch.Tensor:
+    """Cross entropy of the pixels that are not void; binary for a network of one output.
+
+    Args:
+        output: What a network puts out: logits (N, num_classes, H, W), or a pair of those and the auxiliary head's.
+        labels: Class of each pixel, 0 or 1 for one output (N, H, W).
+        aux_weight: Weight of the auxiliary logits' loss.
+        ignore_index: The label of void pixels.
+        label_smoothing: Label smoothing, for more than one output.
+
+    Returns:
+        The mean over pixels; 0 where all are void.
+    """
+    if isinstance(output, tuple):
+        logits, aux = output
+        return (
+            segmentation_loss(logits, labels, aux_weight, ignore_index, label_smoothing)
+            + aux_weight * segmentation_loss(aux, labels, aux_weight, ignore_index, label_smoothing))
+    output = output.float()  # which autocast may have made half
+    valid = labels != ignore_index
+    count = valid.sum().clamp(min=1)
+    if output.shape[1] == 1:
+        loss = F.binary_cross_entropy_with_logits(output[:, 0], labels.to(output).clamp(0, 1), reduction='none')
+        return (loss * valid).sum() / count
+    return F.cross_entropy(
+        output, labels, ignore_index=ignore_index, reduction='sum', label_smoothing=label_smoothing) / count
+
+
+@torch.no_grad()
+def predict_probabilities(
+        model: torch.nn.Module,
+        image: torch.Tensor,
+        window: Optional[Sequence[int]] = None,
+        overlap: float = 0.5,
+        flip: bool = False,
+) -> torch.Tensor:
+    """Probability of each class for each pixel.
+
+    Args:
+        model: The network, in eval mode.
+        image: Image batch (N, C, H, W).
+        window: Height and width of windows that slide over the image, whose probabilities are averaged where they
+            overlap; None for the whole image at once.
+        overlap: Share of a window that the next one covers too.
+        flip: Whether to average with what the network says of the mirrored image.
+
+    Returns:
+        Probabilities (N, num_classes, H, W), float32.
+
+    Raises:
+        ValueError: The window or the overlap is out of range.
+    """
+    if flip:
+        mirrored = predict_probabilities(model, image.flip(3), window, overlap).flip(3)
+        return (predict_probabilities(model, image, window, overlap) + mirrored) / 2
+    if window is None:
+        logits = model(image).float()
+        return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+    if min(window) < 1 or not 0 <= overlap < 1:
+        raise ValueError(
+            f'The window is {tuple(window)} and its overlap {overlap:g}, expected a height and a width above 0, and '
+            'an overlap from 0 to less than 1.')
+    total: Optional[torch.Tensor] = None
+    count = image.new_zeros(image.shape[-2:], dtype=torch.float32)
+    for top in _starts(image.shape[2], window[0], overlap):
+        for left in _starts(image.shape[3], window[1], overlap):
+            rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
+            probabilities = predict_probabilities(model, image[..., rows, columns])
+            if total is None:
+                total = probabilities.new_zeros(len(image), probabilities.shape[1], *image.shape[-2:])
+            total[..., rows, columns] += probabilities
+            count[rows, columns] += 1
+    assert total is not None
+    return total / count
+
+
+def _starts(size: int, window: int, overlap: float) -> Sequence[int]:
+    """Where windows start along a side, evenly and as few as have the overlap at least."""
+    if window >= size:
+        return [0]
+    step = max(1, int(window * (1 - overlap)))
+    count = -(-(size - window) // step)
+    return [round(i * (size - window) / count) for i in range(count + 1)]
+
+
+def predict_labels(probabilities: torch.Tensor) -> torch.Tensor:
+    """The most likely class of each pixel; for one output 1 from a half on.
+
+    Args:
+        probabilities: Probabilities (N, num_classes, H, W).
+
+    Returns:
+        Classes (N, H, W).
+    """
+    return (probabilities[:, 0] >= 0.5).long() if probabilities.shape[1] == 1 else probabilities.argmax(1)
+
+
+def evaluate(
+        model: torch.nn.Module,
+        dataset: SegmentationDataset,
+        num_classes: int,
+        window: Optional[Sequence[int]] = None,
+        overlap: float = 0.5,
+        flip: bool = False,
+        boundaries: bool = True,
+        num_workers: int = 0,
+        amp: Optional[torch.dtype] = None,
+        progress: bool = False,
+) -> Scores:
+    """Measure a network on a data set, whose images are taken one by one and may have any sizes.
+
+    In a training on several devices each process takes its share.
+
+    Args:
+        model: The network.
+        dataset: Images and labels.
+        num_classes: Classes.
+        window: As in `predict_probabilities`.
+        overlap: As in `predict_probabilities`.
+        flip: As in `predict_probabilities`.
+        boundaries: Whether to measure boundaries too.
+        num_workers: Processes that read images.
+        amp: Type of autocast, none if None.
+        progress: Whether to print how far it is.
+
+    Returns:
+        The scores.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+    device = next(model.parameters()).device
+    meter = SegmentationMeter(num_classes, device, boundaries)
+    training = model.training
+    model.eval()
+    try:
+        loader = DataLoader(Subset(dataset, range(rank, len(dataset), world)), batch_size=1, num_workers=num_workers)
+        for i, (image, labels) in enumerate(loader, start=1):
+            with torch.autocast(device.type, amp, enabled=amp is not None):
+                probabilities = predict_probabilities(model, image.to(device), window, overlap, flip)
+            meter.update(predict_labels(probabilities), labels.to(device))
+            if progress:
+                print(f'\revaluated {i} of {len(loader)}', end='', file=sys.stderr, flush=True)
+    finally:
+        model.train(training)
+        if progress:
+            print(file=sys.stderr)
+    return meter.compute()

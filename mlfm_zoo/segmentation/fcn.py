@@ -1,0 +1,142 @@
+"""FCN on any timm backbone: score layers, skips, and learnt upsampling that starts bilinear.
+
+Paper: Fully Convolutional Networks for Semantic Segmentation (Long et al., CVPR 2015),
+https://arxiv.org/abs/1411.4038. The networks of the paper stand on VGG16, whose input is padded by 100 pixels; here
+images are padded to a multiple of the stride, and the 7x7 convolution of the head 'fc' keeps the size of its map.
+
+The authors of the low-frequency memory say that it carries over to FCN, and released nothing of it. In this project the
+memory is that of the backbone, and the decoder is left as it is.
+"""
+
+from typing import Any, List, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from ..memory.options import check_option
+from .network import SegmentationNetwork, create_encoder, fcn_head
+
+__all__ = ['FCN', 'LearntUpsample']
+
+NUM_SCORES = {32: 1, 16: 2, 8: 3}  # of the paper's three networks, by their stride
+
+
+class LearntUpsample(nn.Module):
+    """Transposed convolution that starts as bilinear interpolation.
+
+    The map's edge is repeated first, so that up to the border it starts as `F.interpolate` without aligned corners.
+
+    Args:
+        num_chs: Channels.
+        factor: How many times larger the map becomes, even.
+        depthwise: Whether each channel is enlarged by itself; else each output sees all channels, as in the paper.
+
+    Raises:
+        ValueError: The factor is odd.
+    """
+
+    def __init__(self, num_chs: int, factor: int, depthwise: bool = False):
+        super().__init__()
+        if factor % 2:
+            raise ValueError(f"The factor is {factor}, expected an even one: give upsample='bilinear'.")
+        self.conv = nn.ConvTranspose2d(
+            num_chs, num_chs, 2 * factor, stride=factor, padding=3 * factor // 2, bias=False,
+            groups=num_chs if depthwise else 1)
+        ramp = 1 - (torch.arange(2 * factor) + 0.5 - factor).abs() / factor
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            for i in range(num_chs):
+                self.conv.weight[i, 0 if depthwise else i] = ramp[:, None] * ramp
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(F.pad(x, (1, 1, 1, 1), mode='replicate'))
+
+
+class FCN(SegmentationNetwork):
+    """FCN-32s, FCN-16s and FCN-8s.
+
+    Scores are made of the backbone's last feature and, for strides 16 and 8, of the one or two before it. From the
+    deepest on they are enlarged to the next one's size and added to it; the sum is enlarged to the image's size. Score
+    layers of skips start at zero, as the paper's. In a dilated backbone features share a size, and are added as they
+    are.
+
+    Args:
+        encoder: Name of a timm backbone, see `create_encoder`.
+        num_classes: Classes.
+        in_chans: Channels of the image.
+        pretrained: Whether the backbone starts from its pretrained weights.
+        fcn_stride: Which of the three: 32, 16 or 8.
+        head: What makes the deepest score: 'conv', one 1x1 convolution; 'torchvision', that of torchvision's FCN; 'fc',
+            the paper's classifier made convolutional, 7x7 and 1x1 convolutions of 4,096 channels before the score.
+        upsample: How scores are enlarged: 'full' or 'depthwise', learnt (`LearntUpsample`), or 'bilinear', fixed.
+        aux: Whether training puts out the logits of an auxiliary head too.
+        **encoder_kwargs: Arguments of the backbone, such as `memory` and `output_stride`.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+            self,
+            encoder: str = 'mlfm_resnet34',
+            num_classes: int = 21,
+            in_chans: int = 3,
+            pretrained: bool = False,
+            fcn_stride: int = 8,
+            head: str = 'conv',
+            upsample: str = 'full',
+            aux: bool = False,
+            **encoder_kwargs: Any,
+    ):
+        check_option('fcn_stride', fcn_stride, tuple(NUM_SCORES))
+        check_option('head', head, ('conv', 'torchvision', 'fc'))
+        check_option('upsample', upsample, ('full', 'depthwise', 'bilinear'))
+        num_scores = NUM_SCORES[fcn_stride]
+        indices = tuple(range(-max(num_scores, 1 + aux), 0))
+        backbone = create_encoder(encoder, in_chans, pretrained, out_indices=indices, **encoder_kwargs)
+        info: Any = backbone.feature_info
+        reductions, channels = info.reduction(), info.channels()
+        super().__init__(num_classes, in_chans, max(reductions))
+        self.encoder: Any = backbone
+        self.channels_last = str(getattr(backbone, 'output_fmt', 'NCHW')).endswith('NHWC')
+        self.score = _head(head, channels[-1], num_classes)
+        self.skips = nn.ModuleList(nn.Conv2d(n, num_classes, 1) for n in channels[-2:-num_scores - 1:-1])
+        for parameter in self.skips.parameters():
+            nn.init.zeros_(parameter)
+        steps = [*reductions[:-num_scores - 1:-1], 1]  # from the deepest score to the image
+        self.upsamples = nn.ModuleList(
+            _upsample(upsample, num_classes, r // finer) for r, finer in zip(steps, steps[1:]))
+        if aux:
+            self.aux_head = fcn_head(channels[-2], num_classes)
+
+    def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        features: List[torch.Tensor] = self.encoder(x)
+        if self.channels_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        x = self.upsamples[0](self.score(features[-1]))
+        for i, (skip, upsample) in enumerate(zip(self.skips, self.upsamples[1:])):
+            x = upsample(x + skip(features[-2 - i]))
+        return x, features[-2 if len(features) > 1 else -1]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.encoder.set_grad_checkpointing(enable)
+
+
+def _head(kind: str, in_chs: int, num_classes: int, hidden_chs: int = 4096) -> nn.Module:
+    if kind == 'torchvision':
+        return fcn_head(in_chs, num_classes)
+    if kind == 'conv':
+        return nn.Conv2d(in_chs, num_classes, 1)
+    return nn.Sequential(
+        nn.Conv2d(in_chs, hidden_chs, 7, padding=3), nn.ReLU(), nn.Dropout(),
+        nn.Conv2d(hidden_chs, hidden_chs, 1), nn.ReLU(), nn.Dropout(),
+        nn.Conv2d(hidden_chs, num_classes, 1))
+
+
+def _upsample(kind: str, num_chs: int, factor: int) -> nn.Module:
+    if factor == 1:
+        return nn.Identity()
+    if kind == 'bilinear':
+        return nn.Upsample(scale_factor=factor, mode='bilinear')
+    return LearntUpsample(num_chs, factor, kind == 'depthwise')

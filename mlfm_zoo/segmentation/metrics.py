@@ -1,0 +1,167 @@
+"""Measures of segmentation: confusion matrix, IoU and pixel accuracy by torchmetrics, and a boundary F-score.
+
+The boundary F-score is that of Csurka et al., What is a good evaluation measure for semantic segmentation? (BMVC 2013).
+A pixel of a class is on its boundary if one of its four neighbours is of another class; neighbours that are void in
+the truth, or outside the image, do not count. Precision is the share of the predicted boundary within a tolerance of
+the true one, recall the share of the true one within it of the predicted one; the tolerance is 0.75 % of the image's
+diagonal. The score of a class in an image is their harmonic mean, 0 if only one of both boundaries is there, and left
+out if neither is. It is averaged over images for each class, and then over classes.
+"""
+
+import math
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from .data import IGNORE_INDEX
+
+__all__ = ['Scores', 'SegmentationMeter', 'as_row', 'boundary_scores']
+
+TOLERANCE = 0.0075  # of the diagonal
+
+
+class Scores(NamedTuple):
+    """What a network reaches on a data set; shares of 1, NaN for a class that is neither there nor predicted.
+
+    Attributes:
+        miou: Mean of the classes' IoU.
+        pixel_accuracy: Share of pixels that are right.
+        boundary_f: Mean of the classes' boundary F-scores.
+        class_iou: IoU of each class.
+        class_boundary_f: Boundary F-score of each class.
+        confusion: Pixels of each true class (rows) by their predicted class.
+    """
+    miou: float
+    pixel_accuracy: float
+    boundary_f: float
+    class_iou: List[float]
+    class_boundary_f: List[float]
+    confusion: List[List[int]]
+
+
+class SegmentationMeter:
+    """Collects predictions of a data set, in all processes of a training.
+
+    Args:
+        num_classes: Classes.
+        device: Device that predictions are on.
+        boundaries: Whether to measure boundaries, which takes longer than the rest.
+
+    Raises:
+        RuntimeError: torchmetrics is not installed.
+    """
+
+    def __init__(self, num_classes: int, device: Any = 'cpu', boundaries: bool = True):
+        try:
+            from torchmetrics.classification import MulticlassConfusionMatrix
+        except ImportError:
+            raise RuntimeError(
+                'Measuring segmentation needs torchmetrics, which is not installed: '
+                "pip install 'mlfm-zoo[segmentation]'.") from None
+        self.num_classes = num_classes
+        self.boundaries = boundaries
+        self.confusion = MulticlassConfusionMatrix(
+            num_classes, ignore_index=IGNORE_INDEX, validate_args=False).to(device)
+        self.sums = torch.zeros(2, num_classes, dtype=torch.float64, device=device)  # of scores, and of images
+
+    def update(self, predicted: torch.Tensor, truth: torch.Tensor) -> None:
+        """Take in images.
+
+        Args:
+            predicted: Predicted class of each pixel (N, H, W).
+            truth: True class of each pixel, `IGNORE_INDEX` where it is void (N, H, W).
+        """
+        self.confusion.update(predicted, truth)
+        for i in range(len(truth) if self.boundaries else 0):
+            scores = boundary_scores(predicted[i], truth[i], self.num_classes).to(self.sums)
+            self.sums += torch.stack([scores.nan_to_num(0), (~scores.isnan()).to(scores)])
+
+    def compute(self) -> Scores:
+        """What was reached, over all processes.
+
+        Returns:
+            The scores.
+        """
+        confusion = self.confusion.compute().double()  # which sums over processes
+        sums = self.sums.clone()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        right = confusion.diagonal()
+        iou = right / (confusion.sum(0) + confusion.sum(1) - right)
+        boundary_f = sums[0] / sums[1]
+        return Scores(
+            iou.nanmean().item(), (right.sum() / confusion.sum()).item(), boundary_f.nanmean().item(), iou.tolist(),
+            boundary_f.tolist(), confusion.long().tolist())
+
+
+def boundary_scores(
+        predicted: torch.Tensor,
+        truth: torch.Tensor,
+        num_classes: int,
+        tolerance: Optional[float] = None,
+) -> torch.Tensor:
+    """Boundary F-score of each class in one image.
+
+    Args:
+        predicted: Predicted class of each pixel (H, W).
+        truth: True class of each pixel, `IGNORE_INDEX` where it is void (H, W).
+        num_classes: Classes.
+        tolerance: Distance in pixels that counts as met, 0.75 % of the diagonal if None.
+
+    Returns:
+        Score of each class, NaN where neither boundary is there (num_classes,).
+    """
+    if tolerance is None:
+        tolerance = TOLERANCE * math.hypot(*truth.shape)
+    predicted = torch.where(truth == IGNORE_INDEX, IGNORE_INDEX, predicted)
+    both = torch.stack([_boundaries(labels, num_classes) for labels in (predicted, truth)])  # (2, classes, H, W)
+    near = _widened(both, tolerance).flip(0)
+    met = (both & near).sum((2, 3)).double() / both.sum((2, 3))  # precision, recall; NaN where a boundary is missing
+    precision, recall = met.nan_to_num(0)
+    scores = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    return scores.masked_fill(met.isnan().all(0), math.nan)
+
+
+def _widened(mask: torch.Tensor, radius: float) -> torch.Tensor:
+    """Whether a pixel of a mask (..., H, W) is within a radius; one shift for each pixel of the disk."""
+    reach = math.floor(radius)
+    height, width = mask.shape[-2:]
+    padded = F.pad(mask, [reach] * 4)
+    near = mask.clone()
+    for y in range(-reach, reach + 1):
+        for x in range(-reach, reach + 1):
+            if x * x + y * y <= radius * radius:
+                near |= padded[..., reach + y:reach + y + height, reach + x:reach + x + width]
+    return near
+
+
+def _boundaries(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Boundary of each class (num_classes, H, W)."""
+    edge = torch.zeros_like(labels, dtype=torch.bool)
+    valid = labels != IGNORE_INDEX
+    for dim in (0, 1):
+        n = labels.shape[dim] - 1
+        differs = labels.narrow(dim, 0, n) != labels.narrow(dim, 1, n)
+        differs &= valid.narrow(dim, 0, n) & valid.narrow(dim, 1, n)
+        edge.narrow(dim, 0, n).logical_or_(differs)
+        edge.narrow(dim, 1, n).logical_or_(differs)
+    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
+    return (labels == classes) & edge
+
+
+def as_row(scores: Scores, names: Sequence[str]) -> Dict[str, float]:
+    """Scores as a row of a table.
+
+    Args:
+        scores: The scores.
+        names: The classes.
+
+    Returns:
+        Percent, by name; the boundary F-score if it was measured.
+    """
+    row = {'miou': scores.miou, 'pixel_accuracy': scores.pixel_accuracy}
+    if not math.isnan(scores.boundary_f):
+        row['boundary_f'] = scores.boundary_f
+    row.update({f'iou_{name}': value for name, value in zip(names, scores.class_iou)})
+    return {name: round(100 * value, 3) for name, value in row.items()}

@@ -1,0 +1,82 @@
+"""The decoders of segmentation_models.pytorch on timm's encoders and ours: that library's networks, any image size."""
+
+import inspect
+from typing import Any, List, Tuple
+
+import torch
+
+from ..memory.options import check_option
+from .network import SegmentationNetwork, create_encoder, fcn_head
+
+__all__ = ['DECODERS', 'SMP']
+
+# Those whose networks are an encoder, a decoder of its features and a head, by the library's names.
+DECODERS = (
+    'unet', 'unetplusplus', 'manet', 'linknet', 'fpn', 'pspnet', 'pan', 'deeplabv3', 'deeplabv3plus', 'upernet',
+    'segformer')
+
+
+class SMP(SegmentationNetwork):
+    """A network of segmentation_models.pytorch.
+
+    Args:
+        decoder: Which, one of `DECODERS`.
+        encoder: Name of a timm backbone, which the library calls 'tu-NAME'.
+        num_classes: Classes.
+        in_chans: Channels of the image.
+        pretrained: Whether the backbone starts from its pretrained weights.
+        aux: Whether training puts out the logits of an auxiliary head too.
+        **kwargs: Arguments of the library's network, such as `encoder_depth`, and of the backbone, such as `memory`.
+
+    Raises:
+        ValueError: An option is out of range.
+        RuntimeError: The library is not installed.
+    """
+
+    def __init__(
+            self,
+            decoder: str = 'unet',
+            encoder: str = 'mlfm_resnet34',
+            num_classes: int = 21,
+            in_chans: int = 3,
+            pretrained: bool = False,
+            aux: bool = False,
+            **kwargs: Any,
+    ):
+        check_option('decoder', decoder, DECODERS)
+        library = _require_smp()
+        attached = 'mlfm_' not in encoder and kwargs.pop('memory', False)
+        options = {k: kwargs.pop(k) for k in list(kwargs) if k.startswith('memory_')} if attached else {}
+        network = library.create_model(
+            decoder, f'tu-{encoder}', True if pretrained else None, in_chans, num_classes, **kwargs)
+        stride = network.encoder.output_stride * (8 if decoder == 'pan' else 1)  # which halves its map three times more
+        super().__init__(num_classes, in_chans, stride)
+        if attached:
+            # the library builds its own features, which pass a memory by: the same backbone with one takes their place
+            known = inspect.signature(type(network).__init__).parameters
+            trunk_kwargs = {k: v for k, v in kwargs.items() if k not in known}
+            if max(network.encoder.model.feature_info.reduction()) < 2 ** kwargs.get('encoder_depth', 5):
+                trunk_kwargs['output_stride'] = network.encoder.output_stride
+            network.encoder.model = create_encoder(
+                encoder, in_chans, pretrained, out_indices=network.encoder.model.feature_info.out_indices,
+                memory=True, **trunk_kwargs, **options)
+        self.network = network
+        if aux:
+            self.aux_head = fcn_head(network.encoder.out_channels[-2], num_classes)
+
+    def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        features: List[torch.Tensor] = self.network.encoder(x)
+        return self.network.segmentation_head(self.network.decoder(features)), features[-2]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.network.encoder.model.set_grad_checkpointing(enable)
+
+
+def _require_smp() -> Any:
+    try:
+        import segmentation_models_pytorch
+    except ImportError:
+        raise RuntimeError(
+            'This decoder is of segmentation_models.pytorch, which is not installed: '
+            "pip install 'mlfm-zoo[segmentation]'.") from None
+    return segmentation_models_pytorch

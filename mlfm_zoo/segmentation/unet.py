@@ -1,0 +1,134 @@
+"""The classic U-Net, with a low-frequency memory along its encoder.
+
+Paper: U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., MICCAI 2015),
+https://arxiv.org/abs/1505.04597. Convolutions are padded and followed by batch norm, which theirs are not.
+
+The authors of the low-frequency memory say that it carries over to U-Net, and released nothing of it, so that the
+sites are this project's own. The memory starts where the encoder first halves the image, with m = A_1(I), as in the
+networks of the paper: at full resolution the "low band" is the image itself, which the first convolution reads anyway.
+A unit sits after both convolutions of levels 1 to 4, with the bands A_1 to A_4 for its supplement gate. What it puts
+out goes on to the pooling and over the skip connection.
+
+With `memory_decoder` each decoder level but the last, which has no memory of its size, ends in a unit without
+supplement gate, which reads the memory that the encoder's unit of that level has read:
+y = BN(x + ReLU(BN(Conv1x1(m)))).
+"""
+
+from typing import Any, List, Optional, Tuple
+
+import torch
+import torch.nn as nn
+from timm.models import checkpoint
+
+from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
+from ..memory.options import check_option
+from .network import SegmentationNetwork, fcn_head
+
+__all__ = ['UNet']
+
+NUM_LEVELS = 5
+
+
+class DoubleConv(nn.Sequential):
+    """Two 3x3 convolutions, each with batch norm and ReLU.
+
+    Args:
+        in_chs: Channels read.
+        out_chs: Channels put out.
+    """
+
+    def __init__(self, in_chs: int, out_chs: int):
+        layers: List[nn.Module] = []
+        for chs in (in_chs, out_chs):
+            conv = nn.Conv2d(chs, out_chs, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(conv.weight, nonlinearity='relu')  # the paper's, sqrt(2 / values read)
+            layers += [conv, nn.BatchNorm2d(out_chs), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+
+class UNet(SegmentationNetwork):
+    """U-Net: five levels of two 3x3 convolutions down, and four up again with skip connections.
+
+    Args:
+        num_classes: Classes.
+        in_chans: Channels of the image.
+        base_width: Channels of the first level, doubled at each further one.
+        memory: Whether the encoder has a memory.
+        memory_decoder: Whether the decoder reads the memory of its level too.
+        drop_rate: Dropout at the end of the encoder.
+        aux: Whether training puts out the logits of an auxiliary head too.
+        **memory_options: Options of the memory, see `MemoryOptions`.
+
+    Raises:
+        ValueError: An option is out of range, or the decoder is to read a memory that is not there.
+        TypeError: An option is unknown.
+    """
+
+    def __init__(
+            self,
+            num_classes: int = 21,
+            in_chans: int = 3,
+            base_width: int = 64,
+            memory: bool = True,
+            memory_decoder: bool = False,
+            drop_rate: float = 0.,
+            aux: bool = False,
+            **memory_options: Any,
+    ):
+        memory_options.pop('pretrained', None)  # there are no weights of an encoder
+        options = MemoryOptions(**memory_options)
+        if memory_decoder and not memory:
+            raise ValueError('memory_decoder is True without memory, expected both: leave it out, or set memory=True.')
+        check_option('memory', memory, (True, False))
+        check_option('memory_decoder', memory_decoder, (True, False))
+        super().__init__(num_classes, in_chans, 2 ** (NUM_LEVELS - 1))
+        widths = [base_width << level for level in range(NUM_LEVELS)]
+        # before the rest, so that nothing is changed where a fused one refuses training
+        self.memory = _memory(widths, in_chans, options, memory_decoder) if memory else None
+        self.encoder = nn.ModuleList(DoubleConv(n, m) for n, m in zip([in_chans, *widths], widths))
+        self.pool = nn.MaxPool2d(2)
+        self.drop = nn.Dropout(drop_rate)
+        self.upsamples = nn.ModuleList(nn.ConvTranspose2d(2 * n, n, 2, stride=2) for n in widths[-2::-1])
+        self.decoder = nn.ModuleList(DoubleConv(2 * n, n) for n in widths[-2::-1])
+        self.head = nn.Conv2d(base_width, num_classes, 1)
+        if aux:
+            self.aux_head = fcn_head(widths[-2], num_classes)
+        self.grad_checkpointing = False
+
+    def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        bands: List[torch.Tensor] = [] if self.memory is None else self.memory(x)
+        m: Optional[torch.Tensor] = None if self.memory is None else bands[1]
+        features, memories = [], []
+        for level, block in enumerate(self.encoder):
+            x = self._run(block, x if level == 0 else self.pool(x))
+            memories.append(m)
+            if self.memory is not None and level > 0:
+                x, m = self.memory.encoder[level](x, m, bands)
+            features.append(x)
+        aux_feature = features[-2]
+        x = self.drop(features.pop())
+        for i, (upsample, block) in enumerate(zip(self.upsamples, self.decoder)):
+            x = self._run(block, torch.cat([features.pop(), upsample(x)], dim=1))
+            if self.memory is not None and i < len(self.memory.decoder):
+                x, _ = self.memory.decoder[i](x, memories[-2 - i], bands)
+        return self.head(x), aux_feature
+
+    def _run(self, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(block, x) if self.grad_checkpointing and self.training else block(x)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+        if self.memory is not None:
+            self.memory.set_grad_checkpointing(enable)
+
+
+def _memory(widths: List[int], in_chans: int, options: MemoryOptions, decoder: bool) -> LowFrequencyMemory:
+    sites = [MemorySite(f'encoder.{level}', widths[level], 1 << level) for level in range(1, len(widths))]
+    memory = LowFrequencyMemory(sites, {'encoder': len(widths)}, in_chans, options)
+    readers = []
+    for level in range(len(widths) - 2, 0, -1) if decoder else ():
+        memory_chs = memory.encoder[level].input_gate.conv.in_channels
+        readers.append(
+            LowFrequencyMemoryUnit(widths[level], memory_chs, level=level, supplement=False, forget=0, last=True))
+    memory.add_module('decoder', nn.ModuleList(readers))
+    return memory
