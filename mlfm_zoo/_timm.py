@@ -16,12 +16,16 @@ from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer
 # exports this one by the name 'getter' only, which leaves nothing to subclass.
 from timm.models._features import FeatureGetterNet, feature_take_indices
 
+# Records an argument that was changed after a network was built, so that a saved folder builds it as it is. timm's own
+# networks use it, and timm exports only its counterpart for image sizes.
+from timm.models._input import update_model_args
+
 # Enlarges maps of odd sides, which no memory follows. timm exports none of the blocks of this family.
 from timm.models.mobilevit import MobileVitV2Block
 
 __all__ = [
     'FeatureGetterNet', 'MobileVitV2Block', 'config_of', 'decode_arch_def', 'feature_take_indices', 'resolve_act_layer',
-    'resolve_bn_args', 'round_channels', 'save_model',
+    'resolve_bn_args', 'round_channels', 'save_model', 'update_model_args',
 ]
 
 

@@ -9,11 +9,10 @@ from typing import Any, Iterator
 
 import timm
 import torch
-from timm.data import create_loader, resolve_model_data_config
 
 from .._matplotlib import require_matplotlib
 from ..dct import draw_open, measure_statistics, share_open
-from ..workflow.evaluate import image_mode, open_images
+from ..workflow.evaluate import data_config, image_mode, open_images, read_batches
 from .arguments import AddCommand, key_value, positive, whole
 from .models import create
 
@@ -24,7 +23,7 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         'dct-statistics', _statistics, 'measure mean and deviation of each DCT coefficient of images',
         'Measure what dct_statistics of a network takes, over the images of a folder as the network gets them. '
-        'train.py takes the file with --model-kwargs dct_statistics=FILE.')
+        'train.py takes what the file says with --model-kwargs dct_statistics="$(cat FILE)".')
     command.add_argument('data', help='folder of images, in folders of their classes or not')
     command.add_argument('--model', default='dct_resnet50_24s', metavar='NAME',
                          help='network whose image size and normalisation are taken (default: dct_resnet50_24s)')
@@ -53,44 +52,51 @@ def _images(args: argparse.Namespace, config: Any) -> Iterator[torch.Tensor]:
     """Batches of a folder's images, as a network gets them."""
     dataset = open_images(args.data)
     dataset.input_img_mode = image_mode(config)
-    loader = create_loader(
-        dataset, input_size=config['input_size'], batch_size=args.batch_size, interpolation=config['interpolation'],
-        mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'], num_workers=args.workers,
-        persistent_workers=False, use_prefetcher=False)
     done = 0
-    for images, _ in loader:
+    for images, _ in read_batches(dataset, config, args.batch_size, args.workers):
         yield images
         done += len(images)
         if sys.stderr.isatty():
             print(f'\r{done}/{len(dataset)} images', end='\n' if done == len(dataset) else '', file=sys.stderr)
 
 
-def _data_config(args: argparse.Namespace, model: torch.nn.Module) -> Any:
-    return resolve_model_data_config(model, args=dict(img_size=args.img_size) if args.img_size else None)
+def _output(args: argparse.Namespace, ending: str) -> Path:
+    """The file to write, checked before a long run and not after it."""
+    file = Path(args.output)
+    if file.suffix != ending:
+        raise ValueError(f'{file} is to be written, expected a file whose name ends with {ending}: name one.')
+    if not file.parent.is_dir() or file.is_dir():
+        raise ValueError(f'{file} cannot be written: name a file in a folder that is there.')
+    return file
 
 
 def _write(text: str, file: Path) -> None:
     unfinished = file.with_name(f'.{file.name}')
-    unfinished.write_text(text, encoding='utf-8')
-    os.replace(unfinished, file)
+    try:
+        unfinished.write_text(text, encoding='utf-8')
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _statistics(args: argparse.Namespace) -> None:
+    file = _output(args, '.json')
     if not timm.is_model(args.model):
         raise ValueError(f'timm knows no model named {args.model}: give a registered name.')
-    config = _data_config(args, timm.create_model(args.model, device='meta'))
+    config = data_config(timm.create_model(args.model, device='meta'), args.img_size)
     if config['input_size'][0] != 3:
         raise ValueError(f"{args.model} does not take RGB images, whose coefficients are measured: give one that does.")
     statistics = measure_statistics(_images(args, config), config['mean'], config['std'])
-    _write(json.dumps(statistics._asdict()), Path(args.output))
-    print(f'{args.output}: take it with dct_statistics={args.output}')
+    # six digits, so that a command line holds them
+    _write(json.dumps([[float(f'{value:.6g}') for value in values] for values in statistics]), file)
+    print(f'{file}: a network takes it as --model-kwargs dct_statistics="$(cat {file})"')
 
 
 def _gate(args: argparse.Namespace) -> None:
-    require_matplotlib()  # before a long run, not after it
+    require_matplotlib()
+    picture = _output(args, '.png')
     model = create(args.model, dict(args.model_kwargs))
-    share = share_open(model, _images(args, _data_config(args, model)))
-    picture = Path(args.output)
+    share = share_open(model, _images(args, data_config(model, args.img_size)))
     draw_open(share, picture)
     _write(json.dumps(share.tolist()), picture.with_suffix('.json'))
     print(f'{share.sum():.1f} of {len(share)} channels are open on average; {picture.with_suffix(".json")} has each')

@@ -18,7 +18,8 @@ class ChannelGate(nn.Module):
 
     Mean over positions, 1x1 convolution, norm, ReLU, and two values a channel, off and on. In training the decision is
     drawn by a straight-through Gumbel softmax; in eval mode it is the larger value, so that answers repeat themselves
-    (the released code draws then too).
+    (the released code draws then too). The norm sees one value a channel and image, so that a training batch needs
+    two images.
 
     Attributes:
         penalty: Number of open channels, mean over the images of the last training batch, with a gradient; None in eval
@@ -56,6 +57,12 @@ class ChannelGate(nn.Module):
     def __getstate__(self) -> Dict[str, Any]:
         """All but the penalty, which belongs to one batch: copies and pickles have none."""
         return dict(self.__dict__, penalty=None)
+
+    def train(self, mode: bool = True) -> 'ChannelGate':
+        """Set training mode; without it there is no penalty."""
+        if not mode:
+            self.penalty = None
+        return super().train(mode)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Close channels of x (N, C, H, W)."""
@@ -125,7 +132,7 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
     """Count how often each channel is open over a data set.
 
     Args:
-        model: A network with a gate; it is put into eval mode.
+        model: A network with a gate, which is asked in eval mode; its mode is left as it was.
         loader: Batches of what the network takes, alone or followed by their labels.
 
     Returns:
@@ -134,7 +141,8 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
     Raises:
         ValueError: The network has no gate, or there is no image.
     """
-    gate = gate_of(model.eval())
+    gate, training = gate_of(model), model.training
+    model.eval()
     total: Optional[torch.Tensor] = None
     images = 0
     decisions = []
@@ -148,6 +156,7 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
             total, images = opened if total is None else total + opened, images + len(x)
     finally:
         hook.remove()
+        model.train(training)
     if total is None:
         raise ValueError('There is no image to ask the gate about: give a loader that has some.')
     return total / images
@@ -180,6 +189,9 @@ def draw_open(share: torch.Tensor, file: Union[str, Path]) -> None:
     figure.colorbar(shown, ax=list(grid), label='images for which it is open, %')
     figure.suptitle(f'{share.sum():.1f} of 192 coefficients open on average')
     unfinished = Path(file).with_name(f'.{Path(file).name}')
-    figure.savefig(unfinished, dpi=100, format='png')
-    plt.close(figure)
-    unfinished.replace(file)
+    try:
+        figure.savefig(unfinished, dpi=100, format='png')
+        unfinished.replace(file)
+    finally:
+        plt.close(figure)
+        unfinished.unlink(missing_ok=True)

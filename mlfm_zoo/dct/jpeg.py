@@ -6,7 +6,7 @@ crop lies on the grid of blocks, and a flip is a change of order and of signs: b
 
 import functools
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -82,6 +82,7 @@ class JPEGCoefficients(ImageDataset):
 
     Raises:
         ValueError: An argument is out of range.
+        FileNotFoundError: `root` is not there.
         RuntimeError: There is no image.
     """
 
@@ -90,7 +91,7 @@ class JPEGCoefficients(ImageDataset):
             root: Union[str, Path],
             channels: Union[str, int, Sequence[int]] = '24s',
             size: Union[None, int, Tuple[int, int]] = 448,
-            statistics: Union[None, str, Sequence[Sequence[float]]] = None,
+            statistics: Optional[Sequence[Sequence[float]]] = None,
             is_training: bool = False,
             hflip: float = 0.5,
             normalize: bool = True,
@@ -98,12 +99,16 @@ class JPEGCoefficients(ImageDataset):
             class_map: Any = None,
             **kwargs: Any,
     ):
+        if reader is None and not Path(root).exists():
+            raise FileNotFoundError(f'There is nothing at {root}: give a folder that holds a folder of files a class.')
         super().__init__(str(root), reader, class_map=class_map, load_bytes=True, **kwargs)
         self.channels = select_channels(channels)
         self.size = (size, size) if isinstance(size, int) else size
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1 or any(s % BLOCK for s in self.size)):
+        if self.size is not None and (
+                not isinstance(self.size, (tuple, list)) or len(self.size) != 2
+                or any(type(side) is not int or side < 1 or side % BLOCK for side in self.size)):
             raise ValueError(f'The size is {size}, expected multiples of {BLOCK}: a crop lies on the grid of blocks.')
-        if not 0 <= hflip <= 1:
+        if not isinstance(hflip, (int, float)) or not 0 <= hflip <= 1:
             raise ValueError(f'hflip is {hflip}, expected a probability from 0 to 1.')
         self.is_training = is_training
         self.hflip = hflip

@@ -10,14 +10,14 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_device_dtype
 from timm.models import EfficientNet, ResNet
 
-from .._timm import config_of
+from .._timm import config_of, update_model_args
 from ..memory import LowFrequencyMemory
 from ..memory.options import Options, check_option
 from .channels import NUM_CHANNELS, select_channels
 from .gate import ChannelGate
 from .stem import DCTStem
 
-__all__ = ['DCTOptions', 'freeze_selection', 'start_from_trunk', 'to_dct']
+__all__ = ['DCTOptions', 'coefficient_config', 'freeze_selection', 'start_from_trunk', 'to_dct']
 
 NetworkT = TypeVar('NetworkT', bound=nn.Module)
 
@@ -28,10 +28,11 @@ def to_dct(
         dct_input: str = 'rgb',
         layer2_stride: int = 1,
         gate: bool = False,
-        statistics: Union[None, str, Sequence[Sequence[float]]] = None,
-        in_chans: int = 3,
+        statistics: Optional[Sequence[Sequence[float]]] = None,
+        in_chans: Optional[int] = None,
         mean: Optional[Sequence[float]] = None,
         std: Optional[Sequence[float]] = None,
+        dense: bool = False,
 ) -> NetworkT:
     """Put a DCT stem in the place of a network's own, in place.
 
@@ -45,6 +46,9 @@ def to_dct(
     a grouped one that makes as many channels as there were; where the first block begins with an ordinary convolution,
     that reads them. A shortcut around that block is left out.
 
+    The network has no name of its own that a saved folder could be loaded by: keep its state dict, and turn the same
+    network again.
+
     Args:
         model: A timm ResNet (of any block), MobileNetV2 or EfficientNet, without a low-frequency memory.
         channels: Coefficients, see `select_channels`.
@@ -53,9 +57,11 @@ def to_dct(
         layer2_stride: Stride of a ResNet's second stage, 1 or 2.
         gate: Whether a `ChannelGate` selects among the coefficients.
         statistics: As `DCTStem`.
-        in_chans: Channels of the image, 3 or 1.
+        in_chans: Channels of the image, 3 or 1; the model's own if None.
         mean: Mean that images are normalised with; that of the model's config if None.
         std: Standard deviation that images are normalised with; that of the model's config if None.
+        dense: Whether each output of the first depthwise convolution of an EfficientNet reads all coefficients, as it
+            does after `freeze_selection`.
 
     Returns:
         The model.
@@ -65,33 +71,51 @@ def to_dct(
     """
     check_option('dct_input', dct_input, ('rgb', 'coefficients'))
     check_option('layer2_stride', layer2_stride, (1, 2))
+    check_option('gate', gate, (True, False))
+    check_option('dense', dense, (True, False))
     chosen = select_channels(channels)
     if any(isinstance(module, LowFrequencyMemory) for module in model.modules()):
         raise ValueError(
             'The network has a low-frequency memory, whose bands of the image have a half and a quarter of its size, '
             'where a network on 8 x 8 blocks has no feature: build it with memory=False.')
     config = config_of(model)
+    network: Any = model
+    in_chans = network.in_chans if in_chans is None else in_chans
     dd = get_device_dtype(model)
-    stem: List[nn.Module] = []
+    first: nn.Module = nn.Identity()
     if dct_input == 'rgb':
         mean = mean or config.get('mean') or IMAGENET_DEFAULT_MEAN
         std = std or config.get('std') or IMAGENET_DEFAULT_STD
-        stem.append(DCTStem(chosen, in_chans, mean, std, statistics, **dd))
+        first = DCTStem(chosen, in_chans, mean, std, statistics, **dd)
     if gate:
-        stem.append(ChannelGate(len(chosen), **dd))
-    first = nn.Sequential(*stem) if len(stem) > 1 else stem[0] if stem else nn.Identity()
-    network: Any = model
+        first = nn.Sequential(first, ChannelGate(len(chosen), **dd))
     if isinstance(model, ResNet):
         _turn_resnet(network, first, len(chosen), layer2_stride)
     elif isinstance(model, EfficientNet):
-        _turn_efficientnet(network, first, len(chosen))
+        _turn_efficientnet(network, first, len(chosen), dense)
     else:
         raise ValueError(
             f'A {type(model).__name__} cannot be turned to DCT coefficients: give a ResNet, a MobileNetV2 or an '
             'EfficientNet of timm.')
     network.in_chans = in_chans if dct_input == 'rgb' else len(chosen)
+    if config and dct_input == 'coefficients':
+        config.update(coefficient_config(len(chosen), config['input_size'][1:]))
     network.train(model.training)
     return model
+
+
+def coefficient_config(num_chs: int, img_size: Sequence[int]) -> Dict[str, Any]:
+    """What the pretrained config of a network that takes normalised coefficients says of its input.
+
+    Args:
+        num_chs: Coefficients.
+        img_size: Height and width of the image in pixels.
+
+    Returns:
+        Input size, mean and standard deviation.
+    """
+    height, width = (size // 8 for size in img_size)
+    return dict(input_size=(num_chs, height, width), mean=(0.,) * num_chs, std=(1.,) * num_chs)
 
 
 @dataclass(frozen=True)
@@ -102,6 +126,7 @@ class DCTOptions(Options):
         dct_channels: As `channels` of `to_dct`.
         dct_input: As of `to_dct`.
         dct_gate: As `gate` of `to_dct`.
+        dct_dense: As `dense` of `to_dct`.
         dct_statistics: As `statistics` of `to_dct`.
         dct_mean: Mean that images are normalised with.
         dct_std: Standard deviation that images are normalised with.
@@ -110,7 +135,8 @@ class DCTOptions(Options):
     dct_channels: Union[str, int, Sequence[int]] = '24s'
     dct_input: str = 'rgb'
     dct_gate: bool = False
-    dct_statistics: Union[None, str, Sequence[Sequence[float]]] = None
+    dct_dense: bool = False
+    dct_statistics: Optional[Sequence[Sequence[float]]] = None
     dct_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN
     dct_std: Sequence[float] = IMAGENET_DEFAULT_STD
     in_chans: int = 3
@@ -119,7 +145,7 @@ class DCTOptions(Options):
         """Turn a trunk to DCT coefficients, see `to_dct`."""
         return to_dct(
             model, self.dct_channels, self.dct_input, layer2_stride, self.dct_gate, self.dct_statistics, self.in_chans,
-            self.dct_mean, self.dct_std)
+            self.dct_mean, self.dct_std, self.dct_dense)
 
 
 def freeze_selection(
@@ -129,48 +155,56 @@ def freeze_selection(
 ) -> Tuple[NetworkT, List[int]]:
     """Replace a trained gate by a static selection of the k channels that are most often open, in place.
 
+    Of channels that are open equally often the first are kept: luma before chroma, low frequencies before high ones.
+    What timm saves of the network builds the frozen one.
+
     Args:
         model: A network whose `conv1` or `conv_stem` ends with a `ChannelGate`.
         k: Channels to keep.
-        counts: How often each channel was open (C,), as summed from `ChannelGate.decide`; on minus off of the gate's
-            biases if None.
+        counts: How often each channel was open (C,), as `share_open` returns it; on minus off of the gate's biases if
+            None.
 
     Returns:
         The model, and the channels that it keeps, as `select_channels` counts them.
 
     Raises:
-        ValueError: There is no gate, or fewer than k channels.
+        ValueError: There is no gate, there are fewer than k channels, or counts of other channels.
     """
     network: Any = model
     name = 'conv1' if hasattr(model, 'conv1') else 'conv_stem'
-    stem = getattr(network, name, None)
-    stem = list(stem) if isinstance(stem, nn.Sequential) else [stem]
-    gate = stem[-1]
-    if not isinstance(gate, ChannelGate):
+    stem: Any = getattr(network, name, None)
+    if not isinstance(stem, nn.Sequential) or not isinstance(gate := stem[-1], ChannelGate):
         raise ValueError('The network has no gate to freeze: give one that was built with a gate.')
     if any(conv.groups == conv.in_channels > 1 for conv in _readers(network)):
         raise ValueError(
             'The first convolution is depthwise, which puts out something for closed channels too: freeze a network of '
             '192 channels.')
     num_chs = gate.conv1.in_channels
-    if not 0 < k <= num_chs:
+    if type(k) is not int or not 0 < k <= num_chs:
         raise ValueError(f'k is {k}, expected 1 to {num_chs}, the channels of the gate.')
     if counts is None:
         assert gate.conv2.bias is not None
         counts = gate.conv2.bias[1::2] - gate.conv2.bias[0::2]
-    kept = sorted(counts.detach().topk(k).indices.tolist())
+    if not torch.is_tensor(counts) or counts.shape != (num_chs,):
+        raise ValueError(f'The counts are expected to be a tensor of {num_chs} values, one for each of its channels.')
+    kept = sorted(counts.detach().cpu().sort(descending=True, stable=True).indices[:k].tolist())
     dd = get_device_dtype(model)
-    if len(stem) > 1:
-        old = stem[0]
+    old: Any = stem[0]
+    if isinstance(old, DCTStem):
         channels = [old.channels[i] for i in kept]
         first: nn.Module = DCTStem(channels, old.in_chans, old.mean, old.std, old.statistics, **dd)
     else:
         channels, first = kept, nn.Identity()
         network.in_chans = k
+        if config := config_of(model):
+            config.update(coefficient_config(k, [8 * size for size in config['input_size'][1:]]))
     setattr(network, name, first)
+    dense = False
     for conv in _readers(network):
+        dense = dense or conv.groups > 1
         _replace_weight(conv, _dense_weight(conv)[:, kept], k)
         conv.groups = 1
+    update_model_args(network, dct_gate=False, dct_channels=channels, **(dict(dct_dense=True) if dense else {}))
     for info in network.feature_info:
         if info['module'] == 'act1':
             info['num_chs'] = k
@@ -213,6 +247,10 @@ def _leading(weights: Dict[str, torch.Tensor], own: Dict[str, torch.Tensor]) -> 
 
 
 def _turn_resnet(model: Any, first: nn.Module, num_chs: int, layer2_stride: int) -> None:
+    if not isinstance(model.layer1[0].conv1, nn.Conv2d):
+        raise ValueError(
+            f'The first block is a {type(model.layer1[0]).__name__}, expected one that begins with a convolution: give '
+            'another ResNet.')
     model.conv1, model.bn1, model.act1, model.maxpool = first, nn.Identity(), nn.Identity(), nn.Identity()
     block = model.layer1[0]
     if block.downsample is None:  # the shortcut of a basic block is the feature itself
@@ -232,7 +270,7 @@ def _turn_resnet(model: Any, first: nn.Module, num_chs: int, layer2_stride: int)
     model.feature_info[0].update(num_chs=num_chs, module='act1')
 
 
-def _turn_efficientnet(model: Any, first: nn.Module, num_chs: int) -> None:
+def _turn_efficientnet(model: Any, first: nn.Module, num_chs: int, dense: bool) -> None:
     block = model.blocks[0][0]
     old: Any = _first_conv(block)
     if getattr(block, 'conv_s2d', None) is not None or old.groups not in (1, old.in_channels):
@@ -244,7 +282,7 @@ def _turn_efficientnet(model: Any, first: nn.Module, num_chs: int) -> None:
     dd = get_device_dtype(model)
     if old.groups == 1:
         _read(old, num_chs)
-    elif num_chs < NUM_CHANNELS and isinstance(block.se, nn.Identity):
+    elif num_chs < NUM_CHANNELS and not dense and isinstance(block.se, nn.Identity):
         for conv in (old, block.conv_pw):
             _read(conv, num_chs)
         norm = type(block.bn1)(num_chs, eps=block.bn1.eps, momentum=block.bn1.momentum, **dd)
@@ -254,7 +292,7 @@ def _turn_efficientnet(model: Any, first: nn.Module, num_chs: int) -> None:
     else:
         block.conv_dw = nn.Conv2d(
             num_chs, old.out_channels, old.kernel_size, old.stride, old.padding,
-            groups=math.gcd(num_chs, old.out_channels), bias=False, **dd)
+            groups=1 if dense else math.gcd(num_chs, old.out_channels), bias=False, **dd)
         nn.init.kaiming_normal_(block.conv_dw.weight, mode='fan_out')
     for info in model.feature_info:
         info['reduction'] *= 4  # from a stem of stride 2 to blocks of 8

@@ -8,7 +8,7 @@ them all.
 import json
 import math
 from pathlib import Path
-from typing import Any, Iterable, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -19,7 +19,7 @@ from .channels import NUM_CHANNELS, select_channels
 
 __all__ = [
     'DCTStem', 'Statistics', 'YCbCrConv2d', 'YCbCrStem', 'as_statistics', 'dct_matrix', 'measure_statistics',
-    'read_statistics', 'released_statistics',
+    'released_statistics',
 ]
 
 BLOCK = 8
@@ -43,38 +43,15 @@ def released_statistics() -> Statistics:
     Returns:
         The statistics.
     """
-    return read_statistics(Path(__file__).with_name('released_statistics.json'))
+    values = json.loads(Path(__file__).with_name('released_statistics.json').read_text(encoding='utf-8'))
+    return Statistics(tuple(values['mean']), tuple(values['std']))
 
 
-def read_statistics(file: Union[str, Path]) -> Statistics:
-    """Read statistics of coefficients from a file.
-
-    Args:
-        file: JSON with 192 numbers each under 'mean' and 'std', as `python -m mlfm_zoo dct-statistics` writes it.
-
-    Returns:
-        The statistics.
-
-    Raises:
-        ValueError: There is no such file, or it says something else.
-    """
-    try:
-        values = json.loads(Path(file).read_text(encoding='utf-8'))
-        return Statistics(*(tuple(float(value) for value in values[name]) for name in Statistics._fields))
-    except OSError as error:
-        raise ValueError(
-            f'The statistics {file} cannot be read ({error.strerror}): give the path of a JSON file.') from None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise ValueError(
-            f'{file} holds no statistics, expected JSON with 192 numbers under "mean" and under "std": measure them '
-            'with python -m mlfm_zoo dct-statistics.') from None
-
-
-def as_statistics(statistics: Union[None, str, Path, Sequence[Sequence[float]]]) -> Statistics:
+def as_statistics(statistics: Optional[Sequence[Sequence[float]]]) -> Statistics:
     """Take what a caller gave for statistics.
 
     Args:
-        statistics: Means and standard deviations, or the file that `read_statistics` reads; the released ones if None.
+        statistics: Means and standard deviations; the released ones if None.
 
     Returns:
         The statistics.
@@ -82,13 +59,18 @@ def as_statistics(statistics: Union[None, str, Path, Sequence[Sequence[float]]])
     Raises:
         ValueError: They are not 192 and 192, or a deviation is not above 0.
     """
-    if isinstance(statistics, (str, Path)):
-        statistics = read_statistics(statistics)
-    taken = Statistics(*map(tuple, released_statistics() if statistics is None else statistics))
-    if [len(values) for values in taken] != [NUM_CHANNELS] * 2 or not all(
-            math.isfinite(mean) and 0 < std < math.inf for mean, std in zip(*taken)):
-        raise ValueError('The statistics are expected to be 192 means and 192 standard deviations above 0.')
-    return taken
+    if statistics is None:
+        return released_statistics()
+    try:
+        mean, std = (tuple(float(value) for value in values) for values in statistics)
+    except (TypeError, ValueError):  # no two lists of numbers
+        mean = std = ()
+    if len(mean) != NUM_CHANNELS or len(std) != NUM_CHANNELS or not all(
+            math.isfinite(m) and 0 < d < math.inf for m, d in zip(mean, std)):
+        raise ValueError(
+            'The statistics are expected to be two lists, 192 means and 192 standard deviations above 0: give what '
+            'measure_statistics returns.')
+    return Statistics(mean, std)
 
 
 def dct_matrix() -> torch.Tensor:
@@ -121,8 +103,7 @@ class DCTStem(nn.Module):
         in_chans: Channels of the image: 3, RGB, or 1, grey.
         mean: Mean that the images are normalised with, for each of their channels.
         std: Standard deviation that they are normalised with.
-        statistics: Mean and standard deviation of the 192 coefficients, or the file that `read_statistics` reads them
-            from; the released ones if None.
+        statistics: Mean and standard deviation of the 192 coefficients; the released ones if None.
         device: Device of the weights.
         dtype: Type of the weights.
 
@@ -140,7 +121,7 @@ class DCTStem(nn.Module):
             in_chans: int = 3,
             mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
             std: Sequence[float] = IMAGENET_DEFAULT_STD,
-            statistics: Union[None, str, Sequence[Sequence[float]]] = None,
+            statistics: Optional[Sequence[Sequence[float]]] = None,
             device: Any = None,
             dtype: Any = None,
     ):
@@ -151,6 +132,10 @@ class DCTStem(nn.Module):
         self.out_channels = len(self.channels)
         self.block_size = self.kernel_size  # an attribute of its own, which TorchScript knows
         self.in_chans = in_chans
+        if min(len(mean), len(std)) < in_chans or min(std) <= 0:
+            raise ValueError(
+                f'The images are said to be normalised with {tuple(mean)} and {tuple(std)}, expected a mean and a '
+                f'deviation above 0 for each of {in_chans} channels.')
         self.mean, self.std = (tuple(values[:in_chans]) for values in (mean, std))
         self.statistics = as_statistics(statistics)
         shape = (len(self.channels), in_chans, self.block_size, self.block_size)

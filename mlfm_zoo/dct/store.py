@@ -11,6 +11,12 @@ from .stem import BLOCK
 
 __all__ = ['store_jpegs']
 
+MAX_SIDE = 65_500  # of a JPEG, by libjpeg
+
+
+class TooLong(Exception):
+    """An image has a side that no JPEG has."""
+
 
 def store_jpegs(
         source: Union[str, Path],
@@ -62,7 +68,13 @@ def store_jpegs(
             continue
         try:
             with Image.open(file) as image:
+                if max(image.size) * size > MAX_SIDE * min(image.size) and not crop:
+                    raise TooLong
                 image = _resize(image if image.mode == 'L' else image.convert('RGB'), size, crop)
+        except TooLong:
+            raise ValueError(
+                f'{file} would have a side of more than {MAX_SIDE} pixels, which no JPEG has: remove it, or give '
+                'crop=True.') from None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             raise ValueError(f'{file} cannot be decoded as an image: repair or remove it.') from None
         path.parent.mkdir(parents=True, exist_ok=True)

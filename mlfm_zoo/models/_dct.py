@@ -1,5 +1,6 @@
 """What the families on DCT coefficients share: from arguments to a network, and what its config says of its input."""
 
+from dataclasses import asdict
 from typing import Any, Dict, Type, TypeVar
 
 import timm
@@ -7,7 +8,7 @@ import torch
 from timm.models import PretrainedCfg
 
 from ..dct.channels import select_channels
-from ..dct.network import start_from_trunk
+from ..dct.network import coefficient_config, start_from_trunk
 from ._create import create_network
 from ._network import refuse_other_weights
 
@@ -31,21 +32,20 @@ def create_dct_network(model_cls: Type[NetworkT], variant: str, pretrained: bool
         The network, or with `features_only=True` timm's extractor around it.
     """
     overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
-    config: Any = kwargs.get('pretrained_cfg')
-    size = config.get('input_size') if isinstance(config, dict) else config.input_size if isinstance(
-        config, PretrainedCfg) else None
-    _, height, width = size or timm.get_pretrained_cfg_value(variant, 'input_size') or (3, 448, 448)
-    if kwargs.get('dct_input') == 'coefficients':
+    config: Any = kwargs.get('pretrained_cfg')  # a folder's, or the caller's
+    given = {**(asdict(config) if isinstance(config, PretrainedCfg) else config if isinstance(config, dict) else {}),
+             **overlay}
+    if kwargs.get('dct_input') == 'coefficients' and 'dct_channels' in kwargs:
+        size = given.get('input_size') or timm.get_pretrained_cfg_value(variant, 'input_size') or (3, 448, 448)
         num_chs = len(select_channels(kwargs['dct_channels']))
-        if size is None or size[0] != num_chs:  # a folder's config says it already
-            height, width = height // 8, width // 8
-        overlay.update(
-            input_size=(num_chs, height, width), mean=(0.,) * num_chs, std=(1.,) * num_chs)
+        if size[0] == num_chs:  # a folder's config says it already
+            size = [8 * side for side in size]
+        overlay.update(coefficient_config(num_chs, size[1:]))
         kwargs.pop('in_chans', None)
     else:
-        for name in ('mean', 'std'):  # that of a folder's config, which its weights were trained with
-            if isinstance(config, dict) and config.get(name):
-                kwargs.setdefault(f'dct_{name}', tuple(config[name]))
+        for name in ('mean', 'std'):  # what images are normalised with, which the stem undoes
+            if given.get(name):
+                kwargs.setdefault(f'dct_{name}', tuple(given[name]))
     if pretrained:
         overlay['first_conv'] = None  # it reads coefficients, of which there are as many whatever the image's channels
     if overlay:

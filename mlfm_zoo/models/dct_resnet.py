@@ -112,11 +112,14 @@ class YCbCrResNet(ResNet):
             self,
             *args: Any,
             in_chans: int = 3,
-            dct_statistics: Union[None, str, Sequence[Sequence[float]]] = None,
+            dct_statistics: Optional[Sequence[Sequence[float]]] = None,
             dct_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
             dct_std: Sequence[float] = IMAGENET_DEFAULT_STD,
             **kwargs: Any,
     ):
+        for name in ('dct_channels', 'dct_dense', 'dct_gate', 'dct_input', 'layer2_stride'):
+            if name in kwargs:
+                raise ValueError(f'{name} is given, but a network on YCbCr reads no coefficients: leave it out.')
         if kwargs.get('stem_type'):
             raise ValueError(
                 f"stem_type is {kwargs['stem_type']!r}, expected '': YCbCr is read by a stem of one convolution.")
@@ -131,6 +134,9 @@ class YCbCrResNet(ResNet):
 
 
 def _create_dct_resnet(variant: str, pretrained: bool = False, **kwargs) -> DCTResNet:
+    if kwargs.get('features_only') and kwargs.get('feature_cls', 'getter') != 'getter':
+        raise ValueError(
+            f"feature_cls is {kwargs['feature_cls']!r}, expected 'getter': others would count the stem as a feature.")
     feature_cfg = dict(out_indices=(0, 1, 2, 3), flatten_sequential=True)
     return create_dct_network(DCTResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 

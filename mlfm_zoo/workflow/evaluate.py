@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -10,7 +10,11 @@ from PIL import Image
 from timm.data import ImageDataset, create_loader, resolve_model_data_config
 from timm.utils import accuracy
 
-__all__ = ['Accuracy', 'evaluate', 'image_mode', 'open_folder', 'open_images', 'usable_device']
+from .._timm import config_of
+
+__all__ = [
+    'Accuracy', 'data_config', 'evaluate', 'image_mode', 'open_folder', 'open_images', 'read_batches', 'usable_device',
+]
 
 
 class Accuracy(NamedTuple):
@@ -69,9 +73,47 @@ def evaluate(
             device.
     """
     dataset = open_folder(root, getattr(model, 'num_classes', 0), class_names)
-    config = resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
+    config = data_config(model, img_size)
     dataset.input_img_mode = image_mode(config)
     device = usable_device(device)
+    model = model.to(device).eval()
+    top1 = top5 = total = 0
+    try:
+        with torch.inference_mode():
+            for images, targets in read_batches(dataset, config, batch_size, num_workers, device):
+                images, targets = images.to(device), targets.to(device)
+                correct1, correct5 = (a * len(targets) / 100 for a in accuracy(model(images), targets, topk=(1, 5)))
+                top1, top5, total = top1 + round(float(correct1)), top5 + round(float(correct5)), total + len(targets)
+                if progress:
+                    print(f'\r{total}/{len(dataset)} images', end='', flush=True)
+    finally:
+        if progress:
+            print()
+    return Accuracy(top1, top5, total)
+
+
+def read_batches(
+        dataset: StrictImageDataset,
+        config: Mapping[str, Any],
+        batch_size: int,
+        num_workers: int,
+        device: Union[str, torch.device] = 'cpu',
+) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+    """Read a data set through timm's loader, as a model gets it.
+
+    Args:
+        dataset: The data set.
+        config: What `timm.data.resolve_model_data_config` says of the model.
+        batch_size: Images a batch.
+        num_workers: Processes that read images.
+        device: Where the model runs.
+
+    Yields:
+        Images and targets.
+
+    Raises:
+        ValueError: An image cannot be decoded.
+    """
     loader = create_loader(
         dataset,
         input_size=config['input_size'],
@@ -83,24 +125,12 @@ def evaluate(
         num_workers=num_workers,
         persistent_workers=False,
         use_prefetcher=False,
-        device=device,
+        device=torch.device(device),
     )
-    model = model.to(device).eval()
-    top1 = top5 = total = 0
     try:
-        with torch.inference_mode():
-            for images, targets in loader:
-                images, targets = images.to(device), targets.to(device)
-                correct1, correct5 = (a * len(targets) / 100 for a in accuracy(model(images), targets, topk=(1, 5)))
-                top1, top5, total = top1 + round(float(correct1)), top5 + round(float(correct5)), total + len(targets)
-                if progress:
-                    print(f'\r{total}/{len(dataset)} images', end='', flush=True)
+        yield from loader
     except UnreadableImage as error:  # from a worker, its message is the whole traceback
         raise UnreadableImage(str(error).strip().splitlines()[-1].split('UnreadableImage: ')[-1]) from None
-    finally:
-        if progress:
-            print()
-    return Accuracy(top1, top5, total)
 
 
 def open_images(root: Union[str, Path], class_map: Optional[Dict[str, int]] = None) -> StrictImageDataset:
@@ -122,9 +152,9 @@ def open_images(root: Union[str, Path], class_map: Optional[Dict[str, int]] = No
     try:
         return StrictImageDataset(str(root), class_map=class_map)
     except RuntimeError:
+        images = 'images of the expected classes' if class_map else 'images'
         raise FileNotFoundError(
-            f'{root} holds no images of the expected classes: give a folder that holds a folder of images for each '
-            'class.') from None
+            f'{root} holds no {images}: give a folder that holds a folder of images for each class.') from None
 
 
 def open_folder(
@@ -170,6 +200,27 @@ def image_mode(config: Mapping[str, Any]) -> str:
         Pillow's mode: 'L' for 1 channel, 'RGBA' for 4, and 'RGB' for others.
     """
     return {1: 'L', 4: 'RGBA'}.get(config['input_size'][0], 'RGB')
+
+
+def data_config(model: nn.Module, img_size: Optional[int] = None) -> Dict[str, Any]:
+    """Say how images are prepared for a model.
+
+    Args:
+        model: A timm model.
+        img_size: Image size in pixels, instead of its config's.
+
+    Returns:
+        What `timm.data.resolve_model_data_config` says.
+
+    Raises:
+        ValueError: The model takes no images that a file can hold.
+    """
+    in_chans = config_of(model).get('input_size', (3,))[0]
+    if in_chans not in (1, 3, 4):
+        raise ValueError(
+            f'The model takes {in_chans} channels, expected images of 1, 3 or 4: a network on DCT coefficients takes '
+            "images if it is built with dct_input='rgb'.")
+    return resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:

@@ -8,12 +8,12 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, 
 import torch
 import torch.nn as nn
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from timm.data import ImageNetInfo, create_transform
 
 from .._timm import config_of
 from ..data import imagenet100
 from ..hub.manifest import Checkpoint, load_manifest
-from .evaluate import image_mode, usable_device
+from .evaluate import data_config, image_mode, usable_device
 
 __all__ = ['Answer', 'Prediction', 'best_checkpoint', 'class_labels', 'draw_predictions', 'find_images', 'predict']
 
@@ -122,7 +122,7 @@ def predict(
     device = usable_device(device)
     model = model.to(device).eval()
     labels = class_labels(model)
-    config = resolve_model_data_config(model)
+    config = data_config(model)
     transform = create_transform(**config)
     mode = image_mode(config)
     for file in files:

@@ -19,7 +19,6 @@ from timm.models import load_state_dict
 
 from .._timm import config_of, save_model
 from ..data import imagenet100
-from ..dct import read_statistics
 from ..hub.files import CheckpointError, file_digest
 from ..hub.manifest import Checkpoint, ManifestError, load_manifest, manifest_path, read_manifest
 from ..hub.released import fetch_released
@@ -86,9 +85,6 @@ def build_repository(
         if known is None or 'authors' not in known.places:
             raise ValueError(f'{name} cannot be had from its authors: give a file of weights, with --weights.')
         weights, model_args = fetch_released(known)
-    if isinstance((model_args or {}).get('dct_statistics'), str):  # a file of this machine: what it says goes along
-        model_args = dict(model_args or {})
-        model_args['dct_statistics'] = list(map(list, read_statistics(model_args['dct_statistics'])))
     weights = Path(weights)
     if not weights.is_file():
         raise FileNotFoundError(f'There are no weights at {weights}: give the path of a file.')

@@ -17,6 +17,7 @@ from torch import nn
 import mlfm_zoo
 from int8 import export_onnx
 from mlfm_zoo.cli import main
+from mlfm_zoo.cli.arguments import key_value
 from mlfm_zoo.convert import convert_state_dict
 from mlfm_zoo.dct import (
     SUBSETS,
@@ -153,11 +154,12 @@ def photos(folder):
 
 
 def test_statistics_of_a_folder(tmp_path, capsys):
-    """The command, and a network that takes its file; timm's own transform gives the images to compare with."""
+    """The command, and a network that takes what it wrote; timm's own transform gives the images to compare with."""
     data, file = photos(tmp_path / 'data'), tmp_path / 'statistics.json'
     arguments = ['--img-size', '48', '--workers', '0', '--batch-size', '3']
     assert main(['dct-statistics', str(data), '--output', str(file), *arguments]) == 0
-    model = timm.create_model('dct_resnet50_24s', dct_statistics=str(file))
+    assert 'dct_statistics="$(cat' in capsys.readouterr().out and len(file.read_text()) < 10_000
+    model = timm.create_model('dct_resnet50_24s', **dict([key_value(f'dct_statistics={file.read_text()}')]))
     config = timm.data.resolve_data_config(dict(img_size=48), model=model)
     transform = timm.data.create_transform(**config)
     images = torch.stack([transform(Image.open(path)) for path in sorted(data.rglob('*.png'))])
@@ -166,18 +168,37 @@ def test_statistics_of_a_folder(tmp_path, capsys):
     varying = torch.tensor(model.conv1.statistics.std)[list(model.conv1.channels)] > 1e-2
     torch.testing.assert_close(
         coefficients.std(1, correction=0)[varying], torch.ones(int(varying.sum())), rtol=1e-3, atol=0)
-    for text in ('', '[', '{"mean": []}', '{"mean": [0], "std": "x"}', '{"mean": 3, "std": 4}', '[' * 100_000):
-        file.write_text(text)
-        with pytest.raises(ValueError, match='holds no statistics') as error:
-            timm.create_model('dct_resnet50_24s', dct_statistics=str(file))
-        assert '\n' not in str(error.value)
-    with pytest.raises(ValueError, match='cannot be read'):
-        timm.create_model('dct_resnet50_24s', dct_statistics=str(tmp_path / 'none.json'))
     (tmp_path / 'empty').mkdir()
-    for command in (['dct-statistics', str(tmp_path / 'empty')], ['dct-statistics', str(data), '--model', 'no_such']):
-        assert main([*command, '--output', str(tmp_path / 'no.json')]) == 1
+    bad = tmp_path / 'bad'
+    photos(bad)
+    (bad / 'class0' / '0.png').write_bytes(b'no image')
+    for command in (
+            [tmp_path / 'empty'], [data, '--model', 'no_such'], [data, '--output', tmp_path / 'none' / 'a.json'],
+            [data, '--output', tmp_path / 'a.txt'], [bad, '--workers', '1', '--img-size', '32']):
+        assert main(['dct-statistics', '--output', str(tmp_path / 'no.json'), *map(str, command)]) == 1
         assert capsys.readouterr().err.count('\n') == 1
-    assert not (tmp_path / 'no.json').exists()
+    assert {path.name for path in tmp_path.iterdir()} == {'data', 'statistics.json', 'empty', 'bad'}
+
+
+@pytest.mark.parametrize('statistics', [
+    5, 'st.json', [1, 2], [[0] * 192], [[0] * 192, [0] * 192], [[0] * 192, [float('nan')] * 192], [[0], [1]], {}])
+def test_statistics_are_checked(statistics):
+    with pytest.raises(ValueError, match='two lists, 192 means and 192 standard deviations') as error:
+        timm.create_model('dct_resnet50_24s', dct_statistics=statistics)
+    assert '\n' not in str(error.value)
+
+
+def test_normalisation_is_that_of_the_config():
+    overlay = dict(pretrained_cfg_overlay=dict(mean=(0.5,) * 3, std=(0.25,) * 3))
+    assert timm.create_model('dct_resnet50_24s', **overlay).conv1.mean == (0.5,) * 3
+    config = timm.get_pretrained_cfg('dct_resnet50_24s')
+    config.std = (0.1, 0.2, 0.3)
+    assert timm.create_model('dct_resnet50_24s', pretrained_cfg=config).conv1.std == (0.1, 0.2, 0.3)
+    assert timm.create_model('dct_resnet50_24s', dct_std=(1.,) * 3, **overlay).conv1.std == (1.,) * 3
+    grey = to_dct(timm.create_model('resnet18', in_chans=1), '12s')
+    assert grey(torch.randn(2, 1, 64, 64)).shape == (2, 1000)
+    config = to_dct(timm.create_model('resnet18'), '12s', dct_input='coefficients').pretrained_cfg
+    assert config['input_size'] == (12, 28, 28) and config['std'] == (1.,) * 12
 
 
 def test_ycbcr():
@@ -200,7 +221,7 @@ def test_ycbcr():
         torch.testing.assert_close(
             grey(normalised[:, :1]), model((raw[:, :1].expand(-1, 3, -1, -1) / 255 - torch.tensor(MEAN)[:, None, None])
                                            / torch.tensor(STD)[:, None, None]), rtol=1e-3, atol=1e-4)
-    for kwargs in (dict(in_chans=4), dict(stem_type='deep')):
+    for kwargs in (dict(in_chans=4), dict(stem_type='deep'), dict(dct_input='coefficients'), dict(dct_gate=True)):
         with pytest.raises(ValueError):
             timm.create_model('dct_resnet50_ycbcr', **kwargs)
 
@@ -220,8 +241,7 @@ def test_networks(name):
                 features(torch.randn(1, 3, 128, 256)), info.channels(), info.reduction(), strict=True):
             assert feature.shape == (1, channels, 128 // reduction, 256 // reduction)
     coefficients = timm.create_model(name, num_classes=7, dct_input='coefficients').eval()
-    coefficients.load_state_dict({k.replace('conv1.1.', 'conv1.').replace('conv_stem.1.', 'conv_stem.'): v
-                                  for k, v in model.state_dict().items()} if 'gate' in name else model.state_dict())
+    coefficients.load_state_dict(model.state_dict())
     stem = model.conv1 if 'resnet' in name else model.conv_stem
     stem = stem[0] if 'gate' in name else stem
     size = model.pretrained_cfg['input_size'][-1] // 8
@@ -299,8 +319,13 @@ def test_refused():
             to_dct(model)
     with pytest.raises(ValueError, match='ConvNeXt cannot be turned'):
         to_dct(timm.create_model('convnext_atto'))
+    model = timm.create_model('skresnet18').eval()
+    with pytest.raises(ValueError, match='begins with a convolution'):
+        to_dct(model)
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 1000)  # which is left whole
     for kwargs in (dict(dct_input='jpeg'), dict(layer2_stride=3), dict(dct_channels='24x'), dict(in_chans=4),
-                   dict(dct_statistics=([0], [1])), dict(dct_statistics=([0] * 192, [0] * 192))):
+                   dict(dct_mean=(0, 0)), dict(dct_std=(0, 0, 0)), dict(dct_gate='yes'),
+                   dict(features_only=True, feature_cls='list')):
         with pytest.raises(ValueError) as error:
             timm.create_model('dct_resnet50_24s', **kwargs)
         assert '\n' not in str(error.value)
@@ -346,19 +371,19 @@ def test_task():
     task.setup_ema()
     assert gate_of(copy.deepcopy(model)).penalty is None and gate_of(pickle.loads(pickle.dumps(model))).penalty is None
     model.eval()
-    assert set(task(image, target)) == {'loss', 'output'}
+    assert set(task(image, target)) == {'loss', 'output'} and gate_of(model).penalty is None
     with pytest.raises(ValueError, match='no gate'):
         GateTask(timm.create_model('dct_resnet50_24s'), nn.CrossEntropyLoss(), penalty=0.1)
 
 
 @pytest.mark.parametrize('name', ['dct_resnet50_192_gate', 'dct_mobilenetv2_100_192_gate'])
 @pytest.mark.parametrize('dct_input', ['rgb', 'coefficients'])
-def test_frozen_selection(name, dct_input):
+def test_frozen_selection(name, dct_input, tmp_path):
     """With the same channels open, gated and frozen networks agree."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5, dct_input=dct_input).eval()
     stem = model.conv1 if 'resnet' in name else model.conv_stem
-    gate = stem[-1] if dct_input == 'rgb' else stem
+    gate = stem[-1]
     kept = [0, 3, 9, 64, 65, 130, 191]
     with torch.no_grad():
         gate.conv2.weight.zero_()
@@ -373,8 +398,16 @@ def test_frozen_selection(name, dct_input):
             frozen(x if dct_input == 'rgb' else x[:, kept]), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match='no gate'):
         freeze_selection(frozen, 3)
-    with pytest.raises(ValueError, match='k is 193'):
-        freeze_selection(model, 193)
+    for k, counts in ((193, None), (1.5, None), (3, torch.ones(10)), (3, [1] * 192)):
+        with pytest.raises(ValueError):
+            freeze_selection(model, k, counts)
+    assert freeze_selection(copy.deepcopy(model), 24, torch.ones(192))[1] == list(range(24))  # low ones first
+    timm.models.save_for_hf(frozen, str(tmp_path), safe_serialization=True)
+    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert loaded.pretrained_cfg['input_size'][0] == (3 if dct_input == 'rgb' else 7)
+    with torch.inference_mode():
+        assert torch.equal(loaded(x if dct_input == 'rgb' else x[:, kept]), frozen(
+            x if dct_input == 'rgb' else x[:, kept]))
 
 
 @pytest.mark.parametrize('name', ['dct_resnet50_24s', 'dct_mobilenetv2_100_192_gate'])
@@ -459,7 +492,8 @@ def test_share_open(tmp_path):
         gate.conv2.bias.view(-1, 2)[:] = torch.tensor([2.0, 0.1])
         gate.conv2.bias.view(-1, 2)[[0, 70]] = torch.tensor([0.1, 2.0])
     batches = [(torch.randn(3, 3, 32, 32), torch.zeros(3)), torch.randn(1, 3, 40, 32)]
-    share = share_open(model, batches)
+    share = share_open(model.train(), batches)
+    assert model.training
     assert share.nonzero()[:, 0].tolist() == [0, 70] and share[0] == 1
     frozen, channels = freeze_selection(model, 2, share)
     assert channels == [0, 70]
@@ -486,6 +520,9 @@ def test_gate_command(tmp_path, capsys):
     assert len(share) == 192 and f'{sum(share):.1f} of 192 channels' in capsys.readouterr().out
     with Image.open(picture) as image:
         assert min(image.size) > 200
+    assert main([*command, '--output', str(tmp_path / 'a.json')]) == 1
+    assert main([*command, '--output', str(picture), '--model-kwargs', 'dct_input=coefficients']) == 1
+    assert 'takes 192 channels, expected images' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('command', [['predict', 'IMAGE', '--model'], ['evaluate']])
