@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from mlfm_zoo.cli import main
 from mlfm_zoo.segmentation import TrainSettings, load_run, train
 from mlfm_zoo.segmentation.data import Labels, read_labels
+from mlfm_zoo.segmentation.training import _Run
 from shape_folders import LABELS, write_shapes
 from user import IMPORTS
 
@@ -89,6 +90,21 @@ def test_frozen_encoder(data, tmp_path):
     changed = {k for k in after if not torch.equal(after[k], before[k])}
     assert changed and all('memory.' in k or not k.startswith('encoder.') for k in changed)
     assert any('memory.' in k for k in changed)
+
+
+def test_memory_at_identity_is_calibrated(data, tmp_path):
+    """Before training from a warm start: an output gate has the statistics of the features that it is given."""
+    settings = settings_for(
+        data, model='fcn16s', encoder='resnet10t', model_kwargs=dict(memory=True), scale=(0.9, 1.1), color_jitter=0)
+    model = _Run(settings, tmp_path, 'cpu', 0, False).model.eval()
+    images = torch.stack([settings.datasets(Labels.from_json(LABELS))[1][i][0] for i in range(4)])
+    seen = []
+    unit = model.encoder.model.memory.pool
+    unit.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(images)
+    spread = seen[0].std((0, 2, 3))
+    weight = unit.output_gate.weight.detach()  # of augmented images, here of others
+    assert torch.corrcoef(torch.stack([weight, spread]))[0, 1] > 0.9 and 0.8 < weight.mean() / spread.mean() < 1.25
 
 
 def test_commands(data, tmp_path, capsys):
