@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
@@ -23,6 +24,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader
 
+from ..memory import LowFrequencyMemoryUnit, calibrate_memory
 from .create import create_model
 from .data import Labels, SegmentationDataset, eval_transform, load_labels, train_transform
 from .evaluation import evaluate, segmentation_loss
@@ -31,6 +33,7 @@ from .network import SegmentationNetwork
 
 __all__ = ['TrainSettings', 'load_run', 'train']
 
+CALIBRATION_BATCHES = 50
 AMP = {'none': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -222,6 +225,8 @@ class _Run:
             raise ValueError(
                 f'{len(self.train_set)} images cannot be shared by {self.world} processes: start fewer of them.')
         model = settings.create_model(len(self.labels.names), device)
+        if not (self.output / 'state.pt').exists():
+            self._calibrate(model)
         if self.world > 1 and self.device.type == 'cuda':
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = self.kept = model  # what is trained, and what is evaluated and kept
@@ -248,6 +253,13 @@ class _Run:
         device = f'cuda:{os.environ["LOCAL_RANK"]}'
         torch.cuda.set_device(device)
         return device
+
+    def _calibrate(self, model: SegmentationNetwork) -> None:
+        """Calibrate a memory at identity, that of a warm start, so that training starts from what the trunk makes."""
+        units = [m for m in model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
+        if units and all(unit.is_identity() for unit in units):
+            loader = DataLoader(self.train_set, self.settings.batch_size, num_workers=self.num_workers)
+            calibrate_memory(model, islice(loader, CALIBRATION_BATCHES))
 
     def wait(self) -> None:
         """Wait until all processes are here."""

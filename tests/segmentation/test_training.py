@@ -17,9 +17,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import mlfm_zoo
 from mlfm_zoo.cli import main
 from mlfm_zoo.segmentation import TrainSettings, load_run, train
 from mlfm_zoo.segmentation.data import Labels, read_labels
+from mlfm_zoo.segmentation.training import _Run
 from shape_folders import LABELS, write_shapes
 from user import IMPORTS
 
@@ -89,6 +91,20 @@ def test_frozen_encoder(data, tmp_path):
     changed = {k for k in after if not torch.equal(after[k], before[k])}
     assert changed and all('memory.' in k or not k.startswith('encoder.') for k in changed)
     assert any('memory.' in k for k in changed)
+
+
+def test_memory_at_identity_is_calibrated(data, tmp_path):
+    """Before training from a warm start, on images as they are trained on."""
+    settings = settings_for(data, model='fcn16s', encoder='resnet10t', model_kwargs=dict(memory=True))
+    model = _Run(settings, tmp_path, 'cpu', 0, False).model
+    train_set, _ = settings.datasets(Labels.from_json(LABELS))
+    expected = settings.create_model(3, 'cpu')
+    gate = expected.encoder.model.memory.pool.output_gate
+    assert gate.weight.allclose(torch.ones(64))
+    mlfm_zoo.calibrate_memory(expected, torch.utils.data.DataLoader(train_set, settings.batch_size))
+    assert not gate.weight.allclose(torch.ones(64))
+    weights = model.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in expected.state_dict().items())
 
 
 def test_commands(data, tmp_path, capsys):
