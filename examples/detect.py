@@ -12,12 +12,14 @@ images, for which `torchrun --nproc-per-node 8 examples/detect.py train ...` use
 import argparse
 import csv
 import json
+import math
 import os
 import time
 from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ParseKwargs
@@ -26,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
+from mlfm_zoo.cli.arguments import positive, whole
 from mlfm_zoo.detection import CocoImages, collate, create_model, draw_predictions, evaluate
 
 LOSSES = ('loss_classifier', 'loss_box_reg', 'loss_mask', 'loss_objectness', 'loss_rpn_box_reg')
@@ -104,7 +107,7 @@ def train(args: argparse.Namespace) -> None:
     dataset = open_images(args, args.images, args.annotations, training=True)
     val = open_images(args, args.val_images or args.images, args.val_annotations or args.annotations)
 
-    last, start, best = output / 'last.pt', 0, -1.0
+    last, start, best = output / 'last.pt', 0, -math.inf  # AP is -1 where there is nothing to find
     # a run that goes on is built in the same way: what is frozen depends on the weights that it starts from
     model = build(args, dataset.num_classes, args.pretrained)
     said = {k: v for k, v in vars(args).items() if k not in ('function', 'output', 'workers', 'device')}
@@ -186,12 +189,21 @@ def train(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace) -> tuple[torch.nn.Module, argparse.Namespace]:
     """The best detector of a run, and the run's arguments."""
-    file = Path(args.output) / 'args.json'
+    file, weights = Path(args.output) / 'args.json', Path(args.output) / 'best.safetensors'
     if not file.is_file():
         raise SystemExit(f'There is no {file}: give the folder of a training.')
-    said = argparse.Namespace(**dict(json.loads(file.read_text(encoding='utf-8')), workers=args.workers))
-    model = build(said, said.num_classes, pretrained=False)
-    model.load_state_dict(load_file(Path(args.output) / 'best.safetensors'))
+    try:
+        said = argparse.Namespace(**dict(json.loads(file.read_text(encoding='utf-8')), workers=args.workers))
+        num_classes = said.num_classes
+    except (AttributeError, TypeError, ValueError):
+        raise SystemExit(f'{file} does not hold the arguments of a training: give the folder of another.') from None
+    if not weights.is_file():
+        raise SystemExit(f'There is no {weights}: let the training get to its first evaluation, see --eval-every.')
+    model = build(said, num_classes, pretrained=False)
+    try:
+        model.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError):
+        raise SystemExit(f'{weights} does not hold the weights of the detector in {file}: train it again.') from None
     return model.to(args.device).eval(), said
 
 
@@ -202,21 +214,34 @@ def evaluate_run(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
+    files, sources = list(map(Path, args.files)), {}
+    for file in files:
+        picture = Path(args.pictures) / f'{file.stem}.png'
+        if picture in sources:
+            raise SystemExit(
+                f'{sources[picture]} and {file} would both be drawn into {picture}: give them in two calls with '
+                'another --pictures each.')
+        if picture.exists() and any(picture.samefile(f) for f in files if f.exists()):
+            raise SystemExit(f'The picture of {file} would replace {picture}: give another folder for --pictures.')
+        sources[picture] = file
     model, said = load(args)
     if args.min_size:
         model.transform.min_size, model.transform.max_size = (args.min_size,), max(said.max_size, 2 * args.min_size)
     names = {int(label): name for label, name in said.names.items()}
-    for file in args.files:
+    for picture, file in sources.items():
         try:
             with Image.open(file) as opened:
                 image = opened.convert({1: 'L', 3: 'RGB'}[said.in_chans])
+        except Image.DecompressionBombError:
+            raise SystemExit(
+                f'{file} has more than {2 * Image.MAX_IMAGE_PIXELS} pixels, which Pillow refuses: make it smaller or '
+                'leave it out.') from None
         except (OSError, SyntaxError, ValueError):
             raise SystemExit(f'{file} cannot be read as an image: repair or leave it out.') from None
         pixels = v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True)
         with torch.inference_mode():
             prediction = model([pixels.to(args.device)])[0]
-        picture = draw_predictions(
-            pixels, prediction, Path(args.pictures) / f'{Path(file).stem}.png', names, args.min_score)
+        draw_predictions(pixels, prediction, picture, names, args.min_score)
         print(picture, int((prediction['scores'] >= args.min_score).sum()), 'objects', flush=True)
 
 
@@ -229,7 +254,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         sub.set_defaults(function=function)
         sub.add_argument('output', help='folder of the run')
         sub.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-        sub.add_argument('--workers', type=int, default=4, help='processes that read images')
+        sub.add_argument('--workers', type=whole, default=4, help='processes that read images')
         return sub
 
     sub = command('train', train)
@@ -243,27 +268,28 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     sub.add_argument('--in-chans', type=int, default=3)
     sub.add_argument('--backbone-kwargs', nargs='*', default={}, action=ParseKwargs, help='of timm.create_model')
     sub.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, help='of the detector')
-    sub.add_argument('--min-size', type=int, default=800)
-    sub.add_argument('--max-size', type=int, default=1333)
-    sub.add_argument('--steps', type=int, default=90_000)
-    sub.add_argument('--milestones', type=int, nargs='*', default=[60_000, 80_000], help='where lr falls tenfold')
-    sub.add_argument('--warmup', type=int, default=1000)
-    sub.add_argument('--batch-size', type=int, default=16, help='images a step, of all processes together')
-    sub.add_argument('--eval-batch-size', type=int, default=1)
+    sub.add_argument('--min-size', type=positive, default=800)
+    sub.add_argument('--max-size', type=positive, default=1333)
+    sub.add_argument('--steps', type=positive, default=90_000)
+    sub.add_argument('--milestones', type=whole, nargs='*', default=[60_000, 80_000], help='where lr falls tenfold')
+    sub.add_argument('--warmup', type=whole, default=1000)
+    sub.add_argument('--batch-size', type=positive, default=16, help='images a step, of all processes together')
+    sub.add_argument('--eval-batch-size', type=positive, default=1)
     sub.add_argument('--lr', type=float, default=0.02)
     sub.add_argument('--weight-decay', type=float, default=1e-4)
     sub.add_argument('--clip-grad', type=float, default=10.0)
     sub.add_argument('--no-flip', action='store_true', help='do not flip images in training')
     sub.add_argument('--amp', action='store_true')
-    sub.add_argument('--eval-every', type=int, default=5000, help='steps between evaluations, each with a checkpoint')
-    sub.add_argument('--log-every', type=int, default=20)
+    sub.add_argument(
+        '--eval-every', type=positive, default=5000, help='steps between evaluations, each with a checkpoint')
+    sub.add_argument('--log-every', type=positive, default=20)
     sub.add_argument('--seed', type=int, default=0)
     sub = command('evaluate', evaluate_run)
     sub.add_argument('--images', required=True)
     sub.add_argument('--annotations', required=True)
     sub = command('predict', predict)
     sub.add_argument('files', nargs='+')
-    sub.add_argument('--min-size', type=int, help='shorter side that images are resized to, if not as in training')
+    sub.add_argument('--min-size', type=positive, help='shorter side that images are resized to, if not as in training')
     sub.add_argument('--pictures', default='predictions', help='folder of the pictures')
     sub.add_argument('--min-score', type=float, default=0.5)
     return parser.parse_args(argv)

@@ -3,11 +3,12 @@
 import contextlib
 import io
 import json
-import math
 import os
+import reprlib
 import warnings
+from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from PIL import Image
@@ -19,6 +20,49 @@ __all__ = ['CocoImages', 'collate', 'make_coco', 'read_coco', 'require_pycocotoo
 
 PathLike = Union[str, 'os.PathLike[str]']
 MODES = {1: 'L', 3: 'RGB'}
+
+# Above every number of pixels, and within what float32 and COCOeval take.
+TOO_LARGE = 10 ** 12
+
+
+def _is_number(value: Any, least: float = -TOO_LARGE) -> bool:
+    return type(value) in (int, float) and least <= value < TOO_LARGE  # neither a boolean nor NaN
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) in (int, str)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+# What the fields of each list hold: how it is checked, and said.
+FIELDS: Dict[str, Dict[str, Tuple[Callable[[Any], bool], str]]] = {
+    'images': dict(
+        id=(_is_id, 'a whole number or a string'),
+        file_name=(lambda value: isinstance(value, str), 'a string'),
+        height=(_is_count, 'a whole number, 1 or more'),
+        width=(_is_count, 'a whole number, 1 or more'),
+    ),
+    'categories': dict(
+        id=(_is_count, 'a whole number, 1 or more: 0 is the background'),
+        name=(_is_id, 'a string or a number'),
+    ),
+    'annotations': dict(
+        id=(_is_count, 'a whole number, 1 or more: COCOeval takes 0 for none'),
+        image_id=(_is_id, 'the id of an image'),
+        category_id=(_is_count, 'the id of a category'),
+        bbox=(_is_box, 'x, y, width and height in pixels'),
+        iscrowd=(lambda value: type(value) in (int, bool) and value in (0, 1), '0 or 1'),
+        area=(lambda value: _is_number(value, 0), 'a number of pixels'),
+    ),
+}
+OPTIONAL = ('iscrowd', 'area')
 
 
 def require_pycocotools() -> Any:
@@ -69,7 +113,7 @@ def read_coco(file: PathLike) -> Any:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is something else, or one of its annotations is broken.
+        ValueError: It is something else, or one of its entries is in bad form.
     """
     path = Path(file)
     require_pycocotools()
@@ -77,39 +121,90 @@ def read_coco(file: PathLike) -> Any:
         raise FileNotFoundError(f'There is no file {path}: give the JSON file of annotations in COCO\'s form.')
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         raise ValueError(
             f'{path} cannot be read as JSON: give the file of annotations in COCO\'s form, whole.') from None
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(
                 f'{path} has no list of {key}, expected images, annotations and categories as in COCO\'s instances.')
-    _need(path, content, 'images', 'id', 'file_name', 'height', 'width')
-    _need(path, content, 'categories', 'id', 'name')
-    _need(path, content, 'annotations', 'id', 'image_id', 'category_id', 'bbox')
-    images, categories = ({entry['id'] for entry in content[key]} for key in ('images', 'categories'))
-    if not all(isinstance(category, int) and category > 0 for category in categories):
-        raise ValueError(
-            f'{path} has a category whose id is not 1 or more: 0 is the background, so number them from 1.')
+    for key in FIELDS:
+        for i, entry in enumerate(content[key]):
+            _check_entry(path, key, i, entry)
+        ids = [entry['id'] for entry in content[key]]
+        if len(set(map(type, ids))) > 1:
+            raise ValueError(f'{path}: some ids of {key} are numbers and some strings, expected one kind.')
+        twice = [i for i, count in Counter(ids).items() if count > 1]
+        if twice:
+            raise ValueError(f'{path}: several {key} have the id {twice[0]!r}, expected an id of its own for each.')
+    sizes = {entry['id']: (entry['height'], entry['width']) for entry in content['images']}
+    categories = {entry['id'] for entry in content['categories']}
     for entry in content['annotations']:
-        what = f'{path}: annotation {entry["id"]}'
-        if entry['image_id'] not in images or entry['category_id'] not in categories:
+        what = f'annotation {entry["id"]}'
+        if entry['image_id'] not in sizes or entry['category_id'] not in categories:
             raise ValueError(
-                f'{what} is of an image or a category that the file does not list: add it, or remove this.')
-        box = entry['bbox']
-        if not isinstance(box, list) or len(box) != 4 or not all(
-                isinstance(v, (int, float)) and math.isfinite(v) for v in box):
-            raise ValueError(f'{what} has the box {box!r}, expected x, y, width and height in pixels.')
+                f'{path}: {what} is of an image or a category that the file does not list: add it, or remove this.')
+        if entry.get('segmentation') == [[]]:  # as exports of boxes have it
+            entry['segmentation'] = []
+        size = sizes[entry['image_id']]
+        if entry.get('segmentation') and not _is_segmentation(entry['segmentation'], *size):
+            raise ValueError(
+                f'{path}: the segmentation of {what} is neither polygons nor run lengths of its image of {size[1]} x '
+                f'{size[0]} pixels: repair or remove it.')
         entry.setdefault('iscrowd', 0)
-        entry.setdefault('area', box[2] * box[3])
+        entry.setdefault('area', entry['bbox'][2] * entry['bbox'][3])
     return make_coco(content)
 
 
-def _need(path: Path, content: Mapping[str, Any], key: str, *fields: str) -> None:
-    for i, entry in enumerate(content[key]):
-        lacks = [f for f in fields if f not in entry] if isinstance(entry, dict) else list(fields)
-        if lacks:
-            raise ValueError(f'{path}: entry {i} of {key} has no {lacks[0]}, expected {", ".join(fields)}.')
+def _check_entry(path: Path, key: str, number: int, entry: Any) -> None:
+    for field, (check, expected) in FIELDS[key].items():
+        if not isinstance(entry, dict) or field not in entry:
+            if not isinstance(entry, dict) or field not in OPTIONAL:
+                needed = ', '.join(f for f in FIELDS[key] if f not in OPTIONAL)
+                raise ValueError(f'{path}: entry {number} of {key} has no {field}, expected {needed}.')
+        elif not check(entry[field]):
+            raise ValueError(
+                f'{path}: {field} of entry {number} of {key} is {reprlib.repr(entry[field])}, expected {expected}.')
+
+
+def _is_segmentation(value: Any, height: int, width: int) -> bool:
+    """Whether it is polygons, or run lengths of an image, of which pycocotools asks little."""
+    if isinstance(value, list):
+        # no fewer numbers than pycocotools takes, and no NaN; COCO has millions, so not one by one
+        return all(
+            isinstance(polygon, list) and len(polygon) >= 4 and set(map(type, polygon)) <= {int, float}
+            and sum(map(abs, polygon)) < TOO_LARGE
+            for polygon in value)
+    if not isinstance(value, dict) or value.get('size') != [height, width] or not all(map(_is_count, value['size'])):
+        return False
+    counts = value.get('counts')
+    if isinstance(counts, str):
+        counts = _decode_counts(counts)
+    return (
+        isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts)
+        and sum(counts) == height * width)
+
+
+def _decode_counts(text: str) -> Optional[List[int]]:
+    """Run lengths of a compressed string, as COCO's maskApi.c writes it; None if it is none.
+
+    Five bits a character, lowest first, and a sixth if more follow; from the fourth on, the difference to the last but
+    one.
+    """
+    counts: List[int] = []
+    count = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        count |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:  # the sign
+                count -= 1 << shift
+            counts.append(count + (counts[-2] if len(counts) > 2 else 0))
+            count = shift = 0
+    return None if shift else counts
 
 
 class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
@@ -210,12 +305,7 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
     def _masks(self, entries: Sequence[Dict[str, Any]], size: Tuple[int, int]) -> torch.Tensor:
         masks = torch.zeros(len(entries), *size, dtype=torch.uint8)
         for mask, entry in zip(masks, entries):
-            try:
-                mask.copy_(torch.from_numpy(self.coco.annToMask(entry)))
-            except Exception:  # of any kind: pycocotools does not check what it is given
-                raise ValueError(
-                    f'{self.file}: the segmentation of annotation {entry["id"]} is neither polygons nor run lengths of '
-                    'its image: repair or remove it.') from None
+            mask.copy_(torch.from_numpy(self.coco.annToMask(entry)))
         return masks
 
 

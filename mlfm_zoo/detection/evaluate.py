@@ -75,10 +75,12 @@ def evaluate(
         raise ValueError(f'The image {unknown[0]} is not in the truth: give the annotations of these images.')
     detections = [entry for entries, _, _ in found.values() for entry in entries]
     kinds = ['box']
-    if any('segmentation' in e for e in detections) and all(e.get('segmentation') for e in coco.anns.values()):
+    if detections:
+        has_masks = any('segmentation' in entry for entry in detections)
+    else:  # torchvision's Faster R-CNN has the head too, as None
+        has_masks = getattr(getattr(model, 'roi_heads', None), 'mask_head', None) is not None
+    if has_masks and all(entry.get('segmentation') for entry in coco.anns.values()):
         kinds.append('mask')
-    elif not detections and hasattr(getattr(model, 'roi_heads', None), 'mask_head'):
-        kinds.append('mask')  # of which there are none either
     return {kind: _measure(coco, detections, KINDS[kind], list(found)) for kind in kinds}
 
 

@@ -144,7 +144,8 @@ def _create_body(backbone: str, pretrained: bool, in_chans: int, kwargs: Dict[st
     name = backbone.split('.')[0]
     if ':' not in backbone and not timm.is_model(name):
         raise ValueError(f'timm knows no model named {backbone}: timm.list_models() has their names.')
-    if is_model_in_modules(name, ['dct_resnet']):
+    # the baseline on YCbCr has the strides of any ResNet
+    if is_model_in_modules(name, ['dct_resnet']) and not name.endswith('_ycbcr'):
         kwargs.setdefault('layer2_stride', 2)
     # the extractor that asks the model itself, which leaves the model and its names whole
     extractor: Dict[str, Any] = dict(features_only=True, feature_cls='getter', out_indices=(-4, -3, -2, -1))

@@ -26,7 +26,7 @@ def draw_predictions(
     """Draw boxes, masks, classes and scores into an image.
 
     Args:
-        image: Image (3, H, W) or (1, H, W) from 0 to 1.
+        image: Image (3, H, W), RGB, (4, H, W), of which the first three channels are, or (1, H, W), grey, from 0 to 1.
         instances: What the detector returns for it, or a target, which has no scores.
         file: PNG file to write, which is whole or not there.
         names: Name of each class; its number if None.
@@ -34,8 +34,15 @@ def draw_predictions(
 
     Returns:
         The file.
+
+    Raises:
+        ValueError: The image has another shape.
     """
-    canvas = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        raise ValueError(
+            f'The image is of shape {tuple(image.shape)}, expected (3, H, W), (4, H, W) or (1, H, W): give the '
+            'channels to be drawn.')
+    canvas = (image[:3].detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     canvas = torch.as_tensor(canvas).expand(3, -1, -1).contiguous()
     boxes, labels = (torch.as_tensor(instances[key]).detach().cpu() for key in ('boxes', 'labels'))
     scores = instances['scores'].detach().cpu() if 'scores' in instances else None

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import re
@@ -27,7 +28,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
 from mlfm_zoo.dct import DCTStem
+from mlfm_zoo.dct.stem import released_statistics
 from mlfm_zoo.detection import CocoImages, collate, create_model, draw_predictions, evaluate
+from mlfm_zoo.detection.coco import make_coco, read_coco
 from networks import SMALL, SMALL_GSSDNET
 from real_instances import coins, write
 
@@ -40,7 +43,7 @@ SMALL_DCT = dict(layers=(1, 1, 1, 1), channels=(8, 16, 24, 32))
 NETWORKS = {
     **SMALL, **SMALL_GSSDNET,
     **{f'dct_resnet50_{chosen}': SMALL_DCT for chosen in ('24s', '48s', '64s', '192_gate')},
-    'dct_mobilenetv2_100_6s': {},
+    'dct_resnet50_ycbcr': SMALL_DCT, 'dct_mobilenetv2_100_6s': {},
     'resnet18': {}, 'convnext_atto': {}, 'regnetx_002': {},
 }
 
@@ -144,6 +147,25 @@ def test_dct_sees_the_enlarged_image(name, enlarge):
     assert outputs[0].shape[2:] == (64 * enlarge // 8, 96 * enlarge // 8)
     for output in outputs:
         torch.testing.assert_close(output, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_ycbcr_sees_the_image_as_it_is():
+    """Pillow's YCbCr of the image, whatever it is normalised with, into a ResNet's own strides."""
+    outputs = []
+    pixels = torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for options in ({}, dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])):
+        model = create_model(
+            'faster_rcnn', 'dct_resnet50_ycbcr', backbone_kwargs=SMALL_DCT, **dict(TINY, **options)).eval()
+        assert model.backbone.enlarge == 1 and model.backbone.body.feature_info.reduction() == [4, 8, 16, 32]
+        model.backbone.body.model.conv1.stem.register_forward_hook(lambda _, __, output: outputs.append(output))
+        with torch.inference_mode():
+            model([pixels / 255])
+    planes = Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert('YCbCr')
+    # a block filled with a pixel has the constant coefficient of 8 times it
+    constant = 8 * (torch.from_numpy(np.array(planes)).permute(2, 0, 1).double() - 128)
+    mean, std = (torch.tensor(values).double()[[0, 64, 128], None, None] for values in released_statistics())
+    for output in outputs:  # Pillow cuts off to whole numbers what it sums of three tables in 64ths
+        torch.testing.assert_close(output[0].double() * std + mean, constant, rtol=0, atol=8 * (1 + 1.5 / 64))
 
 
 def test_dct_resnet_has_the_strides_of_the_paper():
@@ -284,8 +306,11 @@ def test_images_against_torchvision(photos):
 class Guess(nn.Module):
     """Predicts the truth, shifted and grown, with false alarms and misses, or nothing at all."""
 
-    def __init__(self, dataset, blind=False):
+    def __init__(self, dataset, blind=False, mask_head=None):
         super().__init__()
+        if blind:
+            self.roi_heads = nn.Module()
+            self.roi_heads.mask_head = mask_head  # None as torchvision's Faster R-CNN has it
         self.scale = nn.Parameter(torch.ones(()))
         self.targets = [target for _, target in dataset]
         self.blind = blind
@@ -357,8 +382,27 @@ def test_evaluate_against_pycocotools(photos, crowded):
         np.testing.assert_allclose(list(measured[name].values()), literally(crowded, model, dataset, kind))
         assert 0 < measured[name]['AP'] < 0.9
     assert measured['box']['AP'] != measured['mask']['AP']
-    nothing = evaluate(Guess(dataset, blind=True), loader, dataset.coco)
-    assert nothing['box']['AP'] == nothing['box']['AP50'] == 0
+
+
+@pytest.mark.parametrize('blind', [False, True])
+@pytest.mark.parametrize('truth_has', [False, True])
+@pytest.mark.parametrize('model_has', [False, True])
+def test_masks_are_measured_where_both_have_them(photos, blind, truth_has, model_has):
+    """In a file and in targets, with detections and without any."""
+    dataset = CocoImages(photos / 'images', photos / 'annotations.json')
+    model = Guess(dataset, blind, mask_head=nn.Identity() if model_has else None)
+    forward = model.forward
+    if not model_has:
+        model.forward = lambda images: [{k: v for k, v in p.items() if k != 'masks'} for p in forward(images)]
+    without = json.loads((photos / 'annotations.json').read_text())
+    for entry in without['annotations']:
+        del entry['segmentation']
+    samples = [(image, {k: v for k, v in t.items() if truth_has or k != 'masks'}) for image, t in dataset]
+    loader = DataLoader(samples, 2, collate_fn=collate)
+    for truth in (None, dataset.coco if truth_has else make_coco(without)):
+        measured = evaluate(model, loader, truth)
+        assert list(measured) == (['box', 'mask'] if truth_has and model_has else ['box'])
+        assert all((scores['AP'] == 0) == blind for scores in measured.values())
 
 
 def test_evaluate_by_the_targets(photos):
@@ -384,6 +428,11 @@ def test_draw_predictions(tmp_path):
     empty = draw_predictions(images[1], targets[1], tmp_path / 'c.png')
     np.testing.assert_allclose(np.array(Image.open(empty)), (images[1] * 255).round().permute(1, 2, 0), atol=1)
     assert sorted(f.name for f in tmp_path.rglob('*') if f.is_file()) == ['a.png', 'b.png', 'c.png']
+    with_alpha = draw_predictions(torch.cat((images[0], images[0][:1])), prediction, tmp_path / 'd.png', {1: 'cat'})
+    assert with_alpha.read_bytes() == file.read_bytes()
+    for shape in ((2, 8, 8), (5, 8, 8), (8, 8)):
+        with pytest.raises(ValueError, match=re.escape(f'The image is of shape {shape}, expected (3, H, W)')):
+            draw_predictions(torch.zeros(shape), prediction, tmp_path / 'e.png')
 
 
 def damage(content, change):
@@ -395,16 +444,41 @@ def damage(content, change):
     ('c.pop("categories")', 'has no list of categories'),
     ('c["images"] = 3', 'has no list of images'),
     ('c["categories"] = []', 'of an image or a category that the file does not list'),
-    ('c["categories"][0]["id"] = 0', 'a category whose id is not 1 or more'),
+    ('c["categories"][0]["id"] = 0', 'id of entry 0 of categories is 0, expected a whole number, 1 or more'),
     ('a.pop("bbox")', 'entry 0 of annotations has no bbox'),
-    ('a["bbox"] = [1, 2, 3]', r'annotation 1 has the box \[1, 2, 3\]'),
-    ('a["bbox"][2] = float("nan")', 'annotation 1 has the box'),
+    ('a["bbox"] = [1, 2, 3]', r'bbox of entry 0 of annotations is \[1, 2, 3\], expected x, y, width and height'),
+    ('a["bbox"][2] = float("nan")', 'bbox of entry 0 of annotations is .*nan'),
     ('a["image_id"] = 99', 'of an image or a category that the file does not list'),
     ('a.pop("segmentation")', 'annotation 1 has no segmentation'),
     ('c["images"][0]["file_name"] = "none.png"', 'There is no image .*none.png'),
     ('c["images"][0].pop("height")', 'entry 0 of images has no height'),
-    ('c["images"][0]["width"] = 17', 'coins-0-0.png is 135 x 155 pixels, and 17 x 155'),
-    ('a["segmentation"] = "a cat"', 'the segmentation of annotation 1 is neither'),
+    ('a["segmentation"] = [[1, 1, 9, 1, 9, 9]]; c["annotations"] = [a]; c["images"][0]["width"] = 17',
+     'coins-0-0.png is 135 x 155 pixels, and 17 x 155'),
+    ('a["bbox"][2] = 10 ** 400', 'bbox of entry 0 of annotations is'),
+    ('a["bbox"][2] = True', 'bbox of entry 0 of annotations is'),
+    ('a["category_id"] = [1]', r'category_id of entry 0 of annotations is \[1\], expected the id of a category'),
+    ('a["image_id"] = [1]', r'image_id of entry 0 of annotations is \[1\], expected the id of an image'),
+    ('c["images"][0]["id"] = [1]', r'id of entry 0 of images is \[1\], expected a whole number or a string'),
+    ('c["images"][1]["id"] = "x"', 'some ids of images are numbers and some strings'),
+    ('c["images"][1]["id"] = 1', 'several images have the id 1'),
+    ('c["images"][0]["file_name"] = 5', 'file_name of entry 0 of images is 5, expected a string'),
+    ('c["images"][0]["height"] = "155"', "height of entry 0 of images is '155', expected a whole number"),
+    ('c["categories"].append(dict(c["categories"][0]))', 'several categories have the id 1'),
+    ('c["categories"][0]["id"] = True', 'id of entry 0 of categories is True'),
+    ('c["categories"][0]["name"] = None', 'name of entry 0 of categories is None'),
+    ('c["annotations"][1]["id"] = 1', 'several annotations have the id 1'),
+    ('a["id"] = 0', 'id of entry 0 of annotations is 0, expected .*COCOeval takes 0 for none'),
+    ('a["iscrowd"] = "no"', "iscrowd of entry 0 of annotations is 'no', expected 0 or 1"),
+    ('a["area"] = "x"', "area of entry 0 of annotations is 'x', expected a number"),
+    *((f'a["segmentation"] = {value}', 'the segmentation of annotation 1 is neither .* of 135 x 155 pixels')
+      for value in (
+          '"a cat"', '5', '[1, 2, 3, 4, 5, 6]', '[[1, 2, 3, 4, 5, "6"]]', '[[1, 2]]', '[[1, 2, 3, 4, 5, float("nan")]]',
+          'dict(counts=[135 * 155])',
+          'dict(size=[155., 135.], counts=[135 * 155])',
+          'dict(size=[135, 155], counts=[135 * 155])', 'dict(size=[155, 135], counts=[135 * 155 - 1])',
+          'dict(size=[155, 135], counts=[-1, 135 * 155 + 1])', 'dict(size=[155, 135], counts="a cat")',
+          'dict(a["segmentation"], counts=a["segmentation"]["counts"][:-1])',
+          'dict(a["segmentation"], counts=a["segmentation"]["counts"] + "1")')),
 ])
 def test_damaged_annotations(photos, tmp_path, change, error):
     file = tmp_path / 'annotations.json'
@@ -412,6 +486,38 @@ def test_damaged_annotations(photos, tmp_path, change, error):
     with pytest.raises((ValueError, FileNotFoundError), match=error) as raised:
         CocoImages(photos / 'images', file)[0]
     assert str(file) in str(raised.value) and '\n' not in str(raised.value)
+
+
+def test_annotations_as_coco_has_them(tmp_path):
+    """Polygons, run lengths in numbers and compressed by pycocotools, more fields, ids that are strings."""
+    rng = np.random.default_rng(0)
+    masks = [rng.random((40, 1 + 30 * i)) < density for i, density in enumerate((0, 1, 0.5, 0.01, 0.99))]
+    masks += [np.arange(h * w).reshape(h, w) // n % 2 == 1 for h, w, n in ((400, 300, 4321), (7, 9, 1), (1, 1, 1))]
+    content = dict(info={}, licenses=[], categories=[dict(id=7, name='cat', supercategory='animal')])
+    content['images'] = [
+        dict(id=f'image {i}', file_name=f'{i}.jpg', height=mask.shape[0], width=mask.shape[1], license=1)
+        for i, mask in enumerate(masks)]
+    forms = []
+    for i, mask in enumerate(masks):
+        code = coder.encode(np.asfortranarray(mask.astype(np.uint8)))
+        runs = [(value, len(list(run))) for value, run in itertools.groupby(mask.ravel(order='F').tolist())]
+        forms += [
+            (i, dict(size=list(mask.shape), counts=code['counts'].decode()), int(mask.sum())),
+            (i, dict(size=list(mask.shape), counts=[0] * runs[0][0] + [n for _, n in runs]), int(mask.sum()))]
+    polygons = [[10, 10.5, 20, 10, 20, 30.25], [50, 50, 60, 50, 60, 60, 50, 60]]
+    forms += [(5, polygons, None), (5, [], None), (5, [[]], None)]
+    content['annotations'] = [
+        dict(id=900100000000 + n, image_id=f'image {i}', category_id=7, bbox=[0.5, 0, 2, 3], segmentation=form, note='')
+        for n, (i, form, _) in enumerate(forms)]
+    content['annotations'][0].update(iscrowd=1, area=7.25)
+    file = tmp_path / 'annotations.json'
+    file.write_text(json.dumps(content))
+    coco = read_coco(file)
+    assert [a['area'] for a in coco.dataset['annotations']] == [7.25] + [6] * (len(forms) - 1)
+    for entry, (_, form, area) in zip(coco.dataset['annotations'], forms):
+        if area is not None:
+            assert coco.annToMask(entry).sum() == area
+        assert bool(entry['segmentation']) == (form not in ([], [[]]))
 
 
 def test_damaged_files(photos, tmp_path):
@@ -485,10 +591,40 @@ def test_example(photos, tmp_path, capsys, monkeypatch):
     image = next((photos / 'images').iterdir())
     detect('predict', output, image, '--pictures', tmp_path / 'pictures', '--min-score', '0')
     assert (tmp_path / 'pictures' / image.name).is_file()
+    with pytest.raises(SystemExit, match=r'c.jpg and .*c.png would both be drawn into .*c.png: give them in two calls'):
+        detect('predict', output, tmp_path / 'c.jpg', tmp_path / 'c.png', '--pictures', tmp_path / 'pictures')
+    with pytest.raises(SystemExit, match='would replace .*: give another folder for --pictures'):
+        detect('predict', output, image, '--pictures', image.parent)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match='has more than 2000 pixels'):
+        patch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+        detect('predict', output, image, '--pictures', tmp_path / 'pictures')
     (tmp_path / 'broken.json').write_text('{')
     for file, error in (('broken.json', 'cannot be read as JSON'), ('none.json', 'There is no file')):
         with pytest.raises(SystemExit, match=error):
             detect('evaluate', output, '--images', photos / 'images', '--annotations', tmp_path / file)
+    for option in ('--eval-every', '--log-every', '--batch-size'):
+        with pytest.raises(SystemExit):
+            detect(*options, option, '0')
+        assert f"{option}: '0' is not a whole number above 0" in capsys.readouterr().err
+    for name, content, error in (
+            ('best.safetensors', b'cut', 'best.safetensors does not hold the weights of the detector in .*args.json'),
+            ('best.safetensors', None, 'There is no .*best.safetensors: let the training get to its first evaluation'),
+            ('args.json', b'{"a', 'args.json does not hold the arguments of a training'),
+            ('args.json', b'[]', 'args.json does not hold the arguments of a training'),
+            ('args.json', None, 'There is no .*args.json')):
+        (output / name).write_bytes(content) if content else (output / name).unlink()
+        with pytest.raises(SystemExit, match=error):
+            detect('evaluate', output, *data_of(photos))
+
+    # boxes alone, validated where nothing is to be found
+    empty = json.loads((photos / 'annotations.json').read_text())
+    empty['annotations'] = []
+    (tmp_path / 'empty.json').write_text(json.dumps(empty))
+    boxes = tmp_path / 'boxes'
+    detect(options[0], boxes, *options[2:], '--detector', 'faster_rcnn', '--steps', '1',
+           '--val-images', photos / 'images', '--val-annotations', tmp_path / 'empty.json')
+    row = dict(zip(*(line.split(',') for line in (boxes / 'log.csv').read_text().splitlines())))
+    assert row['box_AP'] == '-1.0' and row['mask_AP'] == 'nan' and (boxes / 'best.safetensors').is_file()
 
 
 def run(*arguments):
