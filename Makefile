@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 # The fast suite. Arguments for pytest: make test ARGS='-k unit -x'
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m 'not slow' -n 2 $(ARGS)
-	$(BIN)/python tests/timm_suite -q -n 2 -k 'test_mlfm_resnet or mlfm_mobilenetv2_010 or mlfm_regnetx_002 or inception'
+	$(BIN)/python tests/timm_suite -q -n 2 -k 'test_mlfm_resnet or mlfm_mobilenetv2_010 or mlfm_regnetx_002 or inception or dct_mobilenetv2_100_6s'
 
 # Long sweeps over all networks.
 test-slow: $(VENV)/.test

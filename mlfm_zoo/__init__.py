@@ -3,7 +3,7 @@
 Importing the package registers them: `import timm, mlfm_zoo; timm.create_model('mlfm_resnet50')`.
 """
 
-from . import frequency, models
+from . import dct, frequency, models
 from ._moved import install_moved_names
 from .data import imagenet100
 from .memory import LowFrequencyMemoryUnit, attach_memory, calibrate_memory, image_bands, low_band, supports_memory
@@ -15,6 +15,7 @@ __all__ = [
     '__version__',
     'attach_memory',
     'calibrate_memory',
+    'dct',
     'frequency',
     'image_bands',
     'imagenet100',

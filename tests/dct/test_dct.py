@@ -221,6 +221,10 @@ def test_ycbcr():
         torch.testing.assert_close(
             grey(normalised[:, :1]), model((raw[:, :1].expand(-1, 3, -1, -1) / 255 - torch.tensor(MEAN)[:, None, None])
                                            / torch.tensor(STD)[:, None, None]), rtol=1e-3, atol=1e-4)
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.compile(model, fullgraph=True, backend='eager')(normalised), model(normalised))
     for kwargs in (dict(in_chans=4), dict(stem_type='deep'), dict(dct_input='coefficients'), dict(dct_gate=True)):
         with pytest.raises(ValueError):
             timm.create_model('dct_resnet50_ycbcr', **kwargs)
@@ -428,7 +432,9 @@ def test_saved_and_loaded(name, tmp_path):
         timm.create_model(f'local-dir:{tmp_path}', pretrained=True, dct_channels='12s')
 
 
-@pytest.mark.parametrize('name', ['dct_resnet50_24s', 'dct_mobilenetv2_100_192_gate'])
+@pytest.mark.parametrize('name', [
+    name if name in ('dct_resnet50_24s', 'dct_mobilenetv2_100_192_gate') else pytest.param(name, marks=pytest.mark.slow)
+    for name in DCT])
 def test_onnx(name, tmp_path):
     """One graph for any batch and size, also sizes that are no multiples of 8."""
     torch.manual_seed(0)
