@@ -17,6 +17,7 @@ benchmarks/results/study/<plan> if not given, which report.py reads:
 """
 
 import argparse
+import bisect
 import csv
 import fcntl
 import json
@@ -146,21 +147,22 @@ def cost_for(model: str, kwargs: Dict[str, Any], settings: Dict[str, Any]) -> Co
 def match_width(model: str, kwargs: Dict[str, Any], name: str, settings: Dict[str, Any], madds: int) -> Any:
     """The width of a network whose multiply-adds come nearest to a number, in steps of one percent from its start.
 
-    A list of widths grows as a whole, rounded to whole channels. Networks round widths further, so that steps in
-    multiply-adds are those that the network can take.
+    A list of widths grows as a whole, rounded to whole channels, as a single whole number is. Networks round further,
+    so that the steps in multiply-adds are those that the network can take; they never go down.
     """
     start = kwargs[name]['start']
-    tried: Dict[str, Tuple[float, Any]] = {}
-    for step in range(100, 401):
-        factor = step / 100
-        value = [round(w * factor) for w in start] if isinstance(start, list) else round(start * factor, 4)
-        if str(value) in tried:
-            continue
-        ratio = cost_for(model, {**kwargs, name: value}, settings).madds / madds
-        tried[str(value)] = abs(ratio - 1), value
-        if ratio > 1.3:
-            break
-    return min(tried.values(), key=lambda found: found[0])[1]
+
+    def width(step: int) -> Any:
+        if isinstance(start, list):
+            return [round(channels * step / 100) for channels in start]
+        return round(start * step / 100, None if isinstance(start, int) else 4)
+
+    def count(step: int) -> int:
+        return cost_for(model, {**kwargs, name: width(step)}, settings).madds
+
+    steps = range(100, 401)
+    above = bisect.bisect_left(steps, madds, key=count)
+    return width(min(steps[max(above - 1, 0):above + 1], key=lambda step: abs(count(step) - madds)))
 
 
 def command(job: Job, args: argparse.Namespace) -> List[str]:
@@ -201,9 +203,9 @@ def train(job: Job, args: argparse.Namespace, lock: int) -> Run:
         The finished run.
     """
     folder = args.output / job.name
-    said = folder / 'study.json'
-    if said.exists() and json.loads(said.read_text(encoding='utf-8')) != job.record:
-        raise PlanError(f'{folder} is a run with other arguments than the plan has: name another output folder.')
+    said, times_file = folder / 'study.json', folder / 'times.json'
+    if folder.is_dir() and any(folder.iterdir()) and read_json(said) != job.record:
+        raise PlanError(f'{folder} is no run with the arguments that the plan has: name another output folder.')
     try:
         return read_run(folder)
     except (FileNotFoundError, RunError):
@@ -218,8 +220,9 @@ def train(job: Job, args: argparse.Namespace, lock: int) -> Run:
         write_text(said, json.dumps(job.record))
     else:
         line += ['--resume', str(checkpoint)]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
-    seen, times = len(read_curve(folder)) if checkpoint else 0, [start]
+    begun = seen = len(read_curve(folder))
+    times = read_json(times_file)
+    before, last = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
     with open(folder / 'log.txt', 'a', encoding='utf-8') as log:
         process = subprocess.Popen(
             line, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock],
@@ -229,9 +232,12 @@ def train(job: Job, args: argparse.Namespace, lock: int) -> Run:
                 ended = process.poll() is not None
                 curve = read_curve(folder)
                 if len(curve) > seen:
-                    times.append(time.time())
+                    seconds, last = (time.time() - last) / (len(curve) - seen), time.time()
+                    if seen > begun:  # the first has the start of the process in it
+                        times.setdefault('seconds', []).append(round(seconds, 2))
+                        write_text(times_file, json.dumps(times))
                     print(f'{job.name}: epoch {len(curve)} of {job.settings["epochs"]}, top-1 '
-                          f'{float(curve[-1]["eval_top1"]):.2f} %, {times[-1] - times[-2]:.0f} s', flush=True)
+                          f'{float(curve[-1]["eval_top1"]):.2f} %, {seconds:.0f} s', flush=True)
                     seen = len(curve)
                 if ended:
                     break
@@ -243,11 +249,9 @@ def train(job: Job, args: argparse.Namespace, lock: int) -> Run:
     if process.returncode:
         raise PlanError(f'{job.name} ended with {process.returncode}: see {folder / "log.txt"}, mend it, go on.')
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    epochs = [b - a for a, b in zip(times, times[1:])]
-    if epochs:  # the first has the start of the process in it
+    if seen > begun:
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        write_text(folder / 'times.json', json.dumps(dict(
-            seconds=f'{statistics.median(epochs[1:] or epochs):.2f}', cpu_seconds=f'{cpu / len(epochs):.2f}')))
+        write_text(times_file, json.dumps(dict(times, cpu_seconds=round(cpu / (seen - begun), 2))))
     return read_run(folder)
 
 
@@ -314,6 +318,10 @@ def write_text(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
+def read_json(path: Path) -> Dict[str, Any]:
+    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+
+
 def read_rows(file: Path) -> List[Dict[str, str]]:
     if not file.exists():
         return []
@@ -333,18 +341,19 @@ def keep(job: Job, run: Run, args: argparse.Namespace, radii: Sequence[float]) -
     curve = read_curve(run.folder)
     columns = [name for name in CURVE_COLUMNS if name in curve[0]]
     (args.results / 'curves').mkdir(parents=True, exist_ok=True)
-    write_table(args.results / 'curves' / f'{job.name}.csv', columns, [[row[name] for name in columns] for row in curve])
+    write_table(
+        args.results / 'curves' / f'{job.name}.csv', columns, [[row[name] for name in columns] for row in curve])
     put(args.results / 'images.csv', ('epoch', 'images', 'right'), job, [
         (which, len(bits[which]), pack(bits[which])) for which in ('best', 'last')])
     put(args.results / 'lowpass.csv', ('radius', 'top1'), job, [
         (f'{radius:g}', f'{top1:.2f}') for radius, top1 in lowpass.items()])
-    times_file = run.folder / 'times.json'
-    times = json.loads(times_file.read_text(encoding='utf-8')) if times_file.exists() else {}
+    times = read_json(run.folder / 'times.json')
+    seconds = f'{statistics.median(times["seconds"]):.2f}' if 'seconds' in times else ''
     device = job.settings.get('device', 'cuda')
     row = dict(
         job.record, params=job.cost.params, madds=job.cost.madds, best_epoch=run.best.number,
         best_top1=f'{run.best.top1:.4f}', epochs=run.last.number + 1, last_top1=f'{run.last.top1:.4f}',
-        seconds=times.get('seconds', ''), cpu_seconds=times.get('cpu_seconds', ''), test_images=len(bits['last']),
+        seconds=seconds, cpu_seconds=times.get('cpu_seconds', ''), test_images=len(bits['last']),
         device='cpu' if device == 'cpu' else torch.cuda.get_device_name(), threads=args.threads,
         mlfm_zoo=mlfm_zoo.__version__, torch=torch.__version__, timm=timm.__version__)
     put(args.results / 'runs.csv', RUN_COLUMNS[3:], job, [[row[name] for name in RUN_COLUMNS[3:]]])
