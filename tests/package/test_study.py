@@ -44,8 +44,8 @@ def write_plan(path, arms, epochs, seeds=(0,), **settings):
     settings = dict(dict(
         epochs=epochs, num_classes=10, img_size=32, val_split='val', batch_size=128, no_aug=True, opt='sgd', lr=0.05,
         warmup_epochs=0, workers=0, device='cpu', no_prefetcher=True), **settings)
-    path.write_text(yaml.safe_dump(dict(
-        settings=settings, seeds=list(seeds), radii=[2, 100], networks=dict(tiny=dict(model=MODEL, arms=arms)))))
+    plan = dict(settings=settings, seeds=list(seeds), radii=[2, 100], networks=dict(tiny=dict(model=MODEL, arms=arms)))
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
     return path
 
 
