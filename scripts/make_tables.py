@@ -5,9 +5,9 @@
 Multiply-adds are those of convolutions and linear layers for one image of the size in the table, half of what torch's
 own FlopCounterMode counts. Nothing is computed: the networks are built on the meta device. The checkpoints are those of
 weights_manifest.yaml, and so are the accuracies that the paper reports. What time the memory costs was measured by
-benchmarks/speed.py and lies in benchmarks/results, and so do the runs of benchmarks/gssdnet_training.py. How many of
-timm's networks take a memory is counted for one version of timm, and left as it stands where another is installed. With
---check nothing is written, and the exit code says whether the files are up to date.
+benchmarks/speed.py and lies in benchmarks/results, and so do the runs of benchmarks/gssdnet_training.py and
+benchmarks/study. How many of timm's networks take a memory is counted for one version of timm, and left as it stands
+where another is installed. With --check nothing is written, and the exit code says whether the files are up to date.
 """
 
 import argparse
@@ -260,7 +260,26 @@ def results_page() -> str:
             logs.append(f"| `{c.model}` | {trunk_last:.2f} | {trunk_best:.2f} | {last:.2f} | {best:.2f} | "
                         f"{readme:.2f} | {best - trunk_best:+.2f} | "
                         f"{last - trunk_last:+.2f} |\n")
-    return header + ''.join(rows) + LOGS_HEADER + ''.join(logs) + RESULTS_FOOTER + gssdnet_results()
+    return header + ''.join(rows) + LOGS_HEADER + ''.join(logs) + RESULTS_FOOTER + study_results() + gssdnet_results()
+
+
+STUDY_HEADER = """
+## Measured, not reported: does the memory help?
+
+Each network with memory, without (*baseline*), and without but widened to the memory's multiply-adds (*wide*), trained
+by timm's train.py with the same settings, epochs and seeds. `benchmarks/study/README.md` has the commands and says how
+to read the tables.
+"""
+
+
+def study_results() -> str:
+    text = STUDY_HEADER
+    report = runpy.run_path(str(ROOT / 'benchmarks' / 'study' / 'report.py'))['report']
+    for plan in sorted((ROOT / 'benchmarks' / 'study').glob('*.yaml')):
+        folder = ROOT / 'benchmarks' / 'results' / 'study' / plan.stem
+        made = report(folder) if (folder / 'runs.csv').exists() else 'Not run yet.\n'
+        text += f'\n### {plan.stem}\n\n{made}'
+    return text
 
 
 MARKS = '<!-- made by scripts/make_tables.py -->\n', '<!-- end of what it made -->\n'

@@ -26,6 +26,7 @@ def parse_args():
         ('output', str, ''), ('experiment', str, ''), ('resume', str, ''), ('clip-grad', float, None),
         ('grad-accum-steps', int, 1), ('amp-dtype', str, 'float16'), ('model-ema-decay', float, 0.9998),
         ('smoothing', float, 0.1), ('img-size', int, None), ('num-classes', int, None),
+        ('val-split', str, 'validation'),
     ):
         parser.add_argument(f'--{name}', type=kind, default=default)
     for name in ('no-aug', 'sync-bn', 'amp', 'channels-last', 'model-ema', 'no-prefetcher', 'grad-checkpointing'):
@@ -55,7 +56,7 @@ def main():
             is_training=training, no_aug=args.no_aug, num_workers=args.workers, distributed=args.distributed,
             interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'],
             use_prefetcher=False, device=device, persistent_workers=args.workers > 0)
-        for split, training in (('train', True), ('validation', False))]
+        for split, training in (('train', True), (args.val_split, False))]
     trained = torch.nn.parallel.DistributedDataParallel(model) if args.distributed else model
     saver, folder = None, None
     if utils.is_primary(args):

@@ -1,0 +1,258 @@
+"""benchmarks/study: a study that is killed goes on to the same curve, widths match, and figures agree with scipy's."""
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from scipy import stats
+from timm.models import load_state_dict
+from torch.utils.flop_counter import FlopCounterMode
+
+from digit_folders import write_digits
+from mlfm_zoo.cli import main as mlfm_zoo_main
+
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / 'benchmarks' / 'study'
+MODEL = 'test_mlfm_resnet'
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f'study_{name}', STUDY / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+runner, reporter = load('run'), load('report')
+
+
+def write_plan(path, arms, epochs, seeds=(0,), **settings):
+    # all images in one batch without augmentation: their order, which a stop changes, makes no difference
+    settings = dict(dict(
+        epochs=epochs, num_classes=10, img_size=32, val_split='val', batch_size=128, no_aug=True, opt='sgd', lr=0.05,
+        warmup_epochs=0, workers=0, device='cpu', no_prefetcher=True), **settings)
+    plan = dict(settings=settings, seeds=list(seeds), radii=[2, 100], networks=dict(tiny=dict(model=MODEL, arms=arms)))
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
+    return path
+
+
+def command(plan, folder, *options):
+    return [sys.executable, str(STUDY / 'run.py'), str(plan), '--data', str(folder / 'digits'), '--timm',
+            str(folder / 'timm'), '--output', str(folder / 'output'), '--results', str(folder / 'results'), *options]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_digits(tmp_path / 'digits', 128, 64)
+    (tmp_path / 'timm').mkdir()
+    shutil.copy(ROOT / 'tests' / 'workflow' / 'train_like_timm.py', tmp_path / 'timm' / 'train.py')
+    return tmp_path
+
+
+def rows(path):
+    with open(path, newline='') as f:
+        return list(csv.DictReader(f))
+
+
+def test_killed_study_goes_on(folder, monkeypatch):
+    """Two arms of the same network: the run that was killed ends where the one that was not ends."""
+    plan = write_plan(folder / 'plan.yaml', {'memory': {}, 'same': {'memory_update': 'add'}}, epochs=30)
+    killed = subprocess.Popen(
+        command(plan, folder), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    checkpoint = folder / 'output' / 'tiny-memory-seed0' / 'last.pth.tar'
+    while not (checkpoint.exists() and len(runner.read_curve(checkpoint.parent)) >= 2):
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGSTOP)
+    monkeypatch.setattr(sys, 'argv', command(plan, folder)[1:])
+    with pytest.raises(SystemExit, match='Another process works in'):
+        runner.main()
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert 2 <= len(runner.read_curve(checkpoint.parent)) < 30 and not (folder / 'results' / 'runs.csv').exists()
+
+    done = subprocess.run(command(plan, folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    resumed = yaml.safe_load((folder / 'output' / 'tiny-memory-seed0' / 'args.yaml').read_text())
+    assert resumed['resume'] == str(checkpoint)
+    curves = [rows(folder / 'results' / 'curves' / f'tiny-{arm}-seed0.csv') for arm in ('memory', 'same')]
+    assert [[int(row['epoch']) for row in curve] for curve in curves] == [[*range(30)]] * 2
+    resumed, whole = ([float(row['train_loss']) for row in curve] for curve in curves)
+    assert resumed == pytest.approx(whole, rel=0.01) and whole[-1] < 0.5 * whole[0]  # sums of a batch in another order
+
+    [memory, same] = rows(folder / 'results' / 'runs.csv')
+    assert (memory['arm'], same['arm'], memory['epochs']) == ('memory', 'same', '30')
+    assert json.loads(same['kwargs']) == {'memory_update': 'add'} and float(same['seconds']) > 0
+    # answers of the network, computed here once more
+    model = timm.create_model(MODEL, num_classes=10)
+    weights = load_state_dict(str(folder / 'output' / 'tiny-same-seed0' / 'last.pth.tar'), weights_only=True)
+    model.load_state_dict(weights)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({'img_size': 32}, model=model))
+    files = sorted((folder / 'digits' / 'val').rglob('*.png'))
+    right = []
+    with torch.no_grad():
+        for file in files:
+            image = transform(timm.data.dataset.Image.open(file))
+            right.append(model.eval()(image[None]).argmax().item() == int(file.parent.name))
+    study = reporter.read_study(folder / 'results')
+    assert study.right['tiny', 'same', '0', 'last'].tolist() == right
+    assert 100 * sum(right) / len(right) == pytest.approx(float(same['last_top1']))
+    assert study.lowpass['tiny', 'same', '0'][100] == pytest.approx(float(same['last_top1']), abs=0.01)  # keeps all
+
+    assert not runner.missing(runner.read_plan(plan)[0], folder / 'results')  # nothing is run twice
+    write_plan(plan, {'memory': {}}, epochs=30, lr=0.1)
+    with pytest.raises(runner.PlanError, match='was run with other arguments'):
+        runner.missing(runner.read_plan(plan)[0], folder / 'results')
+
+
+@pytest.mark.slow
+def test_whole_study(folder, capsys):
+    arms = {'memory': {}, 'baseline': {'memory': False}, 'wide': {
+        'memory': False, 'channels': {'match': 'memory', 'start': [16, 24, 32, 40]}}}
+    plan = write_plan(folder / 'plan.yaml', arms, epochs=6, seeds=(0, 1))
+    done = subprocess.run(command(plan, folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    order = [(row['seed'], row['arm']) for row in rows(folder / 'results' / 'runs.csv')]
+    assert order == [(seed, arm) for seed in '01' for arm in arms]
+    assert mlfm_zoo_main(['collect', *map(str, sorted((folder / 'output').glob('tiny-*'))), '--num-images', '64']) == 0
+    collected = capsys.readouterr().out
+    printed = subprocess.run(
+        [sys.executable, STUDY / 'report.py', folder / 'results'], capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    for arm in ('memory', 'baseline'):
+        mean = statistics.fmean(float(r['last_top1']) for r in rows(folder / 'results' / 'runs.csv') if r['arm'] == arm)
+        assert f'{mean:.2f}' in printed.stdout and f'{mean:.2f}' in collected
+    for name in ('curves.png', 'lowpass.png'):
+        assert (folder / 'results' / name).stat().st_size > 1000
+
+
+def multiply_adds(model, **kwargs):
+    with torch.device('meta'), FlopCounterMode(display=False) as counter:
+        timm.create_model(model, num_classes=10, **kwargs).eval()(torch.empty(1, 3, 64, 64))
+    return counter.get_total_flops() / 2
+
+
+def test_widened_arms(tmp_path):
+    """Of the plan that comes along: within 2 % of the memory's multiply-adds."""
+    jobs, radii = runner.read_plan(STUDY / 'cifar10-cpu.yaml')
+    assert radii == [2, 3, 4, 6, 8, 12, 16]
+    assert [(job.seed, job.network, job.arm) for job in jobs] == [
+        (seed, network, arm) for seed in range(3) for network in ('mobilenetv2_035', 'resnet10')
+        for arm in ('memory', 'baseline', 'wide')]
+    for memory, baseline, wide in (jobs[:3], jobs[3:6]):
+        counts = [multiply_adds(job.model, **job.kwargs) for job in (memory, baseline, wide)]
+        assert counts == [job.cost.madds for job in (memory, baseline, wide)]
+        assert counts[1] < 0.9 * counts[0] and counts[2] / counts[0] == pytest.approx(1, abs=0.02)
+
+
+def test_nearest_width():
+    """In steps that the network takes, whole channels of a stem: no other number of them comes nearer."""
+    target = 1.01 * multiply_adds(MODEL)
+    kwargs = dict(memory=False, stem_width=dict(match='memory', start=8))
+    width = runner.match_width(MODEL, kwargs, 'stem_width', dict(img_size=64, num_classes=10), target)
+    distance = {w: abs(multiply_adds(MODEL, memory=False, stem_width=w) - target) for w in range(8, 20)}
+    assert width == min(distance, key=distance.__getitem__) > 8
+
+
+@pytest.mark.slow
+def test_all_plans():
+    for plan in STUDY.glob('*.yaml'):
+        jobs, _ = runner.read_plan(plan)
+        madds = {(job.network, job.arm): job.cost.madds for job in jobs}
+        assert all(madds[n, a] / madds[n, 'memory'] == pytest.approx(1, abs=0.02) for n, a in madds if a == 'wide')
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(networks=dict(tiny=dict(model=MODEL))), 'is not described'),
+    (dict(seeds=3), 'is no plan'),
+    (dict(settings=dict(epochs=1, seed=3)), 'lack'),
+    (dict(networks=dict(tiny=dict(model=MODEL, arms=dict(wide=dict(channels=dict(match='other')))))), 'match'),
+])
+def test_refused_plans(tmp_path, change, message):
+    plan = write_plan(tmp_path / 'plan.yaml', {'memory': {}}, epochs=1)
+    plan.write_text(yaml.safe_dump({**yaml.safe_load(plan.read_text()), **change}))
+    with pytest.raises(runner.PlanError, match=message) as error:
+        runner.read_plan(plan)
+    assert '\n' not in str(error.value)
+
+
+@pytest.fixture
+def figures(tmp_path):
+    """Three seeds of three arms, one of which lacks a seed, of 1,003 images."""
+    rng = np.random.default_rng(1)
+    runs, images, lowpass, right = [], [], [], {}
+    (tmp_path / 'curves').mkdir()
+    easy = rng.random(1003)
+    for seed in range(3):
+        for arm, level in (('memory', 0.75), ('baseline', 0.7), ('wide', 0.72))[:2 if seed == 2 else 3]:
+            for epoch in ('best', 'last'):
+                bits = 0.7 * easy + 0.3 * rng.random(1003) < level
+                right[arm, seed, epoch] = bits
+                images.append(('tiny', arm, seed, epoch, 1003, runner.pack(bits)))
+            best, last = (100 * right[arm, seed, epoch].mean() for epoch in ('best', 'last'))
+            runs.append(dict(
+                network='tiny', arm=arm, seed=seed, model=MODEL, kwargs='{}', settings='{}', params=10, madds=20,
+                best_epoch=1, best_top1=best, epochs=3, last_top1=last, seconds=2 + seed, cpu_seconds=3, device='cpu',
+                test_images=1003, threads=1, mlfm_zoo='', torch='', timm=''))
+            lowpass += [('tiny', arm, seed, radius, last - 10 / radius) for radius in (2, 4)]
+            (tmp_path / 'curves' / f'tiny-{arm}-seed{seed}.csv').write_text('epoch,eval_top1\n0,1.0\n1,2.0\n')
+    columns = runner.RUN_COLUMNS
+    runner.write_table(tmp_path / 'runs.csv', columns, [[row[column] for column in columns] for row in runs])
+    runner.write_table(tmp_path / 'images.csv', ('network', 'arm', 'seed', 'epoch', 'images', 'right'), images)
+    runner.write_table(tmp_path / 'lowpass.csv', ('network', 'arm', 'seed', 'radius', 'top1'), lowpass)
+    return tmp_path, right
+
+
+@pytest.mark.parametrize('other, seeds', [('baseline', 3), ('wide', 2)])
+@pytest.mark.parametrize('epoch', ['best', 'last'])
+def test_differences(figures, other, seeds, epoch):
+    folder, right = figures
+    study = reporter.read_study(folder)
+    found = reporter.difference(study, 'tiny', 'memory', other, epoch)
+    memory, without = (
+        np.stack([right[arm, seed, epoch] for seed in range(seeds)]).astype(float) for arm in ('memory', other))
+    by_seed = 100 * memory.mean(1), 100 * without.mean(1)
+    assert found.seeds == seeds and found.mean == pytest.approx((by_seed[0] - by_seed[1]).mean())
+    differences = by_seed[0] - by_seed[1]
+    interval = stats.t.interval(0.95, seeds - 1, loc=differences.mean(), scale=stats.sem(differences))
+    assert found.over_seeds == pytest.approx(interval)
+    images = 100 * (memory - without).mean(0)
+    drawn = np.random.default_rng(2).integers(1003, size=(10000, 1003))  # Monte Carlo, as what it is compared with
+    assert found.over_images == pytest.approx(tuple(np.percentile(images[drawn].mean(1), [2.5, 97.5])), abs=0.1)
+    low, high = found.over_images
+    assert (f'| `tiny` | {other} | {epoch} | {seeds} | {found.mean:+.2f} | {found.over_seeds[0]:+.2f} to '
+            f'{found.over_seeds[1]:+.2f} | {low:+.2f} to {high:+.2f} |') in reporter.report(folder)
+
+
+def test_arms_and_pictures(figures, tmp_path):
+    folder, right = figures
+    text = reporter.report(folder)
+    for arm, seeds in (('memory', 3), ('baseline', 3), ('wide', 2)):
+        cells = []
+        for epoch in ('last', 'best'):
+            top1 = [100 * right[arm, seed, epoch].mean() for seed in range(seeds)]
+            cells.append(f'{np.mean(top1):.2f} ± {np.std(top1, ddof=1):.2f}')
+        assert f'| {arm} | 0.00 | 0.00 | {seeds} | {cells[0]} | {cells[1]} | {2 + (seeds - 1) / 2:.1f} | 1.00 |' in text
+        low = np.mean([100 * right[arm, seed, 'last'].mean() - 5 for seed in range(seeds)])
+        assert f'| `tiny` | {arm} | {low:.2f} |' in text
+    assert [file.name for file in reporter.draw(reporter.read_study(folder), tmp_path / 'pictures')] == [
+        'curves.png', 'lowpass.png']
+
+
+def test_no_runs_yet(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path)])
+    with pytest.raises(SystemExit, match='no run is finished'):
+        reporter.main()
