@@ -67,6 +67,7 @@ def rows(path):
         return list(csv.DictReader(f))
 
 
+@pytest.mark.slow
 def test_killed_study_goes_on(folder, monkeypatch):
     """Two arms of the same network: the run that was killed ends where the one that was not ends."""
     plan = write_plan(folder / 'plan.yaml', {'memory': {}, 'same': {'memory_update': 'add'}}, epochs=30)
