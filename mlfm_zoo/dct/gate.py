@@ -10,7 +10,7 @@ from timm.task import ClassificationTask
 
 from .._matplotlib import require_matplotlib
 
-__all__ = ['ChannelGate', 'GateTask', 'draw_open', 'gate_of', 'share_open']
+__all__ = ['ChannelGate', 'GateTask', 'draw_open', 'gate_of', 'gated_stem', 'share_open']
 
 
 class ChannelGate(nn.Module):
@@ -84,8 +84,25 @@ def gate_of(model: nn.Module) -> ChannelGate:
     Raises:
         ValueError: There is none.
     """
+    gate = gated_stem(model)[-1]
+    assert isinstance(gate, ChannelGate)
+    return gate
+
+
+def gated_stem(model: nn.Module) -> nn.Sequential:
+    """Find what makes coefficients of the network's input, or nothing, and the gate after it.
+
+    Args:
+        model: A network that was built with a gate.
+
+    Returns:
+        Both, in this order.
+
+    Raises:
+        ValueError: There is no gate.
+    """
     for module in model.modules():
-        if isinstance(module, ChannelGate):
+        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], ChannelGate):
             return module
     raise ValueError('The network has no gate: give one that was built with a gate.')
 
@@ -129,7 +146,7 @@ class GateTask(ClassificationTask):
 
 @torch.inference_mode()
 def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
-    """Count how often each channel is open over a data set.
+    """Count how often each channel is open over a data set. Of the network, no more than the gate is run.
 
     Args:
         model: A network with a gate, which is asked in eval mode; its mode is left as it was.
@@ -141,23 +158,20 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
     Raises:
         ValueError: The network has no gate, or there is no image.
     """
-    gate, training = gate_of(model), model.training
-    model.eval()
-    total: Optional[torch.Tensor] = None
-    images = 0
-    decisions = []
-    hook = gate.register_forward_hook(lambda module, args, output: decisions.append(gate.decide(args[0])[:, :, 0, 0]))
+    stem, gate = gated_stem(model)[0], gate_of(model)
+    training = gate.training
+    gate.eval()
     device = gate.conv1.weight.device
+    total = torch.zeros(gate.conv1.in_channels, dtype=torch.float64)
+    images = 0
     try:
         for batch in loader:
             x = batch if torch.is_tensor(batch) else batch[0]
-            model(x.to(device))
-            opened = decisions.pop().double().sum(0).cpu()
-            total, images = opened if total is None else total + opened, images + len(x)
+            total += gate.decide(stem(x.to(device)))[:, :, 0, 0].double().sum(0).cpu()
+            images += len(x)
     finally:
-        hook.remove()
-        model.train(training)
-    if total is None:
+        gate.train(training)
+    if not images:
         raise ValueError('There is no image to ask the gate about: give a loader that has some.')
     return total / images
 

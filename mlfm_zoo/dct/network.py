@@ -14,7 +14,7 @@ from .._timm import config_of, update_model_args
 from ..memory import LowFrequencyMemory
 from ..memory.options import Options, check_option
 from .channels import NUM_CHANNELS, select_channels
-from .gate import ChannelGate
+from .gate import ChannelGate, gate_of, gated_stem
 from .stem import DCTStem
 
 __all__ = ['DCTOptions', 'coefficient_config', 'freeze_selection', 'start_from_trunk', 'to_dct']
@@ -172,9 +172,7 @@ def freeze_selection(
     """
     network: Any = model
     name = 'conv1' if hasattr(model, 'conv1') else 'conv_stem'
-    stem: Any = getattr(network, name, None)
-    if not isinstance(stem, nn.Sequential) or not isinstance(gate := stem[-1], ChannelGate):
-        raise ValueError('The network has no gate to freeze: give one that was built with a gate.')
+    stem, gate = gated_stem(model), gate_of(model)
     if any(conv.groups == conv.in_channels > 1 for conv in _readers(network)):
         raise ValueError(
             'The first convolution is depthwise, which puts out something for closed channels too: freeze a network of '

@@ -8,7 +8,7 @@ them all.
 import json
 import math
 from pathlib import Path
-from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Iterable, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -288,8 +288,9 @@ def measure_statistics(
     count, total, squares = 0, torch.zeros(NUM_CHANNELS).double(), torch.zeros(NUM_CHANNELS).double()
     for batch in loader:
         images = batch if torch.is_tensor(batch) else batch[0]
-        values: List[torch.Tensor] = list(stem.to(images.device)(images.double()).transpose(0, 1).flatten(1).cpu())
-        coefficients = torch.stack(values)
+        if stem.weight.device != images.device:
+            stem.to(images.device)
+        coefficients = stem(images.double()).transpose(0, 1).flatten(1).cpu()
         count += coefficients.shape[1]
         total += coefficients.sum(1)
         squares += coefficients.square().sum(1)
