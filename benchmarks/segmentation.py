@@ -29,6 +29,7 @@ from typing import Any, Dict, List, Tuple
 
 import torch
 from PIL import Image
+from scipy.stats import t
 
 import mlfm_zoo
 from mlfm_zoo.segmentation.data import SegmentationDataset, eval_transform
@@ -54,7 +55,6 @@ RUNS: Tuple[Tuple[str, str, Dict[str, Any]], ...] = (
     ('unet', 'memory and decoder', dict(base_width=8, memory_decoder=True)),
 )
 MEASURES = ('miou', 'pixel_accuracy', 'boundary_f')
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # 97.5 %
 
 
 def prepare_camvid(source: Path, target: Path) -> None:
@@ -124,7 +124,7 @@ def _difference(values: List[float]) -> str:
     mean = statistics.fmean(values)
     if len(values) == 1:
         return f'{mean:+.2f}'
-    half = STUDENT[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return f'{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})'
 
 

@@ -18,7 +18,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from mlfm_zoo._matplotlib import require_matplotlib
+from mlfm_zoo._extras import require_matplotlib
 from mlfm_zoo.workflow.collect import Epoch, Run, compare
 
 RESAMPLES = 10000

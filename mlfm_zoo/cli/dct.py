@@ -10,7 +10,7 @@ from typing import Any, Iterator
 import timm
 import torch
 
-from .._matplotlib import require_matplotlib
+from .._extras import require_matplotlib
 from ..dct import draw_open, measure_statistics, share_open
 from ..workflow.evaluate import data_config, image_mode, open_images, read_batches
 from .arguments import AddCommand, key_value, positive, whole

@@ -6,7 +6,7 @@ from typing import Any, Dict, Tuple
 
 from torch import nn
 
-from .._matplotlib import require_matplotlib
+from .._extras import require_matplotlib
 from ..data import imagenet100
 from .arguments import AddCommand, key_value, positive, whole
 from .models import create

@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.task import ClassificationTask
 
-from .._matplotlib import require_matplotlib
+from .._extras import require_matplotlib
 
 __all__ = ['ChannelGate', 'GateTask', 'draw_open', 'gate_of', 'gated_stem', 'share_open']
 

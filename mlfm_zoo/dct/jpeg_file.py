@@ -7,9 +7,11 @@ first, after the JPEG standard, ITU-T T.81, and only those that decoding needs a
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Set, Tuple
+from typing import Dict, List, NamedTuple, NoReturn, Optional, Set, Tuple
 
 import numpy as np
+
+from .._extras import require_extra
 
 __all__ = ['JPEGFile', 'Plane', 'parse_jpeg', 'read_jpeg']
 
@@ -77,24 +79,6 @@ class Damaged(Exception):
     """What is wrong with a file, as the end of a sentence."""
 
 
-def require_jpeglib() -> Any:
-    """Import jpeglib.
-
-    Returns:
-        The module.
-
-    Raises:
-        RuntimeError: jpeglib is not installed.
-    """
-    try:
-        import jpeglib
-    except ImportError:
-        raise RuntimeError(
-            "Coefficients of JPEG files need jpeglib, which is not installed: pip install 'mlfm-zoo[jpeg]', or give "
-            "images to a network with dct_input='rgb'.") from None
-    return jpeglib
-
-
 def read_jpeg(content: bytes, name: str = 'The JPEG file') -> JPEGFile:
     """Read the quantised coefficients of a file.
 
@@ -109,7 +93,7 @@ def read_jpeg(content: bytes, name: str = 'The JPEG file') -> JPEGFile:
         ValueError: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
         RuntimeError: jpeglib is not installed.
     """
-    jpeglib = require_jpeglib()
+    jpeglib = require_extra('jpeglib', 'jpeg', 'Reading coefficients of JPEG files')
     parsed = parse_jpeg(content, name)
     components = parsed.components
     file = jpeglib.DCTJPEG(

@@ -16,6 +16,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
+from .._extras import require_extra
+
 __all__ = ['CocoImages', 'collate', 'make_coco', 'read_coco', 'require_pycocotools']
 
 PathLike = Union[str, 'os.PathLike[str]']
@@ -74,16 +76,10 @@ def require_pycocotools() -> Any:
     Raises:
         RuntimeError: It is not installed.
     """
-    try:
-        import pycocotools
-        import pycocotools.coco
-        import pycocotools.cocoeval
-        import pycocotools.mask
-    except ImportError:
-        raise RuntimeError(
-            "Annotations in COCO's form and their measures need pycocotools, which is not installed: pip install "
-            "'mlfm-zoo[detection]'.") from None
-    return pycocotools
+    what = "Reading and measuring COCO's form of annotations"
+    for module in ('coco', 'cocoeval', 'mask'):
+        require_extra(f'pycocotools.{module}', 'detection', what)
+    return require_extra('pycocotools', 'detection', what)
 
 
 def make_coco(content: Dict[str, Any]) -> Any:

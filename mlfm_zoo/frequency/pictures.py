@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from .._matplotlib import require_matplotlib
+from .._extras import require_matplotlib
 from ..workflow.evaluate import image_mode
 from .analysis import Probe, judge, write_table
 from .filters import FrequencyFilter

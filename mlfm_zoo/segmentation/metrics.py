@@ -14,6 +14,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import torch
 import torch.nn.functional as F
 
+from .._extras import require_extra
 from .data import IGNORE_INDEX
 
 __all__ = ['Scores', 'SegmentationMeter', 'as_row', 'boundary_scores']
@@ -53,15 +54,10 @@ class SegmentationMeter:
     """
 
     def __init__(self, num_classes: int, device: Any = 'cpu', boundaries: bool = True):
-        try:
-            from torchmetrics.classification import MulticlassConfusionMatrix
-        except ImportError:
-            raise RuntimeError(
-                'Measuring segmentation needs torchmetrics, which is not installed: '
-                "pip install 'mlfm-zoo[segmentation]'.") from None
+        torchmetrics = require_extra('torchmetrics.classification', 'segmentation', 'Measuring segmentation')
         self.num_classes = num_classes
         self.boundaries = boundaries
-        self.confusion = MulticlassConfusionMatrix(
+        self.confusion = torchmetrics.MulticlassConfusionMatrix(
             num_classes, ignore_index=IGNORE_INDEX, validate_args=False).to(device)
         self.sums = torch.zeros(2, num_classes, dtype=torch.float64, device=device)  # of scores, and of images
 

@@ -5,6 +5,7 @@ from typing import Any, List, Tuple
 
 import torch
 
+from .._extras import require_extra
 from ..memory.options import check_option
 from .network import SegmentationNetwork, create_encoder, fcn_head
 
@@ -44,7 +45,7 @@ class SMP(SegmentationNetwork):
             **kwargs: Any,
     ):
         check_option('decoder', decoder, DECODERS)
-        library = _require_smp()
+        library = require_extra('segmentation_models_pytorch', 'segmentation', f'The decoder {decoder}')
         attached = 'mlfm_' not in encoder and kwargs.pop('memory', False)
         options = {k: kwargs.pop(k) for k in list(kwargs) if k.startswith('memory_')} if attached else {}
         network = library.create_model(
@@ -70,13 +71,3 @@ class SMP(SegmentationNetwork):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.network.encoder.model.set_grad_checkpointing(enable)
-
-
-def _require_smp() -> Any:
-    try:
-        import segmentation_models_pytorch
-    except ImportError:
-        raise RuntimeError(
-            'This decoder is of segmentation_models.pytorch, which is not installed: '
-            "pip install 'mlfm-zoo[segmentation]'.") from None
-    return segmentation_models_pytorch
