@@ -95,3 +95,22 @@ print(*sorted(set(sys.modules) - before))
         'mlfm_zoo.frequency.filters', 'mlfm_zoo.frequency.retraining'}  # of it, what registers a network
     assert not {'jpeglib', 'matplotlib', 'pycocotools', 'scipy', 'sklearn', 'transformers', 'triton'} & {
         name.split('.')[0] for name in loaded}
+
+
+@pytest.mark.parametrize('module, extra, code', [
+    ('jpeglib', 'jpeg', 'import mlfm_zoo.dct; mlfm_zoo.dct.read_coefficients(b"")'),
+    ('matplotlib', 'frequency', 'import torch, mlfm_zoo.dct; mlfm_zoo.dct.draw_open(torch.zeros(192), "no.png")'),
+    ('pycocotools', 'detection', 'from mlfm_zoo.detection import CocoImages; CocoImages(".", "no.json")'),
+    ('torchmetrics', 'segmentation', 'from mlfm_zoo.segmentation import metrics; metrics.SegmentationMeter(2)'),
+    ('segmentation_models_pytorch', 'segmentation',
+     'from mlfm_zoo import segmentation; segmentation.create_model("unet", "mlfm_resnet18")'),
+])
+def test_missing_extras(module, extra, code, monkeypatch):
+    """One sentence that names the extra; an import of what is None fails as that of what is not installed."""
+    for name in [name for name in sys.modules if name.split('.')[0] == module]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(RuntimeError) as error:
+        exec(code, {})
+    assert str(error.value).endswith(f"needs {module}, which is not installed: pip install 'mlfm-zoo[{extra}]'.")
+    assert '\n' not in str(error.value)
