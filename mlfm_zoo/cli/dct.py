@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, Iterator
@@ -11,7 +10,8 @@ import timm
 import torch
 
 from .._extras import require_matplotlib
-from ..dct import draw_open, measure_statistics, share_open
+from .._files import written_whole
+from ..dct import draw_open, gate_of, measure_statistics, share_open
 from ..workflow.evaluate import data_config, image_mode, open_images, read_batches
 from .arguments import AddCommand, key_value, positive, whole
 from .models import create
@@ -70,15 +70,6 @@ def _output(args: argparse.Namespace, ending: str) -> Path:
     return file
 
 
-def _write(text: str, file: Path) -> None:
-    unfinished = file.with_name(f'.{file.name}')
-    try:
-        unfinished.write_text(text, encoding='utf-8')
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def _statistics(args: argparse.Namespace) -> None:
     file = _output(args, '.json')
     if not timm.is_model(args.model):
@@ -88,7 +79,8 @@ def _statistics(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.model} does not take RGB images, whose coefficients are measured: give one that does.")
     statistics = measure_statistics(_images(args, config), config['mean'], config['std'])
     # six digits, so that a command line holds them
-    _write(json.dumps([[float(f'{value:.6g}') for value in values] for values in statistics]), file)
+    with written_whole(file) as unfinished:
+        unfinished.write_text(json.dumps([[float(f'{v:.6g}') for v in values] for values in statistics]))
     print(f'{file}: a network takes it as --model-kwargs dct_statistics="$(cat {file})"')
 
 
@@ -96,7 +88,11 @@ def _gate(args: argparse.Namespace) -> None:
     require_matplotlib()
     picture = _output(args, '.png')
     model = create(args.model, dict(args.model_kwargs))
+    num_chs = gate_of(model).conv1.in_channels
+    if num_chs != 192:
+        raise ValueError(f'The gate of {args.model} has {num_chs} channels, expected all 192: the picture is of those.')
     share = share_open(model, _images(args, data_config(model, args.img_size)))
     draw_open(share, picture)
-    _write(json.dumps(share.tolist()), picture.with_suffix('.json'))
+    with written_whole(picture.with_suffix('.json')) as unfinished:
+        unfinished.write_text(json.dumps(share.tolist()))
     print(f'{share.sum():.1f} of {len(share)} channels are open on average; {picture.with_suffix(".json")} has each')

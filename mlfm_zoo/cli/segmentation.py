@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict
 
+from .._files import written_whole
 from .arguments import AddCommand, key_value, positive, whole
 
 __all__ = ['add_commands']
@@ -118,7 +119,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     for name, value in as_row(scores, labels.names).items():
         print(f'{name.replace("_", " ", 1)}: {value:.2f} %')
     if args.json:
-        Path(args.json).write_text(json.dumps(scores._asdict()), encoding='utf-8')
+        with written_whole(Path(args.json)) as unfinished:
+            unfinished.write_text(json.dumps(_without_nan(scores._asdict())), encoding='utf-8')
     for i in range(min(args.num_pictures, len(dataset)) if args.pictures else 0):
         sample, (image, _) = dataset.samples[i], dataset[i]
         pixels, truth = read_image(sample.image, settings.in_chans), read_labels(sample.mask, labels)
@@ -137,17 +139,35 @@ def _predict(args: argparse.Namespace) -> None:
     from ..segmentation.evaluation import predict_labels, predict_probabilities
     from ..segmentation.pictures import draw_prediction, mask_of
     from ..segmentation.training import load_run
+    output = Path(args.output)
+    masks: Dict[Path, Path] = {}
+    for file in map(Path, args.images):
+        mask = output / f'{file.stem}.png'
+        if mask in masks or mask.exists() and any(mask.samefile(f) for f in args.images if Path(f).exists()):
+            raise ValueError(
+                f'The mask of {file} would be written to {mask}, where {masks.get(mask, "an image")} has its place: '
+                'name another folder, or give images of other names.')
+        masks[mask] = file
     device = _device(args)
     model, labels, settings = load_run(args.network, device)
     transform = eval_transform(settings.in_chans, settings.img_size)
-    output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    for file in map(Path, args.images):
+    for mask, file in masks.items():
         pixels = read_image(file, settings.in_chans)
         image = transform(tv_tensors.Image(pixels)).as_subclass(torch.Tensor)[None].to(device)
         probabilities = predict_probabilities(model, image, args.window, args.overlap, args.flip)
         probabilities = torch.nn.functional.interpolate(probabilities, size=pixels.shape[-2:], mode='bilinear')
         predicted = predict_labels(probabilities)[0].cpu()
-        mask_of(predicted, labels).save(output / f'{file.stem}.png')
-        draw_prediction(output / f'{file.stem}.picture.png', pixels, predicted, labels)
-        print(output / f'{file.stem}.png')
+        with written_whole(mask) as unfinished:
+            mask_of(predicted, labels).save(unfinished)
+        draw_prediction(mask.with_suffix('.picture.png'), pixels, predicted, labels)
+        print(mask)
+
+
+def _without_nan(scores: Any) -> Any:
+    """Scores as JSON can say them: null for classes that are not there."""
+    if isinstance(scores, dict):
+        return {name: _without_nan(value) for name, value in scores.items()}
+    if isinstance(scores, list):
+        return [_without_nan(value) for value in scores]
+    return None if scores != scores else scores

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from timm.task import ClassificationTask
 
 from .._extras import require_matplotlib
+from .._files import written_whole
 
 __all__ = ['ChannelGate', 'GateTask', 'draw_open', 'gate_of', 'gated_stem', 'share_open']
 
@@ -202,10 +203,8 @@ def draw_open(share: torch.Tensor, file: Union[str, Path]) -> None:
     grid[0].set_ylabel('vertical frequency')
     figure.colorbar(shown, ax=list(grid), label='images for which it is open, %')
     figure.suptitle(f'{share.sum():.1f} of 192 coefficients open on average')
-    unfinished = Path(file).with_name(f'.{Path(file).name}')
     try:
-        figure.savefig(unfinished, dpi=100, format='png')
-        unfinished.replace(file)
+        with written_whole(Path(file)) as unfinished:
+            figure.savefig(unfinished, dpi=100, format='png')
     finally:
         plt.close(figure)
-        unfinished.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
 """Writes folders of images as JPEG files of one size, to be read as coefficients."""
 
-import os
 from pathlib import Path
 from typing import List, Union
 
 from PIL import Image
 from timm.data import get_img_extensions
 
+from .._files import written_whole
 from .stem import BLOCK
 
 __all__ = ['store_jpegs']
@@ -78,12 +78,8 @@ def store_jpegs(
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             raise ValueError(f'{file} cannot be decoded as an image: repair or remove it.') from None
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-        try:
+        with written_whole(path) as unfinished:
             image.save(unfinished, 'JPEG', quality=quality, subsampling=subsampling)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
         written += 1
     return written
 

@@ -1,7 +1,5 @@
 """Pictures of what a detector finds."""
 
-import io
-import os
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
@@ -9,6 +7,7 @@ import torch
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from .._files import written_whole
 from .coco import PathLike
 
 __all__ = ['draw_predictions']
@@ -59,14 +58,8 @@ def draw_predictions(
             masks = torch.as_tensor(instances['masks']).detach().cpu()[shown].flatten(0, -3) > 0.5
             canvas = draw_segmentation_masks(canvas, masks, alpha=0.45, colors=colours)
         canvas = draw_bounding_boxes(canvas, boxes[shown], words, colours, width=max(1, min(canvas.shape[1:]) // 200))
-    buffer = io.BytesIO()
-    to_pil_image(canvas).save(buffer, 'PNG', optimize=True)
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    try:
-        partial.write_bytes(buffer.getvalue())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as unfinished:
+        to_pil_image(canvas).save(unfinished, 'PNG', optimize=True)
     return path

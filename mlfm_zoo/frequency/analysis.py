@@ -18,6 +18,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
+from .._files import written_whole
 from ..workflow.evaluate import StrictImageDataset, image_mode, open_folder, usable_device
 from .filters import FrequencyFilter, full_radius
 
@@ -303,9 +304,8 @@ def keep_settings(file: Path, settings: Dict[str, Any]) -> None:
                 'remove it.')
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix('.tmp')
-    unfinished.write_text(json.dumps(settings, indent=1) + '\n', encoding='utf-8')
-    unfinished.replace(file)
+    with written_whole(file) as unfinished:
+        unfinished.write_text(json.dumps(settings, indent=1) + '\n', encoding='utf-8')
 
 
 def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -316,12 +316,10 @@ def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]
         columns: Its first line.
         rows: Its other lines.
     """
-    unfinished = file.with_suffix('.tmp')
-    with open(unfinished, 'w', newline='', encoding='utf-8') as f:
+    with written_whole(file) as unfinished, open(unfinished, 'w', newline='', encoding='utf-8') as f:
         table = csv.writer(f)
         table.writerow(columns)
         table.writerows(rows)
-    unfinished.replace(file)
 
 
 def _resume(samples: Path, skipped: Path, numbers: Dict[str, int], rows_per_image: int, batch_size: int) -> int:

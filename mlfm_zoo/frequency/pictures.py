@@ -11,6 +11,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from .._extras import require_matplotlib
+from .._files import written_whole
 from ..workflow.evaluate import image_mode
 from .analysis import Probe, judge, write_table
 from .filters import FrequencyFilter
@@ -244,8 +245,7 @@ def _in_name(text: str) -> str:
 
 
 def _save(figure: Any, file: Path) -> Path:
-    unfinished = file.with_name(f'.{file.name}')
-    figure.savefig(unfinished, dpi=100, format='png')
+    with written_whole(file) as unfinished:
+        figure.savefig(unfinished, dpi=100, format='png')
     require_matplotlib().close(figure)
-    unfinished.replace(file)
     return file

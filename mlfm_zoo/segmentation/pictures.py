@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .._files import written_whole
 from ..memory import LowFrequencyMemoryUnit
 from .data import IGNORE_INDEX, Labels
 
@@ -80,9 +81,8 @@ def draw_prediction(
     gap = np.full((photo.shape[0], GAP, 3), 255, np.uint8)
     strip = np.concatenate([x for part in parts for x in (part, gap)][:-1], axis=1)
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f'{file.name}.unfinished')
-    Image.fromarray(strip).save(unfinished, format='PNG', optimize=True)
-    unfinished.replace(file)
+    with written_whole(file) as unfinished:
+        Image.fromarray(strip).save(unfinished, format='PNG', optimize=True)
 
 
 def record_memory(model: torch.nn.Module, image: torch.Tensor) -> List[Tuple[str, torch.Tensor]]:

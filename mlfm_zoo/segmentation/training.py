@@ -24,6 +24,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader
 
+from .._files import written_whole
 from ..memory import LowFrequencyMemoryUnit, calibrate_memory
 from .create import create_model
 from .data import Labels, SegmentationDataset, eval_transform, load_labels, train_transform
@@ -284,7 +285,8 @@ class _Run:
                     f'{wanted[others[0]]!r}: name another folder, or take that run away.')
         elif self.rank == 0:
             self.output.mkdir(parents=True, exist_ok=True)
-            _write_text(file, json.dumps(wanted, indent=2))
+            with written_whole(file) as unfinished:
+                unfinished.write_text(json.dumps(wanted, indent=2), encoding='utf-8')
         saved = self.output / 'state.pt'
         if not saved.exists():
             return []
@@ -361,21 +363,18 @@ class _Run:
         for name in ('last', 'best') if _best(self.rows) is self.rows[-1] else ('last',):
             folder, unfinished = self.output / name, self.output / f'{name}.unfinished'
             self.kept.save_pretrained(unfinished)
-            _write_text(unfinished / 'run.json', run)
+            (unfinished / 'run.json').write_text(run, encoding='utf-8')
             folder.mkdir(exist_ok=True)
             for file in unfinished.iterdir():
                 file.replace(folder / file.name)
             unfinished.rmdir()
-        unfinished = self.output / 'log.csv.unfinished'
-        with open(unfinished, 'w', newline='', encoding='utf-8') as f:
+        with written_whole(self.output / 'log.csv') as file, open(file, 'w', newline='', encoding='utf-8') as f:
             columns = {name: None for row in self.rows for name in row}
             writer = csv.DictWriter(f, list(columns))
             writer.writeheader()
             writer.writerows(self.rows)
-        unfinished.replace(self.output / 'log.csv')
-        unfinished = self.output / 'state.pt.unfinished'
-        torch.save({**{name: part.state_dict() for name, part in self._parts().items()}, 'rows': self.rows}, unfinished)
-        unfinished.replace(self.output / 'state.pt')
+        with written_whole(self.output / 'state.pt') as file:
+            torch.save({**{name: part.state_dict() for name, part in self._parts().items()}, 'rows': self.rows}, file)
 
 
 def _is_frozen(name: str) -> bool:
@@ -385,9 +384,3 @@ def _is_frozen(name: str) -> bool:
 
 def _best(rows: List[Dict[str, Any]]) -> Dict[str, Any]:
     return max(rows, key=lambda row: row.get('miou', -1.))
-
-
-def _write_text(file: Path, text: str) -> None:
-    unfinished = file.with_name(file.name + '.unfinished')
-    unfinished.write_text(text, encoding='utf-8')
-    unfinished.replace(file)

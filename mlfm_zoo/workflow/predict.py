@@ -1,6 +1,5 @@
 """What a pretrained network sees on images: its first answers in words, with probabilities."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
@@ -10,6 +9,7 @@ import torch.nn as nn
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from timm.data import ImageNetInfo, create_transform
 
+from .._files import written_whole
 from .._timm import config_of
 from ..data import imagenet100
 from ..hub.manifest import Checkpoint, load_manifest
@@ -173,9 +173,5 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
             while draw.textlength(text, font) > TILE:
                 text = f'{text[:-2]}…' if not text.endswith('…') else f'{text[:-3]}…'
             draw.text((left + 2, y), text, fill='black', font=font)
-    unfinished = output.with_name(f'.{output.stem}.unfinished{output.suffix}')
-    try:
+    with written_whole(output) as unfinished:
         picture.save(unfinished)
-        os.replace(unfinished, output)
-    finally:
-        unfinished.unlink(missing_ok=True)

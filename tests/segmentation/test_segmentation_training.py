@@ -142,7 +142,16 @@ def test_commands(data, tmp_path, capsys):
     assert labels_ == labels and settings.epochs == 12 and not model.training
     file = tmp_path / 'photo.png'
     Image.new('RGB', (70, 33)).save(file)
-    assert main(['segment', 'predict', f'{run}/best', str(file), '--output', str(tmp_path), '--device', 'cpu']) == 0
+    def predict(output, *images):
+        return main(['segment', 'predict', f'{run}/best', *map(str, images), '--device', 'cpu', '--output', str(output)])
+
+    assert predict(tmp_path / 'masks', file) == 0
+    # a mask in the place of its image, or of another's mask
+    for output, images in ((tmp_path, [file]), (tmp_path / 'two', [file, tmp_path / 'masks' / 'photo.png'])):
+        capsys.readouterr()
+        assert predict(output, *images) == 1
+        assert 'name another folder, or give images of other names' in capsys.readouterr().err
+    assert Image.open(file).size == (70, 33) and not (tmp_path / 'two').exists()
 
 
 @pytest.mark.parametrize('arguments, message', [
