@@ -142,8 +142,10 @@ def test_commands(data, tmp_path, capsys):
     assert labels_ == labels and settings.epochs == 12 and not model.training
     file = tmp_path / 'photo.png'
     Image.new('RGB', (70, 33)).save(file)
+
     def predict(output, *images):
-        return main(['segment', 'predict', f'{run}/best', *map(str, images), '--device', 'cpu', '--output', str(output)])
+        command = ['segment', 'predict', f'{run}/best', *map(str, images), '--device', 'cpu']
+        return main([*command, '--output', str(output)])
 
     assert predict(tmp_path / 'masks', file) == 0
     # a mask in the place of its image, or of another's mask
