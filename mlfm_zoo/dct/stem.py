@@ -1,5 +1,7 @@
 """From an image to the coefficients of its 8 x 8 blocks, as one fixed convolution.
 
+Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416, section 3.1.
+
 Normalised RGB -> 0 to 255 -> YCbCr (JPEG's, BT.601 full range) -> -128 -> orthonormal DCT-II of each block -> a subset
 of the 192 channels -> (x - mean) / std: every step is affine, so that one convolution of kernel 8 and stride 8 does
 them all.
