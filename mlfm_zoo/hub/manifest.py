@@ -214,17 +214,17 @@ def load_manifest() -> Dict[Key, Checkpoint]:
 
 def own_checkpoints() -> Dict[Key, Checkpoint]:
     """The checkpoints of the package's own manifest, by key."""
-    return dict(_read_cached(manifest_path()).checkpoints)
+    return dict(_own_manifest().checkpoints)
 
 
 def paper_accuracies() -> Dict[str, PaperAccuracy]:
     """What the paper reports, by model, in the order of its table; none of it is measured by this project."""
-    return _read_cached(manifest_path()).paper
+    return _own_manifest().paper
 
 
 @functools.lru_cache(maxsize=1)
-def _read_cached(path: Path) -> Manifest:
-    return read_manifest(path)
+def _own_manifest() -> Manifest:
+    return read_manifest(manifest_path())
 
 
 def read_manifest(path: Union[str, Path]) -> Manifest:
