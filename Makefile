@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests run in two processes: threads of each would wait for those of the other.
 test test-slow test-timm test-lower-bounds: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-timm test-lower-bounds check bench docs tables clean
+.PHONY: demo test test-slow test-timm test-lower-bounds check release-check bench docs tables clean
 .DEFAULT_GOAL := test
 
 # Creates the embedded pretrained model, classifies held-out digits and draws what the memory holds.
@@ -41,6 +41,10 @@ check: $(VENV)/.check
 # What the memory costs in time, against the plain trunk and a unit on pytorch_wavelets.
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/speed.py mlfm_mobilenetv2_100 mlfm_resnet50 $(ARGS)
+
+# What has to hold before a release; builds into dist/ and publishes nothing.
+release-check: $(VENV)/.release
+	$(BIN)/python scripts/release_check.py $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -8,7 +8,7 @@ from ._moved import install_moved_names
 from .data import imagenet100
 from .memory import LowFrequencyMemoryUnit, attach_memory, calibrate_memory, image_bands, low_band, supports_memory
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 __all__ = [
     'LowFrequencyMemoryUnit',

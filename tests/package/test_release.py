@@ -1,0 +1,63 @@
+"""What `make release-check` says of a release that is not whole, without the ten minutes that it takes."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import release_check
+import smoke
+
+
+def test_package_changelog_and_citation_have_one_version():
+    assert re.fullmatch(r'\d+\.\d+\.\d+', release_check.check_version())
+
+
+@pytest.mark.parametrize('file, old', [
+    ('mlfm_zoo/__init__.py', "__version__ = '"), ('CHANGELOG.md', '## ['), ('CITATION.cff', 'version: '),
+    ('CITATION.cff', 'date-released: '),
+])
+def test_versions_that_differ_are_told(file, old, tmp_path, monkeypatch):
+    (tmp_path / 'mlfm_zoo').mkdir()
+    for name in ('mlfm_zoo/__init__.py', 'CHANGELOG.md', 'CITATION.cff'):
+        shutil.copy(release_check.ROOT / name, tmp_path / name)
+    monkeypatch.setattr(release_check, 'ROOT', tmp_path)
+    release_check.check_version()
+    text = (tmp_path / file).read_text()
+    (tmp_path / file).write_text(re.sub(rf'^({re.escape(old)})\d', r'\g<1>9', text, count=1, flags=re.MULTILINE))
+    with pytest.raises(release_check.ReleaseError, match='expected the same version and date'):
+        release_check.check_version()
+
+
+@pytest.mark.parametrize('licence, taken', [
+    ('MIT License', True), ('LGPL-2.1', True), ('GNU Lesser General Public License v3 (LGPLv3)', True),
+    ('Mozilla Public License 2.0 (MPL 2.0)', True), ('GPL-3.0-or-later', False), ('AGPLv3', False),
+    ('GNU General Public License v2 (GPLv2)', False), ('GNU Affero General Public License v3', False),
+])
+def test_strong_copyleft_is_refused(licence, taken, tmp_path):
+    rows = [{'Name': 'something', 'Version': '1', 'License': licence}]
+    if taken:
+        release_check.write_licences(rows, tmp_path / 'licences.md')
+        assert f'| something | 1 | {licence} |' in (tmp_path / 'licences.md').read_text()
+    else:
+        with pytest.raises(release_check.ReleaseError, match=r'^something \('):
+            release_check.write_licences(rows, tmp_path / 'licences.md')
+        assert not list(tmp_path.iterdir())
+
+
+def test_installed_distributions_have_licences():
+    rows = {row['Name'].lower(): row['License'] for row in release_check.licences(sys.executable)}
+    assert 'Apache' in rows['timm'] and 'BSD' in rows['torch']
+
+
+@pytest.mark.parametrize('reach', [
+    'import socket; socket.create_connection(("127.0.0.1", 9))', 'import socket; socket.getaddrinfo("localhost", 80)',
+    'import urllib.request; urllib.request.urlopen("http://127.0.0.1:9")',
+])
+def test_network_is_refused(reach):
+    code = f'import sys, smoke; sys.addaudithook(smoke.refuse_network); {reach}'
+    ran = subprocess.run(
+        [sys.executable, '-c', code], cwd=smoke.__file__.rpartition('/')[0], capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stderr.startswith('Something reached for the network')
