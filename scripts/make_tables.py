@@ -267,8 +267,19 @@ STUDY_HEADER = """
 ## Measured, not reported: does the memory help?
 
 Each network with memory, without (*baseline*), and without but widened to the memory's multiply-adds (*wide*), trained
-by timm's train.py with the same settings, epochs and seeds. `benchmarks/study/README.md` has the commands and says how
-to read the tables.
+by timm's train.py with the same settings, epochs and seeds. `benchmarks/study/README.md` says how to read the tables.
+"""
+
+STUDY_SOURCE = """
+Made by `python benchmarks/study/run.py benchmarks/study/{plan}.yaml --data CIFAR10 --timm TIMM --output FOLDER` and
+`python benchmarks/study/report.py {folder}`. A log of every run, epoch by epoch, lies in `{folder}/curves`; its
+arguments, cost and time are in `runs.csv` beside them. The weights are not published.
+"""
+
+STUDY_PICTURES = """
+![Accuracy by epoch of each arm]({folder}/curves.png)
+
+![Accuracy of each arm on low-pass filtered test images]({folder}/lowpass.png)
 """
 
 
@@ -277,8 +288,13 @@ def study_results() -> str:
     report = runpy.run_path(str(ROOT / 'benchmarks' / 'study' / 'report.py'))['report']
     for plan in sorted((ROOT / 'benchmarks' / 'study').glob('*.yaml')):
         folder = ROOT / 'benchmarks' / 'results' / 'study' / plan.stem
-        made = report(folder) if (folder / 'runs.csv').exists() else 'Not run yet.\n'
-        text += f'\n### {plan.stem}\n\n{made}'
+        text += f'\n### {plan.stem}\n\n'
+        if not (folder / 'runs.csv').exists():
+            text += 'Not run yet.\n'
+            continue
+        text += report(folder) + STUDY_SOURCE.format(plan=plan.stem, folder=folder.relative_to(ROOT).as_posix())
+        if (ROOT / 'docs' / 'study' / plan.stem).is_dir():
+            text += STUDY_PICTURES.format(folder=f'study/{plan.stem}')
     return text
 
 
