@@ -5,7 +5,7 @@
 Builds the sdist, and the wheel from it; checks their metadata and that version, changelog and citation agree; installs
 the wheel into two empty environments, of the newest versions and of those in tests/lower-bounds.txt, and runs
 scripts/smoke.py there, without a network; then adds the extras to the newer one and writes the licences of all that a
-user gets with them to licences.md beside the wheel. Takes about ten minutes and 12 GB in a temporary folder. Nothing is
+user gets with them to licences.md beside the wheel. Takes about eight minutes and 12 GB. Nothing is
 published.
 """
 
@@ -91,6 +91,9 @@ def write_licences(rows: List[Dict[str, str]], file: Path) -> None:
         raise ReleaseError(f'{", ".join(refused)} would come along, expected no strong copyleft: leave it out.')
     lines = ['| distribution | version | licence |', '| --- | --- | --- |']
     lines += [f'| {row["Name"]} | {row["Version"]} | {" ".join(row["License"].split())} |' for row in rows]
+    unknown = [row['Name'] for row in rows if row['License'] == 'UNKNOWN']
+    if unknown:
+        lines += ['', f'Without a licence in what they say of themselves: {", ".join(unknown)}.']
     unfinished = file.with_suffix('.tmp')
     unfinished.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     unfinished.replace(file)

@@ -47,6 +47,12 @@ def test_strong_copyleft_is_refused(licence, taken, tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+def test_a_distribution_that_says_no_licence_is_named(tmp_path):
+    rows = [{'Name': name, 'Version': '1', 'License': licence} for name, licence in (('a', 'MIT'), ('b', 'UNKNOWN'))]
+    release_check.write_licences(rows, tmp_path / 'licences.md')
+    assert (tmp_path / 'licences.md').read_text().endswith('say of themselves: b.\n')
+
+
 def test_installed_distributions_have_licences():
     rows = {row['Name'].lower(): row['License'] for row in release_check.licences(sys.executable)}
     assert 'Apache' in rows['timm'] and 'BSD' in rows['torch']
