@@ -1,13 +1,13 @@
 """A trunk for inference: each batch norm that may be is folded into a convolution beside it.
 
-A norm in eval mode is a scale and a shift of each channel. Where nothing else reads what a convolution puts out, they are
-folded back into it; where a norm has no convolution before it, and one that pads nothing alone reads it, ahead. Which
-feeds which is read off the network's own graph, as torch.fx traces it: no names, and no classes of blocks.
+A norm in eval mode is a scale and a shift of each channel. Where a norm alone reads what a convolution puts out, they
+are folded back into it; where it has no such convolution before it, but one that pads nothing alone reads what it puts
+out, ahead. Which feeds which is read off the network's own graph, as torch.fx traces it, not off names.
 """
 
 import copy
 from collections import Counter
-from typing import List, NamedTuple, Tuple, TypeVar
+from typing import Any, Dict, List, NamedTuple, Tuple, TypeVar
 
 import torch
 import torch.fx
@@ -94,8 +94,8 @@ def fuse_trunk(model: ModelT) -> ModelT:
 
     Outputs are those of eval mode before, to rounding, and the network is in eval mode afterwards. Branches that timm's
     `reparameterize_model` puts together are, and a memory is fused. A norm stays where folding it would not be exact:
-    if it has no statistics, if something else reads what it would be folded over, if the convolution after it pads, or if
-    either has hooks, is used twice or is of a class that does more. A fused network can be neither trained nor saved
+    if it has no statistics, if something else reads what it would be folded over, if the convolution after it pads, or
+    if either has hooks, is used twice or is of a class that does more. A fused network can be neither trained nor saved
     as a checkpoint.
 
     Args:
@@ -126,7 +126,7 @@ def find_folds(model: nn.Module) -> List[Fold]:
     Raises:
         RuntimeError: torch.fx cannot trace the network.
     """
-    traced = copy.deepcopy(model).eval()  # for its modes are a part of what is traced
+    traced: Any = copy.deepcopy(model).eval()  # for its modes are a part of what is traced
     if hasattr(traced, 'set_grad_checkpointing'):
         traced.set_grad_checkpointing(False)
     try:
@@ -137,7 +137,7 @@ def find_folds(model: nn.Module) -> List[Fold]:
         raise RuntimeError(
             f'torch.fx cannot trace {name} ({what}), so that its trunk was not fused: fuse the memory alone, with '
             'fuse().') from error
-    modules = dict(traced.named_modules())
+    modules: Dict[Any, Any] = dict(traced.named_modules())
     registered = Counter(id(m) for _, m in traced.named_modules(remove_duplicate=False))
     calls = Counter(node.target for node in graph.nodes if node.op == 'call_module')
     read = {str(node.target).rpartition('.')[0] for node in graph.nodes if node.op == 'get_attr'}
@@ -146,7 +146,7 @@ def find_folds(model: nn.Module) -> List[Fold]:
         """Whether a node is a module of one of the classes that nothing but this node has to do with."""
         if node.op != 'call_module' or calls[node.target] > 1 or node.target in read:
             return False
-        module = modules[str(node.target)]
+        module = modules[node.target]
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
         return type(module) in classes and registered[id(module)] == 1 and not any(hooks)
 
@@ -154,29 +154,31 @@ def find_folds(model: nn.Module) -> List[Fold]:
     for node in graph.nodes:
         if not is_free(node, NORMS) or not _has_statistics(modules[node.target]):
             continue
-        before, after = node.args[0], next(iter(node.users), None)
+        [before], readers = node.all_input_nodes, list(node.users)
         if is_free(before, tuple(FOLDED)) and len(before.users) == 1:
-            folds.append(Fold(node.target, str(before.target), False))
+            folds.append(Fold(node.target, str(before.target), ahead=False))
         elif (
-                len(node.users) == 1 and is_free(after, (nn.Conv2d,)) and modules[str(after.target)].padding == (0, 0)
+                len(readers) == 1 and is_free(readers[0], (nn.Conv2d,)) and modules[readers[0].target].padding == (0, 0)
                 and isinstance(_what_follows(modules[node.target]), nn.Identity)):
-            folds.append(Fold(node.target, str(after.target), True))
+            folds.append(Fold(node.target, readers[0].target, ahead=True))
     return folds
 
 
 @torch.no_grad()
 def _apply(model: nn.Module, fold: Fold) -> None:
     """Put a convolution that holds the norm in the place of the two."""
-    conv, norm = model.get_submodule(fold.conv), model.get_submodule(fold.norm)
+    conv: Any = model.get_submodule(fold.conv)
+    norm = model.get_submodule(fold.norm)
     scale, shift = _scale_and_shift(norm)
     # at least in float32, in which the statistics of norms are kept, whatever the weights are rounded to
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
-    weight, bias = conv.weight.to(dtype), torch.zeros_like(shift) if conv.bias is None else conv.bias.to(dtype)
+    weight = conv.weight.to(dtype)
+    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.to(dtype)
     if fold.ahead:
         grouped = weight.unflatten(0, (conv.groups, -1))  # groups, outputs of each, inputs of each, kernel
         inputs = (conv.groups, 1, -1, 1, 1)
-        added = (grouped * shift.view(inputs)).sum(dim=(2, 3, 4)).flatten()
-        weight, bias = (grouped * scale.view(inputs)).flatten(0, 1), added if conv.bias is None else bias + added
+        bias = bias + (grouped * shift.view(inputs)).sum(dim=(2, 3, 4)).flatten()
+        weight = (grouped * scale.view(inputs)).flatten(0, 1)
     else:
         weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift
     folded = copy.deepcopy(conv)
@@ -192,7 +194,7 @@ def _has_statistics(norm: nn.Module) -> bool:
     return getattr(norm, 'running_mean', None) is not None and getattr(norm, 'running_var', None) is not None
 
 
-def _scale_and_shift(norm: nn.Module) -> Tuple[torch.Tensor, torch.Tensor]:
+def _scale_and_shift(norm: Any) -> Tuple[torch.Tensor, torch.Tensor]:
     """What a norm does to each channel in eval mode."""
     mean, var = norm.running_mean, norm.running_var
     mean, var = (value.to(torch.promote_types(value.dtype, torch.float32)) for value in (mean, var))
@@ -204,6 +206,6 @@ def _scale_and_shift(norm: nn.Module) -> Tuple[torch.Tensor, torch.Tensor]:
 
 def _what_follows(norm: nn.Module) -> nn.Module:
     """What a norm of timm's does after normalising; of torch's, nothing."""
-    parts = [getattr(norm, name, None) for name in ('drop', 'act')]
-    parts = [part for part in parts if part is not None and not isinstance(part, nn.Identity)]
+    parts: List[nn.Module] = [getattr(norm, name) for name in ('drop', 'act') if hasattr(norm, name)]
+    parts = [part for part in parts if not isinstance(part, nn.Identity)]
     return nn.Sequential(*parts) if len(parts) > 1 else parts[0] if parts else nn.Identity()
