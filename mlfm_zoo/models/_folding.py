@@ -85,7 +85,7 @@ class FoldTracer(torch.fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
-            super().is_leaf_module(m, module_qualified_name) or type(m) in (*FOLDED, *FOLDED.values(), *NORMS)
+            super().is_leaf_module(m, module_qualified_name) or isinstance(m, (nn.Conv2d, *NORMS))
             or type(m) in get_notrace_modules() or any(hasattr(m, name) for name in PUT_TOGETHER))
 
 
@@ -185,7 +185,7 @@ def _apply(model: nn.Module, fold: Fold) -> None:
     folded.__class__ = FOLDED.get(type(conv), type(conv))  # one that holds another norm already is of its class
     folded.weight, folded.bias = (
         nn.Parameter(value.to(conv.weight.dtype), conv.weight.requires_grad) for value in (weight, bias))
-    for name, module in ((fold.conv, folded), (fold.norm, _what_follows(norm))):
+    for name, module in ((fold.conv, folded), (fold.norm, _what_follows(norm).eval())):
         parent, _, child = name.rpartition('.')
         setattr(model.get_submodule(parent), child, module)
 

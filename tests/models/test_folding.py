@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
-from timm.layers import BatchNormAct2d, Conv2dSame, convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame, convert_sync_batchnorm, freeze_batch_norm_2d
 from timm.models import group_parameters, reparameterize_model
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -59,7 +59,7 @@ def test_same_outputs(name, memory, size, channels_last):
     folded = copy.deepcopy(model)
     folded = folded.fuse(trunk=True) if memory else fuse_trunk(folded)
     assert type(folded) is type(model) and not norms_left(folded)
-    assert bool(norms_left(model)) == ('convnext' not in name)
+    assert any(not n.startswith('memory.') for n in norms_left(model)) == ('convnext' not in name)  # the others have any
     image = torch.randn(size[0], 3, *size[1:])
     if channels_last:
         image = image.to(memory_format=torch.channels_last)
@@ -75,12 +75,16 @@ def test_same_outputs(name, memory, size, channels_last):
 @pytest.mark.parametrize('memory', [True, False])
 @pytest.mark.parametrize('name', ALL)
 def test_same_outputs_of_every_network(name, memory):
-    model = create(name, memory=memory)
-    folded = fuse_trunk(copy.deepcopy(model))
-    assert not norms_left(folded)
+    """In double precision too, in which deep networks do not lose the digits that they lose in single, fused or not."""
+    torch.manual_seed(0)
     image = torch.randn(2, 3, 65, 97)
-    with torch.inference_mode():
-        close(folded(image), model(image))
+    for model, tolerance in (
+            (lived_in(timm.create_model(name, memory=memory)), 1e-5), (create(name, memory=memory).double(), 1e-10)):
+        folded = fuse_trunk(copy.deepcopy(model))
+        assert not norms_left(folded)
+        given = image.to(next(model.parameters()).dtype)
+        with torch.inference_mode():
+            close(folded(given), model(given), tolerance)
 
 
 @pytest.mark.slow
@@ -107,7 +111,7 @@ def test_networks_that_fold_themselves(name):
 
 @pytest.mark.parametrize('kwargs', [
     dict(model_name='mlfm_resnet18', in_chans=1, output_stride=8),
-    dict(model_name='mlfm_seresnet50', in_chans=5, aa_layer='blurpc'),
+    dict(model_name='mlfm_seresnet50', in_chans=5, aa_layer=BlurPool2d),
     dict(model_name='mlfm_mobilenetv2_010', output_stride=8, pad_type='same'),
     dict(model_name='mlfm_regnety_002', output_stride=16),
     dict(model_name='mlfm_inception_next_tiny', num_classes=0),
@@ -197,7 +201,7 @@ TOYS = {  # what is built, and how many norms are folded
     'norm hooked': (lambda: Toy(nn.Conv2d(4, 6, 3), hooked(norm())), 0),
     'normed weights': (
         lambda: Toy(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), norm()), 0),
-    'of another class': (lambda: Toy(nn.LazyConv2d(6, 3), type('MyNorm', (nn.BatchNorm2d,), {})(6)), 0),
+    'of another class': (lambda: Toy(nn.Conv2d(4, 6, 3), type('MyNorm', (nn.BatchNorm2d,), {})(6)), 0),
     'other layers': (lambda: Toy(nn.ConvTranspose2d(4, 6, 3), norm()), 0),
 }
 
@@ -207,10 +211,8 @@ def test_what_is_folded_is_exact(toy):
     """To 1e-12 in double precision; what would not be exact stays."""
     make, folds = TOYS[toy]
     torch.manual_seed(0)
-    model = make()
+    model = settled(make())
     x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
-    model(x.float())  # makes the lazy layer
-    model = settled(model)
     folded = fuse_trunk(copy.deepcopy(model))
     held = [m for m in folded.modules() if type(m).__name__.startswith('Folded')]
     assert len(held) == min(folds, 1)
@@ -269,7 +271,7 @@ def test_meta_device_and_training_mode():
 
 @pytest.mark.parametrize('name', ['test_mlfm_resnet', 'mlfm_mobilenetv2_010', 'mlfm_inception_next_tiny'])
 def test_in_every_form(name):
-    """Fused twice or after fuse(), copied, pickled, checkpointing, with gradients, another head, layer groups."""
+    """Twice or after fuse(), copied, pickled, checkpointing, with gradients, another head, layer groups."""
     model = create(name)
     model.set_grad_checkpointing()
     folded = copy.deepcopy(model).fuse(trunk=True)
@@ -289,14 +291,14 @@ def test_in_every_form(name):
         network(given).square().sum().backward()
         gradients.append(given.grad)
     close(gradients[1], gradients[0], 1e-4)
-    groups = group_parameters(folded, folded.group_matcher())
+    groups = group_parameters(folded, folded.group_matcher(), reverse=True)
     assert groups.keys() == {n for n, _ in folded.named_parameters()}
     folded.reset_classifier(7)
     assert folded(image).shape == (2, 7) and folded.get_classifier().out_features == 7
 
 
 @pytest.mark.parametrize('name', [
-    name if name in ('test_mlfm_resnet', 'mlfm_inception_next_tiny') else pytest.param(name, marks=pytest.mark.slow)
+    name if name in ('test_mlfm_resnet', 'mlfm_mobilenetv2_010') else pytest.param(name, marks=pytest.mark.slow)
     for name in SMALL
 ])
 def test_exports_and_compiles(name):
