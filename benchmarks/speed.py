@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py mlfm_resnet50 mlfm_mobilenetv2_100 [--train] [--compile] [--output FOLDER]
     python benchmarks/speed.py all --output FOLDER
+    python benchmarks/speed.py mlfm_resnet50 mlfm_mobilenetv2_100 --folded
     python benchmarks/speed.py gssdnet_o2_100 [--compile]
 
 Variants take turns: in each round every one runs once, and its ratio to the plain trunk is that of the same round. A
@@ -11,12 +12,16 @@ its own, since what one leaves behind in memory changes the speed of the next, a
 jemalloc and tcmalloc do. With --system-malloc it gives memory back to the system as glibc's does by default: how much
 of it a network then has to get anew in every step differs from process to process, by luck. Variants:
 
-    plain      timm's network, memory=False
-    memory     this package's network
-    fused      the same after fuse() (inference)
-    saving     the same with gradient checkpointing, against the trunk with it (training)
-    wavelets   the unit written on pytorch_wavelets after its equations
-    graph      fused and plain in a CUDA graph (CUDA, inference)
+    plain         timm's network, memory=False
+    memory        this package's network
+    fused         the same after fuse() (inference)
+    plain folded  timm's network, its norms folded into its convolutions by fuse_trunk (--folded, inference)
+    fused folded  this package's after fuse(trunk=True), which folds them in the same way (--folded, inference)
+    saving        the same with gradient checkpointing, against the trunk with it (training)
+    wavelets      the unit written on pytorch_wavelets after its equations
+    graph         fused and plain in a CUDA graph (CUDA, inference)
+
+With --folded every eager variant has a second ratio, to the plain trunk folded, beside the one to the trunk as it is.
 
 GSSDNet has no memory: its plain variant is timm's mobilenetv1_100, 'network' stands in the place of 'memory', and
 'literal' is the network with its channels split, filtered and concatenated as the paper has it.
@@ -54,6 +59,9 @@ KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
 # What GSSDNet is set against, whatever its width.
 MOBILENETV1 = 'mobilenetv1_100'
 
+# What the second ratio of --folded is to.
+FOLDED = 'plain folded'
+
 REFERENCES = {'compiled': 'plain compiled', 'saving': 'plain saving', 'graph': 'plain graph'}
 
 
@@ -74,6 +82,8 @@ def variants_of(name: str, args: argparse.Namespace) -> List[str]:
         variants.append('literal')
     if args.wavelets and not is_gssdnet(name):
         variants.append('wavelets')
+    if args.folded and not args.train:  # a fused GSSDNet has no norms left to fold
+        variants += [FOLDED] if is_gssdnet(name) else [FOLDED, 'fused folded']
     if args.train and args.saving:
         variants += ['plain saving', f'{network} saving']
     if args.compile:
@@ -102,7 +112,9 @@ class Variant:
         else:
             self.model = timm.create_model(name, memory='plain' not in variant)
         self.model = self.model.to(args.device).train(args.train)
-        if 'fused' in variant:
+        if 'folded' in variant:
+            mlfm_zoo.fuse_trunk(self.model)
+        elif 'fused' in variant:
             self.model.fuse()
         if 'wavelets' in variant:
             from wavelet_unit import use_wavelet_units
@@ -253,6 +265,12 @@ def spread(values: List[float]) -> Dict[str, float]:
     return {k: round(v, 5) for k, v in found.items()}
 
 
+def compare(times: List[float], reference: List[float]) -> Tuple[Dict[str, float], bool]:
+    """Ratio of times in the same rounds, and whether it is nearer to 1 than its noise."""
+    ratio = spread([t / r for t, r in zip(times, reference)])
+    return ratio, ratio['sure_high'] - ratio['sure_low'] > abs(ratio['median'] - 1)
+
+
 def check_outputs(variants: Dict[str, Any]) -> None:
     """What is compared must compute the same."""
     logits = {name: variant.logits() for name, variant in variants.items()}
@@ -285,12 +303,13 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     arithmetic = count_cost(name, shape).madds / plain_cost.madds
     rows = {}
     for label, variant in variants.items():
-        ratio = spread([t / p for t, p in zip(times[label], times[reference_of(label)])])
+        ratio, noise = compare(times[label], times[reference_of(label)])
         rows[label] = dict(
             seconds=spread(times[label]),
             images_per_second=round(args.batch_size / statistics.median(times[label]), 2),
-            ratio=ratio, noise=ratio['sure_high'] - ratio['sure_low'] > abs(ratio['median'] - 1),
-            page_faults=variant.page_faults(), peak_mib=variant.peak_mib())
+            ratio=ratio, noise=noise, page_faults=variant.page_faults(), peak_mib=variant.peak_mib())
+        if FOLDED in variants and reference_of(label) == 'plain':
+            rows[label]['ratio_to_folded'], rows[label]['noise_to_folded'] = compare(times[label], times[FOLDED])
         if kind is RemoteVariant:
             variant.close()
     words = sys.argv[1:]
@@ -302,16 +321,19 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
         model=name, size=size, arithmetic=round(arithmetic, 4), rounds=args.rounds, command=command, variants=rows)
 
 
+def cost_text(ratio: Dict[str, float], noise: bool) -> str:
+    quartiles = f'{ratio["low"]:.2f} to {ratio["high"]:.2f}'
+    return f'noise: {quartiles}' if noise else f'x{ratio["median"]:.2f} ({quartiles})'
+
+
 def table(result: Dict[str, Any]) -> str:
     lines = [
         f'{result["model"]} at {result["size"]}: multiply-adds x{result["arithmetic"]:.2f} of the plain network\'s']
     for variant, row in result['variants'].items():
-        ratio, peak = row['ratio'], row['peak_mib']
-        cost = f'x{ratio["median"]:.2f} ({ratio["low"]:.2f} to {ratio["high"]:.2f})'
-        if variant.startswith('plain'):
-            cost = ''
-        elif row['noise']:
-            cost = f'noise: {ratio["low"]:.2f} to {ratio["high"]:.2f}'
+        peak = row['peak_mib']
+        cost = '' if variant == reference_of(variant) else cost_text(row['ratio'], row['noise'])
+        if 'ratio_to_folded' in row and variant != FOLDED:
+            cost = f'{cost:26} {cost_text(row["ratio_to_folded"], row["noise_to_folded"])} of {FOLDED}'
         space = '' if peak is None else f'{peak:8.0f} MiB'
         if row['page_faults'] is not None:
             space += f'{row["page_faults"]:8} faults'
@@ -359,6 +381,7 @@ def main() -> None:
     parser.add_argument('--compile', action='store_true', help='compiled variants too')
     parser.add_argument('--no-wavelets', dest='wavelets', action='store_false', help='without pytorch_wavelets')
     parser.add_argument('--no-saving', dest='saving', action='store_false', help='without gradient checkpointing')
+    parser.add_argument('--folded', action='store_true', help="variants with the trunk's norms folded too")
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument('--no-channels-last', dest='channels_last', action='store_false')
