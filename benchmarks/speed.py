@@ -22,6 +22,8 @@ of it a network then has to get anew in every step differs from process to proce
     graph         fused and plain in a CUDA graph (CUDA, inference)
 
 With --folded every eager variant has a second ratio, to the plain trunk folded, beside the one to the trunk as it is.
+With --cpu-time, on one thread (OMP_NUM_THREADS=1), seconds are of CPU time, which other work on the machine disturbs
+less.
 
 GSSDNet has no memory: its plain variant is timm's mobilenetv1_100, 'network' stands in the place of 'memory', and
 'literal' is the network with its channels split, filtered and concatenated as the paper has it.
@@ -106,6 +108,7 @@ class Variant:
     def __init__(self, name: str, variant: str, size: int, args: argparse.Namespace):
         torch.manual_seed(0)
         self.device = args.device
+        self.clock = time.process_time if args.cpu_time else time.perf_counter
         self.image = torch.randn(args.batch_size, 3, size, size).to(args.device)
         if is_gssdnet(name):
             self.model = timm.create_model(MOBILENETV1 if 'plain' in variant else name)
@@ -169,11 +172,11 @@ class Variant:
         """Run one step."""
         if self.device == 'cuda':
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = self.clock()
         self.step()
         if self.device == 'cuda':
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def page_faults(self) -> Optional[int]:
         """Pages that one step asks the system for; None where it cannot be known."""
@@ -386,6 +389,7 @@ def main() -> None:
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument('--no-channels-last', dest='channels_last', action='store_false')
     parser.add_argument('--system-malloc', action='store_true', help='return freed memory to the system (CPU)')
+    parser.add_argument('--cpu-time', action='store_true', help='CPU time of one thread instead of time on the clock')
     parser.add_argument('--batch-size', type=int, default=8, help='images a step; 1 for latency')
     parser.add_argument('--size', type=int, help="image size, instead of each network's own")
     parser.add_argument('--rounds', type=int, default=21)
@@ -393,6 +397,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 6:
         parser.error('the interval of a median needs at least 6 rounds')
+    if args.cpu_time and (args.device != 'cpu' or torch.get_num_threads() > 1):
+        parser.error('CPU time is counted on a CPU with one thread: set OMP_NUM_THREADS=1')
     if not args.system_malloc:
         os.environ.update(KEEP_MEMORY)  # for the variants' processes
     names = timm.list_models('mlfm_*') if args.models == ['all'] else args.models
@@ -400,7 +406,7 @@ def main() -> None:
         machine=torch.cuda.get_device_name() if args.device == 'cuda' else cpu_name(),
         threads=torch.get_num_threads(), torch=torch.__version__, timm=timm.__version__, mlfm_zoo=mlfm_zoo.__version__,
         train=args.train, device=args.device, amp=args.amp, channels_last=args.channels_last,
-        system_malloc=args.system_malloc, batch_size=args.batch_size, size=args.size)
+        system_malloc=args.system_malloc, cpu_time=args.cpu_time, batch_size=args.batch_size, size=args.size)
     print(', '.join(f'{k} {v}' for k, v in setting.items()))
     results = read_results(args.output, setting) if args.output else {}
     for name in names:
@@ -422,7 +428,7 @@ def read_results(folder: Path, setting: Dict[str, Any]) -> Dict[str, Dict[str, A
     file = folder / 'results.json'
     if not file.exists():
         return {}
-    there = json.loads(file.read_text())
+    there = {'cpu_time': False} | json.loads(file.read_text())  # which older files do not say
     results = there.pop('results')
     if there != setting:
         sys.exit(f'{file} was measured in another setting, expected {setting}: name another folder.')
