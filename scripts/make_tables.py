@@ -351,8 +351,8 @@ def folded_table(measured: Dict[str, Any]) -> List[str]:
     """Trunks folded too, each ratio to the plain trunk as it is, and apart from it to the plain trunk folded."""
     clock = 'seconds of CPU time' if measured['cpu_time'] else 'seconds on the clock'
     lines = [
-        '\nInference with the trunk folded too: *fused folded* is `fuse(trunk=True)`, *plain folded* is `fuse_trunk` on '
-        f'the plain trunk. Threads: {measured["threads"]}, {clock}, torch {measured["torch"]}, else as above.\n\n'
+        '\nInference with the trunk folded too: *fused folded* is `fuse(trunk=True)`, *plain folded* is `fuse_trunk` '
+        f'on the plain trunk. Threads: {measured["threads"]}, {clock}, torch {measured["torch"]}, else as above.\n\n'
         '| network | variant | to the plain trunk as it is | to the plain trunk folded |\n| --- | --- | --: | --: |\n']
     for name, result in measured['results'].items():
         for variant in result['variants']:
