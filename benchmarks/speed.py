@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py mlfm_resnet50 mlfm_mobilenetv2_100 [--train] [--compile] [--output FOLDER]
     python benchmarks/speed.py all --output FOLDER
+    python benchmarks/speed.py mlfm_resnet50 mlfm_mobilenetv2_100 --folded
     python benchmarks/speed.py gssdnet_o2_100 [--compile]
 
 Variants take turns: in each round every one runs once, and its ratio to the plain trunk is that of the same round. A
@@ -11,12 +12,18 @@ its own, since what one leaves behind in memory changes the speed of the next, a
 jemalloc and tcmalloc do. With --system-malloc it gives memory back to the system as glibc's does by default: how much
 of it a network then has to get anew in every step differs from process to process, by luck. Variants:
 
-    plain      timm's network, memory=False
-    memory     this package's network
-    fused      the same after fuse() (inference)
-    saving     the same with gradient checkpointing, against the trunk with it (training)
-    wavelets   the unit written on pytorch_wavelets after its equations
-    graph      fused and plain in a CUDA graph (CUDA, inference)
+    plain         timm's network, memory=False
+    memory        this package's network
+    fused         the same after fuse() (inference)
+    plain folded  timm's network, its norms folded into its convolutions by fuse_trunk (--folded, inference)
+    fused folded  this package's after fuse(trunk=True), which folds them in the same way (--folded, inference)
+    saving        the same with gradient checkpointing, against the trunk with it (training)
+    wavelets      the unit written on pytorch_wavelets after its equations
+    graph         fused and plain in a CUDA graph (CUDA, inference)
+
+With --folded every eager variant has a second ratio, to the plain trunk folded, beside the one to the trunk as it is.
+With --cpu-time, on one thread (OMP_NUM_THREADS=1), seconds are of CPU time, which other work on the machine disturbs
+less.
 
 GSSDNet has no memory: its plain variant is timm's mobilenetv1_100, 'network' stands in the place of 'memory', and
 'literal' is the network with its channels split, filtered and concatenated as the paper has it.
@@ -54,6 +61,9 @@ KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
 # What GSSDNet is set against, whatever its width.
 MOBILENETV1 = 'mobilenetv1_100'
 
+# What the second ratio of --folded is to.
+FOLDED = 'plain folded'
+
 REFERENCES = {'compiled': 'plain compiled', 'saving': 'plain saving', 'graph': 'plain graph'}
 
 
@@ -74,6 +84,8 @@ def variants_of(name: str, args: argparse.Namespace) -> List[str]:
         variants.append('literal')
     if args.wavelets and not is_gssdnet(name):
         variants.append('wavelets')
+    if args.folded and not args.train:  # a fused GSSDNet has no norms left to fold
+        variants += [FOLDED] if is_gssdnet(name) else [FOLDED, 'fused folded']
     if args.train and args.saving:
         variants += ['plain saving', f'{network} saving']
     if args.compile:
@@ -96,13 +108,16 @@ class Variant:
     def __init__(self, name: str, variant: str, size: int, args: argparse.Namespace):
         torch.manual_seed(0)
         self.device = args.device
+        self.clock = time.process_time if args.cpu_time else time.perf_counter
         self.image = torch.randn(args.batch_size, 3, size, size).to(args.device)
         if is_gssdnet(name):
             self.model = timm.create_model(MOBILENETV1 if 'plain' in variant else name)
         else:
             self.model = timm.create_model(name, memory='plain' not in variant)
         self.model = self.model.to(args.device).train(args.train)
-        if 'fused' in variant:
+        if 'folded' in variant:
+            mlfm_zoo.fuse_trunk(self.model)
+        elif 'fused' in variant:
             self.model.fuse()
         if 'wavelets' in variant:
             from wavelet_unit import use_wavelet_units
@@ -157,11 +172,11 @@ class Variant:
         """Run one step."""
         if self.device == 'cuda':
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = self.clock()
         self.step()
         if self.device == 'cuda':
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def page_faults(self) -> Optional[int]:
         """Pages that one step asks the system for; None where it cannot be known."""
@@ -253,6 +268,12 @@ def spread(values: List[float]) -> Dict[str, float]:
     return {k: round(v, 5) for k, v in found.items()}
 
 
+def compare(times: List[float], reference: List[float]) -> Tuple[Dict[str, float], bool]:
+    """Ratio of times in the same rounds, and whether it is nearer to 1 than its noise."""
+    ratio = spread([t / r for t, r in zip(times, reference)])
+    return ratio, ratio['sure_high'] - ratio['sure_low'] > abs(ratio['median'] - 1)
+
+
 def check_outputs(variants: Dict[str, Any]) -> None:
     """What is compared must compute the same."""
     logits = {name: variant.logits() for name, variant in variants.items()}
@@ -285,12 +306,13 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     arithmetic = count_cost(name, shape).madds / plain_cost.madds
     rows = {}
     for label, variant in variants.items():
-        ratio = spread([t / p for t, p in zip(times[label], times[reference_of(label)])])
+        ratio, noise = compare(times[label], times[reference_of(label)])
         rows[label] = dict(
             seconds=spread(times[label]),
             images_per_second=round(args.batch_size / statistics.median(times[label]), 2),
-            ratio=ratio, noise=ratio['sure_high'] - ratio['sure_low'] > abs(ratio['median'] - 1),
-            page_faults=variant.page_faults(), peak_mib=variant.peak_mib())
+            ratio=ratio, noise=noise, page_faults=variant.page_faults(), peak_mib=variant.peak_mib())
+        if FOLDED in variants and reference_of(label) == 'plain':
+            rows[label]['ratio_to_folded'], rows[label]['noise_to_folded'] = compare(times[label], times[FOLDED])
         if kind is RemoteVariant:
             variant.close()
     words = sys.argv[1:]
@@ -302,16 +324,19 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
         model=name, size=size, arithmetic=round(arithmetic, 4), rounds=args.rounds, command=command, variants=rows)
 
 
+def cost_text(ratio: Dict[str, float], noise: bool) -> str:
+    quartiles = f'{ratio["low"]:.2f} to {ratio["high"]:.2f}'
+    return f'noise: {quartiles}' if noise else f'x{ratio["median"]:.2f} ({quartiles})'
+
+
 def table(result: Dict[str, Any]) -> str:
     lines = [
         f'{result["model"]} at {result["size"]}: multiply-adds x{result["arithmetic"]:.2f} of the plain network\'s']
     for variant, row in result['variants'].items():
-        ratio, peak = row['ratio'], row['peak_mib']
-        cost = f'x{ratio["median"]:.2f} ({ratio["low"]:.2f} to {ratio["high"]:.2f})'
-        if variant.startswith('plain'):
-            cost = ''
-        elif row['noise']:
-            cost = f'noise: {ratio["low"]:.2f} to {ratio["high"]:.2f}'
+        peak = row['peak_mib']
+        cost = '' if variant == reference_of(variant) else cost_text(row['ratio'], row['noise'])
+        if 'ratio_to_folded' in row and variant != FOLDED:
+            cost = f'{cost:26} {cost_text(row["ratio_to_folded"], row["noise_to_folded"])} of {FOLDED}'
         space = '' if peak is None else f'{peak:8.0f} MiB'
         if row['page_faults'] is not None:
             space += f'{row["page_faults"]:8} faults'
@@ -359,10 +384,12 @@ def main() -> None:
     parser.add_argument('--compile', action='store_true', help='compiled variants too')
     parser.add_argument('--no-wavelets', dest='wavelets', action='store_false', help='without pytorch_wavelets')
     parser.add_argument('--no-saving', dest='saving', action='store_false', help='without gradient checkpointing')
+    parser.add_argument('--folded', action='store_true', help="variants with the trunk's norms folded too")
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument('--no-channels-last', dest='channels_last', action='store_false')
     parser.add_argument('--system-malloc', action='store_true', help='return freed memory to the system (CPU)')
+    parser.add_argument('--cpu-time', action='store_true', help='CPU time of one thread instead of time on the clock')
     parser.add_argument('--batch-size', type=int, default=8, help='images a step; 1 for latency')
     parser.add_argument('--size', type=int, help="image size, instead of each network's own")
     parser.add_argument('--rounds', type=int, default=21)
@@ -370,6 +397,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 6:
         parser.error('the interval of a median needs at least 6 rounds')
+    if args.cpu_time and (args.device != 'cpu' or torch.get_num_threads() > 1):
+        parser.error('CPU time is counted on a CPU with one thread: set OMP_NUM_THREADS=1')
     if not args.system_malloc:
         os.environ.update(KEEP_MEMORY)  # for the variants' processes
     names = timm.list_models('mlfm_*') if args.models == ['all'] else args.models
@@ -377,7 +406,7 @@ def main() -> None:
         machine=torch.cuda.get_device_name() if args.device == 'cuda' else cpu_name(),
         threads=torch.get_num_threads(), torch=torch.__version__, timm=timm.__version__, mlfm_zoo=mlfm_zoo.__version__,
         train=args.train, device=args.device, amp=args.amp, channels_last=args.channels_last,
-        system_malloc=args.system_malloc, batch_size=args.batch_size, size=args.size)
+        system_malloc=args.system_malloc, cpu_time=args.cpu_time, batch_size=args.batch_size, size=args.size)
     print(', '.join(f'{k} {v}' for k, v in setting.items()))
     results = read_results(args.output, setting) if args.output else {}
     for name in names:
@@ -399,7 +428,7 @@ def read_results(folder: Path, setting: Dict[str, Any]) -> Dict[str, Dict[str, A
     file = folder / 'results.json'
     if not file.exists():
         return {}
-    there = json.loads(file.read_text())
+    there = {'cpu_time': False} | json.loads(file.read_text())  # which older files do not say
     results = there.pop('results')
     if there != setting:
         sys.exit(f'{file} was measured in another setting, expected {setting}: name another folder.')

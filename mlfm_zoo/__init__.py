@@ -7,6 +7,7 @@ from . import dct, frequency, models
 from ._moved import install_moved_names
 from .data import imagenet100
 from .memory import LowFrequencyMemoryUnit, attach_memory, calibrate_memory, image_bands, low_band, supports_memory
+from .models import fuse_trunk
 
 __version__ = '0.2.0'
 
@@ -17,6 +18,7 @@ __all__ = [
     'calibrate_memory',
     'dct',
     'frequency',
+    'fuse_trunk',
     'image_bands',
     'imagenet100',
     'low_band',

@@ -356,15 +356,31 @@ def read_measured(setting: str) -> Dict[str, Any]:
     return dict(measured, results={r['model']: r for r in measured['results']})
 
 
-def cost_cell(result: Dict[str, Any], variant: str) -> str:
+def cost_cell(result: Dict[str, Any], variant: str, to: str = '') -> str:
     row = result['variants'][variant]
-    low, median, high = (row['ratio'][k] for k in ('low', 'median', 'high'))
-    return f'noise ({low:.2f} to {high:.2f})' if row['noise'] else f'**{median:.2f}** ({low:.2f} to {high:.2f})'
+    low, median, high = (row[f'ratio{to}'][k] for k in ('low', 'median', 'high'))
+    quartiles = f'({low:.2f} to {high:.2f})'
+    return f'noise {quartiles}' if row[f'noise{to}'] else f'**{median:.2f}** {quartiles}'
+
+
+def folded_table(measured: Dict[str, Any]) -> List[str]:
+    """Trunks folded too, each ratio to the plain trunk as it is, and apart from it to the plain trunk folded."""
+    clock = 'seconds of CPU time' if measured['cpu_time'] else 'seconds on the clock'
+    lines = [
+        '\nInference with the trunk folded too: *fused folded* is `fuse(trunk=True)`, *plain folded* is `fuse_trunk` '
+        f'on the plain trunk. Threads: {measured["threads"]}, {clock}, torch {measured["torch"]}, else as above.\n\n'
+        '| network | variant | to the plain trunk as it is | to the plain trunk folded |\n| --- | --- | --: | --: |\n']
+    for name, result in measured['results'].items():
+        for variant in result['variants']:
+            if variant != 'plain':
+                folded = '1' if variant == 'plain folded' else cost_cell(result, variant, '_to_folded')
+                lines.append(f'| `{name}` | {variant} | {cost_cell(result, variant)} | {folded} |\n')
+    return lines
 
 
 def cost_page() -> str:
     """docs/cost.md with its tables of measured times, between two marks, made anew."""
-    measured = {setting: read_measured(setting) for setting in (*SETTINGS, 'training')}
+    measured = {setting: read_measured(setting) for setting in (*SETTINGS, 'training', 'folded')}
     inference, training = measured['inference'], measured['training']['results']
     names = list(measured['compiled']['results'])
     heads = [f'`{name}`' for name in names]
@@ -380,6 +396,7 @@ def cost_page() -> str:
             if not variant.startswith('plain') and (setting != 'compiled' or 'compiled' in variant):
                 cells = [cost_cell(results[name], variant) for name in names]
                 lines.append(f'| {label} | {variant} | {" | ".join(cells)} |\n')
+    lines += folded_table(measured['folded'])
     lines.append('\nPeak memory of a training step, MiB beside weights and images:\n\n'
                  f'| variant | {" | ".join(heads)} |\n| --- |{" --: |" * len(names)}\n')
     results = measured['training-saving']['results']

@@ -8,6 +8,7 @@ from timm.layers import get_device_dtype, to_2tuple
 
 from .._timm import config_of
 from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
+from ._folding import fuse_trunk
 
 __all__ = [
     'MemoryNetwork', 'classifier_prefixes', 'image_convs', 'refuse_misfit', 'refuse_other_weights', 'rounds_up',
@@ -78,14 +79,23 @@ class MemoryNetwork(Trunk):
             self.memory.train(mode)
         return super().train(mode)
 
-    def fuse(self) -> 'MemoryNetwork':
-        """Fuse the memory for inference, as `timm.models.reparameterize_model` does; the trunk is left as it is.
+    def fuse(self, trunk: bool = False) -> 'MemoryNetwork':
+        """Fuse the memory for inference, as `timm.models.reparameterize_model` does.
 
         Outputs are those of eval mode before, to rounding. A fused network cannot be saved as a checkpoint.
 
+        Args:
+            trunk: Whether to fold the trunk's batch norms into its convolutions too, see `fuse_trunk`; otherwise the
+                trunk is left as it is.
+
         Returns:
             The network itself.
+
+        Raises:
+            RuntimeError: The trunk is to be fused and torch.fx cannot trace it; the network is unchanged then.
         """
+        if trunk:
+            return fuse_trunk(self)
         self.memory.fuse()
         return self
 

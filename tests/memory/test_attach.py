@@ -304,6 +304,34 @@ def test_reparameterized_with_its_memory(trunk):
         assert_near(deployed(images), plain(images), tolerance=1e-4)
 
 
+# what keeps norms of these: attention, which several layers read a norm for or which is not traced, and a head
+UNFOLDED = {'hybrid': 8, 'mobilevit': 9, 'avg2_pool': 1}
+
+
+@trunks
+def test_trunk_folded(trunk):
+    """Norms and branches of the trunk are folded exactly, and none is left that could be."""
+    _, model = build(trunk)
+    lived_in(model)
+    folded = copy.deepcopy(model).fuse(trunk=True)
+    images = torch.randn(2, 3, 65, 97) if trunk != 'clip' else torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        assert_near(folded(images), model(images))
+    left = [n for n, m in folded.named_modules()
+            if isinstance(m, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d) and not n.startswith('memory.')]
+    assert len(left) == UNFOLDED.get(trunk, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NETWORKS)
+def test_trunk_folded_of_timms(name):
+    torch.manual_seed(0)
+    model = lived_in(mlfm_zoo.attach_memory(timm.create_model(name, num_classes=10))).double()
+    images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        assert_near(copy.deepcopy(model).fuse(trunk=True)(images), model(images), tolerance=1e-10)
+
+
 @trunks
 @pytest.mark.parametrize('in_chans', [1, 4])
 def test_weights_adapt_to_other_images(trunk, in_chans, tmp_path):
