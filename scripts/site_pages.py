@@ -36,8 +36,8 @@ NETWORK_KINDS = (
     Kind('mlfm_convnext', 'ConvNeXt', 'memory.md'),
     Kind('mlfm_inception_next', 'InceptionNeXt', 'memory.md'),
     Kind('test_mlfm', 'For tests', 'memory.md'),
-    Kind('dct_', 'DCT', 'dct.md'),
-    Kind('gssdnet_', 'GSSDNet', 'gssdnet.md'),
+    Kind('dct_', 'DCT networks', 'dct.md'),
+    Kind('gssdnet_', 'GSSDNet networks', 'gssdnet.md'),
 )
 
 
@@ -211,7 +211,7 @@ def network_page(name: str) -> str:
     model = timm.create_model(name, device='meta')
     config = model.pretrained_cfg
     sites = memory_sites(model)
-    costs = {'with memory' if has_memory else 'network': cost_of(model, tuple(config['input_size']))}
+    costs = {'with memory' if has_memory else f'`{name}`': cost_of(model, tuple(config['input_size']))}
     if has_memory:
         costs = {'trunk alone, `memory=False`': count_cost(name, memory=False), **costs}
     kind = kind_of(name)
@@ -228,14 +228,15 @@ def network_page(name: str) -> str:
         arguments.insert(0, 'memory=False')
     create = '\n'.join(f"model = timm.create_model('{name}', {argument})" for argument in arguments)
     sections = [
+        '---\nsearch:\n  boost: 4\n---',  # before pages that only mention it
         f'# {name}',
         what_is_trained(name, checkpoints),
         (entrypoint.__doc__ or type(model).__doc__ or '').strip().splitlines()[0],
-        table(['', ''], facts),
+        table(['what', 'value'], facts),
         '## How to create it',
         f"```python\nimport timm, mlfm_zoo\n\nmodel = timm.create_model('{name}')\n{create}\n```",
         '## Size',
-        table(['', 'parameters (M)', 'multiply-adds (G)', 'activations (M)', 'image'], cost_rows(costs), numbers=True),
+        table(['network', 'parameters (M)', 'multiply-adds (G)', 'activations (M)', 'image'], cost_rows(costs), numbers=True),
         'Counted on the meta device by `mlfm_zoo.workflow.cost.count_cost`; multiply-adds are those of convolutions and '
         'linear layers.',
     ]
@@ -311,7 +312,7 @@ def checkpoint_page(checkpoint: Checkpoint) -> str:
         f'Network: [`{checkpoint.model}`](../{network_path(checkpoint.model)})',
         before.strip(),
         '## The file',
-        table(['', ''], file_rows(checkpoint)),
+        table(['what', 'value'], file_rows(checkpoint)),
         (details + after).strip(),
     ]
     return '\n\n'.join(sections) + '\n'
