@@ -223,7 +223,8 @@ def network_page(name: str) -> str:
         ['features before the classifier', model.num_features],
         ['class', f'`{type(model).__module__}.{type(model).__name__}`'],
     ]
-    arguments = ['features_only=True', 'in_chans=1, num_classes=10' if not name.startswith('dct_') else 'num_classes=10']
+    other_data = 'num_classes=10' if name.startswith('dct_') else 'in_chans=1, num_classes=10'
+    arguments = ['features_only=True', other_data]
     if has_memory:
         arguments.insert(0, 'memory=False')
     create = '\n'.join(f"model = timm.create_model('{name}', {argument})" for argument in arguments)
@@ -236,9 +237,9 @@ def network_page(name: str) -> str:
         '## How to create it',
         f"```python\nimport timm, mlfm_zoo\n\nmodel = timm.create_model('{name}')\n{create}\n```",
         '## Size',
-        table(['network', 'parameters (M)', 'multiply-adds (G)', 'activations (M)', 'image'], cost_rows(costs), numbers=True),
-        'Counted on the meta device by `mlfm_zoo.workflow.cost.count_cost`; multiply-adds are those of convolutions and '
-        'linear layers.',
+        table(['network', 'parameters (M)', 'multiply-adds (G)', 'activations (M)', 'image'], cost_rows(costs), True),
+        'Counted on the meta device by `mlfm_zoo.workflow.cost.count_cost`; multiply-adds are those of convolutions '
+        'and linear layers.',
     ]
     if has_memory:
         sections += [

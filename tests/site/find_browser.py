@@ -3,7 +3,7 @@
     python tests/site/find_browser.py
 
 starts the first that is there: playwright's own Chromium, then an installed Chrome, Edge or Chromium. If there is none,
-it installs playwright's, and where that cannot be had Debian's package, for which one has to be root.
+it installs playwright's, and where that cannot be had or lacks libraries, the system's, for which one has to be root.
 """
 
 import os
@@ -54,13 +54,13 @@ def main() -> None:
     if starts():
         return
     install = [[sys.executable, '-m', 'playwright', 'install', 'chromium']]
-    if shutil.which('apt-get') and hasattr(os, 'geteuid') and os.geteuid() == 0:
-        install[0].insert(-1, '--with-deps')
+    if shutil.which('apt-get') and os.geteuid() == 0:
         install += [['apt-get', 'update', '-q'],
-                    ['apt-get', 'install', '-y', '-q', '--no-install-recommends', 'chromium']]
+                    ['apt-get', 'install', '-y', '-q', '--no-install-recommends', 'chromium'],
+                    [sys.executable, '-m', 'playwright', 'install-deps', 'chromium']]
     for command in install:
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
-        if starts():
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
+        if done.returncode == 0 and starts():
             return
     sys.exit(f'error: {MISSING}')
 
