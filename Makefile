@@ -44,12 +44,12 @@ bench: $(VENV)/.bench
 
 # The documentation as a site, in site/; a warning fails.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The same, and tests of it in a browser, which is looked for and, where there is none, installed.
 site: $(VENV)/.site
 	$(BIN)/python tests/site/find_browser.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	$(BIN)/python -m pytest tests/site $(ARGS)
 
 # Rewrites the tables that commands make.

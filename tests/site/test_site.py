@@ -168,6 +168,7 @@ def test_nothing_sticks_out(open_page, address, size, scheme):
             assert picture.evaluate('i => i.clientWidth') <= SIZES[size][0]
         if SCREENSHOTS:
             page.evaluate('window.scrollTo(0, 0)')
+            page.wait_for_timeout(500)  # the header changes slowly
             name = f'{path.strip("/").replace("/", "-") or "index"}-{size}-{scheme}.png'
             page.screenshot(path=Path(SCREENSHOTS) / name, full_page=path == '')
 
