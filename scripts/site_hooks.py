@@ -3,6 +3,7 @@
 import logging
 import re
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Dict, List
 from urllib.parse import unquote
@@ -80,8 +81,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
             log.warning('%s: the picture %s has no text.', page.file.src_uri, attributes.get('src'))
         if 'width' in attributes:
             return tag[0]
-        path = page.file.src_uri, unquote(attributes['src'])
-        width, height = _size(folder / path[1], config)
+        width, height = _size(folder / unquote(attributes['src']), config)
         return f'<img width="{width}" height="{height}" loading="lazy"{tag[0][4:]}'
 
     return re.sub(r'<img\b[^>]*>', sized, output)
@@ -92,6 +92,5 @@ def _size(built: Path, config: MkDocsConfig) -> Any:
     path = built.resolve().relative_to(Path(config.site_dir).resolve()).as_posix()
     content = _made().get(path)
     if content is not None:
-        from io import BytesIO
         return Image.open(BytesIO(content)).size
     return Image.open(Path(config.docs_dir) / path).size
