@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests run in two processes: threads of each would wait for those of the other.
 test test-slow test-timm test-lower-bounds: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-timm test-lower-bounds check release-check bench docs tables clean
+.PHONY: demo test test-slow test-timm test-lower-bounds check release-check bench docs site tables clean
 .DEFAULT_GOAL := test
 
 # Creates the embedded pretrained model, classifies held-out digits and draws what the memory holds.
@@ -46,8 +46,15 @@ bench: $(VENV)/.bench
 release-check: $(VENV)/.release
 	$(BIN)/python scripts/release_check.py $(ARGS)
 
+# The documentation as a site, in site/; a warning fails.
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# The same, and tests of it in a browser, which is looked for and, where there is none, installed.
+site: $(VENV)/.site
+	$(BIN)/python tests/site/find_browser.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m pytest tests/site $(ARGS)
 
 # Rewrites the tables that commands make.
 tables: $(VENV)/.test

@@ -1,0 +1,96 @@
+"""What MkDocs calls when it builds the site: made pages join, the notebook is run, and pictures get their sizes."""
+
+import logging
+import re
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Dict, List
+from urllib.parse import unquote
+
+import nbformat
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from PIL import Image
+
+from mlfm_zoo.hub.manifest import own_checkpoints
+from run_notebook import markdown_of, run
+from site_pages import (
+    NETWORK_KINDS,
+    checkpoint_page,
+    checkpoint_path,
+    kind_of,
+    link_names,
+    network_names,
+    network_page,
+    network_path,
+)
+
+log = logging.getLogger('mkdocs.plugins.site_hooks')  # its warnings fail a strict build
+
+NOTEBOOK = 'notebooks/tour.ipynb'
+TABLES = ('models.md', 'checkpoints.md', 'results.md', 'cost.md')  # whose rows begin with names
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the made pages to the navigation, in folded groups."""
+    sections: Dict[str, List[Any]] = {title: items for entry in config.nav for title, items in entry.items()}
+    sections['Guide'].insert(0, NOTEBOOK.replace('.ipynb', '.md'))
+    for kind in NETWORK_KINDS:
+        names = [name for name in network_names() if kind_of(name) is kind]
+        sections['Networks'].append({kind.title: [{name: network_path(name)} for name in names]})
+        checkpoints = [c for c in own_checkpoints().values() if c.model in names]
+        if checkpoints:
+            pages = [{c.title: checkpoint_path(c)} for c in checkpoints]
+            sections['Checkpoints'].append({kind.title: pages})
+    return config
+
+
+@lru_cache(maxsize=1)
+def _made() -> Dict[str, Any]:
+    """The content of each made file, once a process, since `mkdocs serve` builds again and again."""
+    made: Dict[str, Any] = {network_path(name): network_page(name) for name in network_names()}
+    made.update((checkpoint_path(c), checkpoint_page(c)) for c in own_checkpoints().values())
+    notebook = nbformat.read(Path(__file__).parents[1] / 'docs' / NOTEBOOK, as_version=4)
+    page, pictures = markdown_of(run(notebook), 'tour')
+    made[NOTEBOOK.replace('.ipynb', '.md')] = page
+    made.update((f'notebooks/{name}', content) for name, content in pictures.items())
+    return made
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the made pages."""
+    for path, content in _made().items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Link names in the tables to their pages."""
+    return link_names(markdown) if page.file.src_uri in TABLES else markdown
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Give every picture of the page its width and height, so that nothing moves while it loads."""
+    folder = Path(page.file.abs_dest_path).parent
+
+    def sized(tag: 're.Match[str]') -> str:
+        attributes = dict(re.findall(r'([\w-]+)="([^"]*)"', tag[0]))
+        if not attributes.get('alt'):
+            log.warning('%s: the picture %s has no text.', page.file.src_uri, attributes.get('src'))
+        if 'width' in attributes:
+            return tag[0]
+        width, height = _size(folder / unquote(attributes['src']), config)
+        return f'<img width="{width}" height="{height}" loading="lazy"{tag[0][4:]}'
+
+    return re.sub(r'<img\b[^>]*>', sized, output)
+
+
+def _size(built: Path, config: MkDocsConfig) -> Any:
+    """Size of a picture by the path that it has in the built site."""
+    path = built.resolve().relative_to(Path(config.site_dir).resolve()).as_posix()
+    content = _made().get(path)
+    if content is not None:
+        return Image.open(BytesIO(content)).size
+    return Image.open(Path(config.docs_dir) / path).size

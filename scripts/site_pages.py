@@ -1,0 +1,319 @@
+"""The pages of the site that are made when it is built: one for each network and one for each checkpoint.
+
+What they say comes from where it is kept: the registered networks, counted on the meta device; weights_manifest.yaml;
+model cards; the papers' figures in make_tables.py; and what benchmarks/speed.py has measured, in benchmarks/results.
+"""
+
+import dataclasses
+import re
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+import timm
+import torch.nn as nn
+
+from make_tables import DCT_PAPER, GSSDNET_PAPER, read_measured
+from mlfm_zoo import LowFrequencyMemoryUnit
+from mlfm_zoo.hub.manifest import Checkpoint, own_checkpoints, paper_accuracies
+from mlfm_zoo.workflow.card import KINDS, make_card
+from mlfm_zoo.workflow.cost import Cost, cost_of, count_cost
+
+__all__ = ['Kind', 'checkpoint_page', 'checkpoint_path', 'link_names', 'network_names', 'network_page', 'network_path']
+
+
+class Kind(NamedTuple):
+    """A kind of networks: what their names begin with, what they are called, and the page that explains them."""
+    prefix: str
+    title: str
+    guide: str
+
+
+NETWORK_KINDS = (
+    Kind('mlfm_resnet', 'ResNet', 'memory.md'),
+    Kind('mlfm_seresnet', 'SE-ResNet', 'memory.md'),
+    Kind('mlfm_mobilenetv2', 'MobileNetV2', 'memory.md'),
+    Kind('mlfm_regnet', 'RegNet', 'memory.md'),
+    Kind('mlfm_efficientnet', 'EfficientNet', 'memory.md'),
+    Kind('mlfm_convnext', 'ConvNeXt', 'memory.md'),
+    Kind('mlfm_inception_next', 'InceptionNeXt', 'memory.md'),
+    Kind('test_mlfm', 'For tests', 'memory.md'),
+    Kind('dct_', 'DCT networks', 'dct.md'),
+    Kind('gssdnet_', 'GSSDNet networks', 'gssdnet.md'),
+)
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of a network, by its name."""
+    return next(kind for kind in NETWORK_KINDS if name.startswith(kind.prefix))
+
+
+def network_names() -> List[str]:
+    """The networks that the package registers, in timm's order. `filtered` is a wrapper for others, and none itself."""
+    return [name for name in timm.list_models()
+            if timm.models.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.')]
+
+
+def network_path(name: str) -> str:
+    """Where a network's page lies in the docs."""
+    return f'networks/{name}.md'
+
+
+def checkpoint_path(checkpoint: Checkpoint) -> str:
+    """Where a checkpoint's page lies in the docs."""
+    return f'checkpoints/{checkpoint.name}{"" if checkpoint.memory else "-trunk"}.md'
+
+
+def link_names(markdown: str) -> str:
+    """Turn the names that begin the rows of a page's tables into links to their pages.
+
+    Args:
+        markdown: A page at the root of the docs.
+
+    Returns:
+        The page with links.
+    """
+    paths = {f'`{name}`': network_path(name) for name in network_names()}
+    for checkpoint in own_checkpoints().values():
+        name = f'`{checkpoint.name}`' if checkpoint.memory else f'`{checkpoint.name}`, `memory=False`'
+        paths[name] = checkpoint_path(checkpoint)
+
+    def link(row: 're.Match[str]') -> str:
+        cell = row[1]
+        return f'| [{cell}]({paths[cell]}) |' if cell in paths else row[0]
+
+    return re.sub(r'^\| (`[^|]+`) \|', link, markdown, flags=re.MULTILINE)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], numbers: bool = False) -> str:
+    """A Markdown table; with numbers, all columns but the first are aligned to the right."""
+    lines = [header, ['---', *[('--:' if numbers else '---')] * (len(header) - 1)], *rows]
+    return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
+
+
+def note(kind: str, title: str, text: str) -> str:
+    """An admonition."""
+    return f'!!! {kind} "{title}"\n\n' + '\n'.join(f'    {line}'.rstrip() for line in text.splitlines())
+
+
+def links(checkpoints: Sequence[Checkpoint]) -> str:
+    return ', '.join(f'[`{c.tag}`{"" if c.memory else " (trunk)"}](../{checkpoint_path(c)})' for c in checkpoints)
+
+
+def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
+    """What weights a network has, and what is not trained, as the first thing that its page says."""
+    of_kind: Dict[str, List[Checkpoint]] = {kind: [] for kind in KINDS}
+    for checkpoint in checkpoints:
+        of_kind[checkpoint.kind].append(checkpoint)
+    warm, starts = of_kind['warm_start'], of_kind['initialisation']
+    lines = []
+    if of_kind['trained']:
+        lines.append(f'Trained by this project: {links(of_kind["trained"])}.')
+    if of_kind['paper']:
+        lines.append(f"The authors' own ImageNet100 weights: {links(of_kind['paper'])}. This project has trained none.")
+    if of_kind['embedded']:
+        lines.append(f'Weights in the package: {links(of_kind["embedded"])}. They know handwritten digits only.')
+    trained = bool(lines)
+    if not trained:
+        what = 'this network trained with its memory' if name.startswith('mlfm_') else 'this network trained'
+        lines.append(f"**Not trained.** No weights of {what} exist, neither the authors' nor this project's.")
+    if warm:
+        lines.append(f"Warm starts, with timm's ImageNet-1k weights in the trunk and a memory that has learnt nothing: "
+                     f'{links(warm)}.')
+    if starts:
+        lines.append(f"To start a training from, no classifiers: {links(starts)}.")
+    if not trained:
+        lines.append('`pretrained=True` without a tag is an error that says so.')
+    return note('success' if trained else 'warning', 'What is trained', '\n'.join(lines))
+
+
+def cost_rows(costs: Dict[str, Cost]) -> List[List[str]]:
+    return [[what, f'{cost.params / 1e6:.2f}', f'{cost.madds / 1e9:.3f}', f'{cost.activations / 1e6:.2f}',
+             f'{cost.input_size[-2]} x {cost.input_size[-1]}'] for what, cost in costs.items()]
+
+
+def memory_sites(model: nn.Module) -> List[List[Any]]:
+    """A row for each memory unit: its site, level, channels and gates."""
+    return [[
+        f'`{name.removeprefix("memory.")}`', unit.level, unit.output_gate.num_features,
+        unit.input_gate.conv.in_channels, unit.update, 'yes' if unit.supplement_gate is not None else 'no',
+    ] for name, unit in model.named_modules() if isinstance(unit, LowFrequencyMemoryUnit)]
+
+
+def memory_options(options_cls: type) -> List[List[str]]:
+    """A row for each memory option, with what the record of options says of it."""
+    documented = {}
+    for cls in filter(dataclasses.is_dataclass, options_cls.__mro__):
+        documented.update(re.findall(r'^ {8}(\w+): (.+)$', cls.__doc__ or '', re.MULTILINE))
+    return [[f'`{field.name}`', documented[field.name]] for field in dataclasses.fields(options_cls)]
+
+
+def trunk_of(name: str) -> str:
+    trunk = name.removeprefix('mlfm_')
+    if trunk != name and timm.is_model(trunk):
+        return f"timm's `{trunk}`"
+    return "this package's own, which timm lacks"
+
+
+def accuracy(name: str, checkpoints: Sequence[Checkpoint]) -> str:
+    """The paper's figures, marked as such, and what was measured, with the command."""
+    rows = []
+    if name in paper_accuracies():
+        trunk, memory = paper_accuracies()[name]
+        paper = 'the paper; not evaluated here'
+        rows += [[f'ImageNet100 top-1, {what}', f'{value:.2f} %', paper]
+                 for what, value in (('trunk alone', trunk), ('with memory', memory))]
+    if name in GSSDNET_PAPER:
+        rows += [[f'{data} top-1', f'{value} %', 'the paper; not evaluated here']
+                 for data, value in zip(('MNIST', 'CIFAR-100', 'ImageNet'), GSSDNET_PAPER[name])]
+    if name in DCT_PAPER:
+        rows.append(['ImageNet top-1', f'{DCT_PAPER[name]} %', 'the paper; not evaluated here'])
+    rows += [[f'{what} (`{c.tag}`{"" if c.memory else ", trunk alone"})', f'{value:.2f} %', f'measured: `{c.command}`']
+             for c in checkpoints for what, value in c.measured.items()]
+    if not rows:
+        return 'No paper reports an accuracy of this network, and none was measured.'
+    text = table(['figure', 'value', 'from'], rows)
+    if not any(c.measured for c in checkpoints):
+        text += '\n\nThis project has measured no accuracy of it.'
+    return text
+
+
+def measured_cost(name: str) -> Optional[str]:
+    """Time of inference and of a training step against the trunk, as benchmarks/speed.py measured them."""
+    rows, commands = [], []
+    for setting, variants in (('inference', ('memory', 'fused')), ('training', ('memory',))):
+        measured = read_measured(setting)
+        result = measured['results'].get(name)
+        for variant in variants if result else ():
+            figures = result['variants'][variant]
+            ratio = '{median:.2f} ({low:.2f} to {high:.2f})'.format(**figures['ratio'])
+            rows.append([f'{setting}, {variant}', ratio, 'noise' if figures['noise'] else ''])
+        commands += [result['command']] if result else []
+    if not rows:
+        return None
+    about = (f"Against the plain trunk, which is 1: {measured['threads']} cores of {measured['machine']}, torch "
+             f"{measured['torch']}, batch {measured['batch_size']} at {measured['size']}, median and quartiles. "
+             '*Noise* is a difference that drowns in it; [cost](../cost.md) tells more.')
+    commands_text = '\n'.join(commands)
+    return f"{about}\n\n{table(['what', 'times the trunk', ''], rows)}\n\n```sh\n{commands_text}\n```"
+
+
+def network_page(name: str) -> str:
+    """Make the page of a network.
+
+    Args:
+        name: Its registered name.
+
+    Returns:
+        Markdown.
+    """
+    checkpoints = [c for c in own_checkpoints().values() if c.model == name]
+    entrypoint = timm.models.model_entrypoint(name)
+    has_memory = 'mlfm_' in name
+    model = timm.create_model(name, device='meta')
+    config = model.pretrained_cfg
+    sites = memory_sites(model)
+    costs = {'with memory' if has_memory else f'`{name}`': cost_of(model, tuple(config['input_size']))}
+    if has_memory:
+        costs = {'trunk alone, `memory=False`': count_cost(name, memory=False), **costs}
+    kind = kind_of(name)
+    facts = [
+        ['kind', f'[{kind.title}](../{kind.guide})'],
+        *([['trunk', trunk_of(name)]] if has_memory else []),
+        ['input', ' x '.join(map(str, config['input_size'])) + ' (channels, height, width)'],
+        ['classes', model.num_classes],
+        ['features before the classifier', model.num_features],
+        ['class', f'`{type(model).__module__}.{type(model).__name__}`'],
+    ]
+    other_data = 'num_classes=10' if name.startswith('dct_') else 'in_chans=1, num_classes=10'
+    arguments = ['features_only=True', other_data]
+    if has_memory:
+        arguments.insert(0, 'memory=False')
+    create = '\n'.join(f"model = timm.create_model('{name}', {argument})" for argument in arguments)
+    sections = [
+        '---\nsearch:\n  boost: 4\n---',  # before pages that only mention it
+        f'# {name}',
+        what_is_trained(name, checkpoints),
+        (entrypoint.__doc__ or type(model).__doc__ or '').strip().splitlines()[0],
+        table(['what', 'value'], facts),
+        '## How to create it',
+        f"```python\nimport timm, mlfm_zoo\n\nmodel = timm.create_model('{name}')\n{create}\n```",
+        '## Size',
+        table(['network', 'parameters (M)', 'multiply-adds (G)', 'activations (M)', 'image'], cost_rows(costs), True),
+        'Counted on the meta device by `mlfm_zoo.workflow.cost.count_cost`; multiply-adds are those of convolutions '
+        'and linear layers.',
+    ]
+    if has_memory:
+        sections += [
+            '## Memory',
+            'A unit after each of these modules of the trunk; *level* is how often the image was halved for the band '
+            'that the unit sees.',
+            table(['site', 'level', 'channels', 'memory that arrives', 'update', 'sees the image'], sites),
+            'Options that `timm.create_model` takes:',
+            table(['option', 'what it sets'], memory_options(type(model).options_cls)),
+        ]
+    sections += ['## Accuracy', accuracy(name, checkpoints)]
+    cost = measured_cost(name)
+    if has_memory and cost:
+        sections += ['## Time', cost]
+    sections.append('## Weights')
+    if checkpoints:
+        rows = [[f'[`{c.title}`](../{checkpoint_path(c)})', c.kind, c.license, c.num_classes] for c in checkpoints]
+        sections.append(table(['name', 'kind', 'licence', 'classes'], rows))
+    else:
+        sections.append('None. [The checkpoints](../checkpoints.md) lists all that exist.')
+    return '\n\n'.join(sections) + '\n'
+
+
+def file_rows(checkpoint: Checkpoint) -> List[List[str]]:
+    """Where the file is, and what it must be, byte for byte."""
+    places = {'package': 'the package', 'hub': f'the Hub repository `{checkpoint.repo}`',
+              'authors': f"the authors' repository `{checkpoint.source_repo}`"}
+    not_known = 'not known to this project; the file is compared with the digest that the Hub gives'
+    rows = [
+        ['tag', f'`{checkpoint.tag}`'],
+        ['kind', checkpoint.kind],
+        ['from', ', then '.join(places[place] for place in checkpoint.places) or 'nowhere yet'],
+        ['licence', checkpoint.license],
+    ]
+    if checkpoint.repo or checkpoint.file:
+        rows += [
+            ['file', f'`{checkpoint.file}`' if checkpoint.file else 'as timm names it'],
+            ['commit', f'`{checkpoint.commit}`' if checkpoint.commit else
+             ("the package's own" if checkpoint.kind == 'embedded' else 'not pinned')],
+            ['SHA-256', f'`{checkpoint.sha256}`' if checkpoint.sha256 else not_known],
+        ]
+    if checkpoint.source_repo:
+        rows += [
+            ['released file', f'`{checkpoint.source_path}`'],
+            ['commit', f'`{checkpoint.source_commit}`'],
+            ['git blob', f'`{checkpoint.source_blob}`'],
+        ]
+    size = checkpoint.size or checkpoint.source_size
+    return [*rows, ['size', f'{size:,} bytes' if size else 'not known']]
+
+
+def checkpoint_page(checkpoint: Checkpoint) -> str:
+    """Make the page of a checkpoint: its model card, and its file.
+
+    Args:
+        checkpoint: The checkpoint.
+
+    Returns:
+        Markdown.
+    """
+    _, _, card = make_card(checkpoint).partition('\n---\n')  # after the metadata
+    text = KINDS[checkpoint.kind]
+    heading, _, rest = card.strip().replace(f' {text}', '', 1).partition('\n\n')  # which is said first
+    trained = checkpoint.kind in ('trained', 'paper', 'embedded')
+    if not checkpoint.measured:
+        text += '\nThis project has measured no accuracy of these weights.'
+    before, details, after = rest.partition('## Usage\n')
+    sections = [
+        heading,
+        note('info' if trained else 'warning', 'What these weights are' if trained else 'Not a trained network', text),
+        f'Network: [`{checkpoint.model}`](../{network_path(checkpoint.model)})',
+        before.strip(),
+        '## The file',
+        table(['what', 'value'], file_rows(checkpoint)),
+        (details + after).strip(),
+    ]
+    return '\n\n'.join(sections) + '\n'
