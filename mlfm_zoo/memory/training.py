@@ -144,8 +144,8 @@ class _FusedUnit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_y, grad_memory):
-        inputs = ctx.saved_tensors[:len(ctx.needs_input_grad) - 3]
-        statistics = ctx.saved_tensors[len(inputs):]
+        saved = ctx.saved_tensors  # once: a checkpoint computes anew what it gives
+        inputs, statistics = saved[:len(ctx.needs_input_grad) - 3], saved[len(ctx.needs_input_grad) - 3:]
         statistics = list(zip(statistics[::2], statistics[1::2]))
         x = inputs[0]
         gates, weights, biases = _unpack(inputs[1:], ctx.lengths)
