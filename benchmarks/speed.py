@@ -47,9 +47,7 @@ import torch.nn.functional as F
 
 import mlfm_zoo
 from mlfm_zoo.workflow.cost import count_cost
-
-# glibc reads this when a process starts: no memory maps of their own for large blocks, no return of freed memory.
-KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
+from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 # What GSSDNet is set against, whatever its width.
 MOBILENETV1 = 'mobilenetv1_100'
