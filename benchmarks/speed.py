@@ -9,7 +9,8 @@ compiled variant is set against the compiled trunk. The median over the rounds i
 called noise where its 95 % interval is wider than the ratio's distance from 1. On CPUs each variant has a process of
 its own, since what one leaves behind in memory changes the speed of the next, and its allocator keeps freed memory, as
 jemalloc and tcmalloc do. With --system-malloc it gives memory back to the system as glibc's does by default: how much
-of it a network then has to get anew in every step differs from process to process, by luck. Variants:
+of it a network then has to get anew in every step differs from process to process, by luck. On a machine that others
+use too, --cpu-time with OMP_NUM_THREADS=1 counts what a variant computes and not what it waits for. Variants:
 
     plain      timm's network, memory=False
     memory     this package's network
@@ -94,6 +95,7 @@ class Variant:
     def __init__(self, name: str, variant: str, size: int, args: argparse.Namespace):
         torch.manual_seed(0)
         self.device = args.device
+        self.clock = time.process_time if args.cpu_time else time.perf_counter
         self.image = torch.randn(args.batch_size, 3, size, size).to(args.device)
         if is_gssdnet(name):
             self.model = timm.create_model(MOBILENETV1 if 'plain' in variant else name)
@@ -155,11 +157,11 @@ class Variant:
         """Run one step."""
         if self.device == 'cuda':
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = self.clock()
         self.step()
         if self.device == 'cuda':
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def page_faults(self) -> Optional[int]:
         """Pages that one step asks the system for; None where it cannot be known."""
@@ -361,6 +363,7 @@ def main() -> None:
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument('--no-channels-last', dest='channels_last', action='store_false')
     parser.add_argument('--system-malloc', action='store_true', help='return freed memory to the system (CPU)')
+    parser.add_argument('--cpu-time', action='store_true', help='seconds of the process on the CPU, not of the clock')
     parser.add_argument('--batch-size', type=int, default=8, help='images a step; 1 for latency')
     parser.add_argument('--size', type=int, help="image size, instead of each network's own")
     parser.add_argument('--rounds', type=int, default=21)
@@ -375,7 +378,8 @@ def main() -> None:
         machine=torch.cuda.get_device_name() if args.device == 'cuda' else cpu_name(),
         threads=torch.get_num_threads(), torch=torch.__version__, timm=timm.__version__, mlfm_zoo=mlfm_zoo.__version__,
         train=args.train, device=args.device, amp=args.amp, channels_last=args.channels_last,
-        system_malloc=args.system_malloc, batch_size=args.batch_size, size=args.size)
+        system_malloc=args.system_malloc, batch_size=args.batch_size, size=args.size,
+        **(dict(cpu_time=True) if args.cpu_time else {}))  # which results from before do not name
     print(', '.join(f'{k} {v}' for k, v in setting.items()))
     results = read_results(args.output, setting) if args.output else {}
     for name in names:

@@ -1,4 +1,4 @@
-"""The unit's function for training against its modules, which autograd differentiates: outputs, gradients, statistics."""
+"""The unit as one function in training, against its modules under autograd: outputs, gradients, statistics."""
 
 import copy
 
