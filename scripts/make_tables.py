@@ -377,8 +377,8 @@ def cost_page() -> str:
         cells = [f'{results[name]["variants"][variant]["peak_mib"]:.0f}' for name in names]
         lines.append(f'| {variant} | {" | ".join(cells)} |\n')
     small = {setting: read_measured(setting) for setting in SMALL_TRAINING}
-    lines.append('\nA training step at batch 128 and 64 x 64, ratios of CPU time on one thread of a machine that others '
-                 f"used too (torch {small['training-64']['torch']}):\n\n"
+    lines.append('\nA training step at batch 128 and 64 x 64, ratios of CPU time on one thread of a machine that '
+                 f"others used too (torch {small['training-64']['torch']}):\n\n"
                  '| freed memory is | network | memory | page faults, plain | page faults, memory | peak, plain (MiB) '
                  '| peak, memory (MiB) |\n| --- | --- | --: | --: | --: | --: | --: |\n')
     for setting, label in SMALL_TRAINING.items():

@@ -21,9 +21,10 @@ __all__ = ['fuse_in_training', 'is_autocast', 'is_eager', 'trains_fused']
 # The batch is taken in parts of this size, so that one pass finds in the cache what the one before has written.
 PART_BYTES = 1 << 21
 
-# Multiply-adds for one value up to which a convolution is computed again rather than that its output is kept: those on
-# the image's three channels.
-CHEAP = 32
+# Multiply-adds for one value up to which a convolution is computed again rather than that its output is kept: those of
+# the first input gate, on the image's channels. With those of supplement gates too a step took longer where freed memory
+# is kept.
+CHEAP = 4
 
 HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
