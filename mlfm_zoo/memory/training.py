@@ -22,8 +22,8 @@ __all__ = ['fuse_in_training', 'is_autocast', 'is_eager', 'trains_fused']
 PART_BYTES = 1 << 21
 
 # Multiply-adds for one value up to which a convolution is computed again rather than that its output is kept: those of
-# the first input gate, on the image's channels. With those of supplement gates too a step took longer where freed memory
-# is kept.
+# the first input gate, on the image's channels. With those of supplement gates too, a step took longer where freed
+# memory is kept.
 CHEAP = 4
 
 HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
