@@ -232,7 +232,7 @@ def _moments(x: torch.Tensor) -> Tuple[int, torch.Tensor, torch.Tensor]:
     return x.numel() // x.shape[1], *torch.batch_norm_update_stats(x, None, None, 0.0)
 
 
-def _statistics(moments, norm: nn.BatchNorm2d, count: int) -> Tuple[torch.Tensor, torch.Tensor]:
+def _statistics(moments, norm: Any, count: int) -> Tuple[torch.Tensor, torch.Tensor]:
     """Mean and 1 / deviation of each channel over all parts; the norm's running ones follow."""
     mean = sum(n * m for n, m, _ in moments) / count
     var = sum(n * (v + (m - mean).square_()) for n, m, v in moments) / count
