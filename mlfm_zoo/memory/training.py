@@ -174,7 +174,7 @@ class _FusedUnit(torch.autograd.Function):
             before_relu = torch.addcmul(affine[i][1], feature, affine[i][0])
             return torch.ops.aten.threshold_backward.grad_input(grad_low, before_relu, 0, grad_input=out)
 
-        grads = [[torch.empty_like(x)] if len(gate) == 1 else [None, None, None] for gate in gates]
+        grads: List[Any] = [[torch.empty_like(x)] if len(gate) == 1 else [None, None, None] for gate in gates]
         for part in parts:
             grad = _write_slope(slopes, grad_y[part], grad_x[part], grad_x[part])
             if grad_memory is not None and not concatenates:
