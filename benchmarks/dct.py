@@ -23,9 +23,7 @@ import torch
 
 import mlfm_zoo
 from mlfm_zoo.workflow.cost import count_cost
-
-# glibc reads this when a process starts: how much freed memory a network gets anew is luck otherwise.
-KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
+from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 # By group: network, image size, arguments. The first is what the others are set against.
 NETWORKS: Dict[str, List[Tuple[str, int, Dict[str, Any]]]] = {

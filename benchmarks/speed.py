@@ -10,7 +10,8 @@ compiled variant is set against the compiled trunk. The median over the rounds i
 called noise where its 95 % interval is wider than the ratio's distance from 1. On CPUs each variant has a process of
 its own, since what one leaves behind in memory changes the speed of the next, and its allocator keeps freed memory, as
 jemalloc and tcmalloc do. With --system-malloc it gives memory back to the system as glibc's does by default: how much
-of it a network then has to get anew in every step differs from process to process, by luck. Variants:
+of it a network then has to get anew in every step differs from process to process, by luck. On a machine that others
+use too, --cpu-time with OMP_NUM_THREADS=1 counts what a variant computes and not what it waits for. Variants:
 
     plain         timm's network, memory=False
     memory        this package's network
@@ -22,8 +23,6 @@ of it a network then has to get anew in every step differs from process to proce
     graph         fused and plain in a CUDA graph (CUDA, inference)
 
 With --folded every eager variant has a second ratio, to the plain trunk folded, beside the one to the trunk as it is.
-With --cpu-time, on one thread (OMP_NUM_THREADS=1), seconds are of CPU time, which other work on the machine disturbs
-less.
 
 GSSDNet has no memory: its plain variant is timm's mobilenetv1_100, 'network' stands in the place of 'memory', and
 'literal' is the network with its channels split, filtered and concatenated as the paper has it.
@@ -54,9 +53,7 @@ import torch.nn.functional as F
 
 import mlfm_zoo
 from mlfm_zoo.workflow.cost import count_cost
-
-# glibc reads this when a process starts: no memory maps of their own for large blocks, no return of freed memory.
-KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
+from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 # What GSSDNet is set against, whatever its width.
 MOBILENETV1 = 'mobilenetv1_100'

@@ -19,9 +19,10 @@ from typing import Dict, List
 
 import timm
 import torch
-from speed import KEEP_MEMORY, cpu_name
+from speed import cpu_name
 
 from mlfm_zoo.memory import LowFrequencyMemoryUnit, fused
+from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 WAYS = ('memory', 'fused, whole', 'fused, parts')
 

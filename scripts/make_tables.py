@@ -350,6 +350,12 @@ SETTINGS = {  # folders of benchmarks/results
 }
 
 
+SMALL_TRAINING = {  # the same, of a training step at batch 128 and 64 x 64
+    'training-64-system-malloc': 'returned to the system, as by default',
+    'training-64': 'kept, as with `--keep-memory`',
+}
+
+
 def read_measured(setting: str) -> Dict[str, Any]:
     """What benchmarks/speed.py has written, with its results by network."""
     measured = json.loads((ROOT / 'benchmarks' / 'results' / setting / 'results.json').read_text())
@@ -403,6 +409,17 @@ def cost_page() -> str:
     for variant in results[names[0]]['variants']:
         cells = [f'{results[name]["variants"][variant]["peak_mib"]:.0f}' for name in names]
         lines.append(f'| {variant} | {" | ".join(cells)} |\n')
+    small = {setting: read_measured(setting) for setting in SMALL_TRAINING}
+    lines.append('\nA training step at batch 128 and 64 x 64, ratios of CPU time on one thread of a machine that '
+                 f"others used too (torch {small['training-64']['torch']}):\n\n"
+                 '| freed memory is | network | memory | page faults, plain | page faults, memory | peak, plain (MiB) '
+                 '| peak, memory (MiB) |\n| --- | --- | --: | --: | --: | --: | --: |\n')
+    for setting, label in SMALL_TRAINING.items():
+        for name, result in small[setting]['results'].items():
+            plain, memory = (result['variants'][variant] for variant in ('plain', 'memory'))
+            lines.append(f'| {label} | `{name}` | {cost_cell(result, "memory")} | {plain["page_faults"]} | '
+                         f'{memory["page_faults"]} | {plain["peak_mib"]:.0f} | {memory["peak_mib"]:.0f} |\n')
+    measured.update(small)
     worst = {}
     for variant in ('fused', 'memory'):
         worst[variant] = max(

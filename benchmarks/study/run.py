@@ -43,6 +43,7 @@ from mlfm_zoo.frequency import FrequencyFilter, Probe
 from mlfm_zoo.frequency.analysis import write_table
 from mlfm_zoo.workflow.collect import Run, RunError, read_run
 from mlfm_zoo.workflow.cost import Cost, count_cost
+from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 RESULTS = Path(__file__).parents[1] / 'results' / 'study'
 RUN_COLUMNS = (
@@ -52,8 +53,6 @@ CURVE_COLUMNS = ('epoch', 'train_loss', 'eval_loss', 'eval_top1', 'lr')
 NEEDED = ('epochs', 'num_classes', 'img_size', 'val_split')  # settings that this script reads too
 OWN = ('model', 'model_kwargs', 'data_dir', 'seed', 'output', 'experiment', 'resume')  # and those that it gives
 PREPARATION = ('crop_pct', 'mean', 'std', 'interpolation')  # of test images, where settings differ from the network's
-# glibc gives freed blocks back to the system and gets them anew in every step: MobileNetV2 then takes 1.5 times as long
-KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
 TOLERANCE = 0.5  # points between train.py's accuracy and that of the answers here: rounding, more in half precision
 
 

@@ -25,8 +25,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     # two commands become another program, whose options are none of this parser's
-    if argv[:1] == ['run'] and argv[1:2] not in ([], ['-h'], ['--help']):
-        run(argv[1:])
+    if argv[:1] == ['run']:
+        keep_memory = argv[1:2] == ['--keep-memory']
+        command = argv[1 + keep_memory:]
+        if command[:1] not in ([], ['-h'], ['--help']):
+            run(command, keep_memory)
     if argv[:1] == ['imagenet100']:
         become_python([imagenet100.__file__, *argv[1:]])
     args = _parser().parse_args(argv)

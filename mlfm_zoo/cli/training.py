@@ -48,6 +48,9 @@ def add_commands(add: AddCommand) -> None:
         'Run a Python script as Python itself would, with these networks registered in timm, also in the Python '
         'processes that it starts: `run train.py ARGS`, `run -m MODULE ARGS`, '
         '`torchrun ... -m mlfm_zoo run train.py ARGS`.')
+    command.add_argument(
+        '--keep-memory', action='store_true',
+        help='keep freed memory for its next use, before the script: faster training on CPUs (glibc)')
     command.add_argument('script', help='script, with its arguments after it')
 
     add('imagenet100', None, 'prepare ImageNet100 for training, and check it')

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .bands import image_bands, low_band
+from .training import is_autocast, is_eager
 from .unit import Gate, LowFrequencyMemoryUnit
 
 __all__ = ['FoldedGate', 'FusedMemoryUnit', 'fast_image_bands']
@@ -87,7 +88,7 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
             memory: torch.Tensor,
             bands: List[torch.Tensor],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        if not torch.jit.is_scripting() and _is_eager(x) and not torch.is_grad_enabled():
+        if not torch.jit.is_scripting() and is_eager(x) and not torch.is_grad_enabled():
             return self._forward_fastest(x, memory, bands)
         return self._forward(x, memory, bands)
 
@@ -99,7 +100,7 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
             bands: List[torch.Tensor],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, in the fastest way that there is; x may be overwritten."""
-        autocast = _is_autocast(x)
+        autocast = is_autocast(x)
         plain = self._forward if autocast else self._forward_in_place  # autocast may give x another dtype than the rest
         if not _kernel_applies(x):
             return plain(x, memory, bands)
@@ -208,7 +209,7 @@ def fast_image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[
 def _pools_slowly(x: torch.Tensor) -> bool:
     """Whether a convolution halves x faster than pooling: a CPU pools few channels in channels_last one by one."""
     return (
-        _is_eager(x) and not _is_autocast(x) and x.device.type == 'cpu' and x.dtype == torch.float32
+        is_eager(x) and not is_autocast(x) and x.device.type == 'cpu' and x.dtype == torch.float32
         and 0 < x.shape[1] <= 8 and len(x) > 0 and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
         and x.is_contiguous(memory_format=torch.channels_last) and not (torch.is_grad_enabled() and x.requires_grad))
 
@@ -224,13 +225,3 @@ def _kernel_applies(x: torch.Tensor) -> bool:
 @lru_cache(maxsize=None)
 def _has_triton() -> bool:
     return find_spec('triton') is not None
-
-
-def _is_eager(x: torch.Tensor) -> bool:
-    """Whether x is a real tensor, computed with at once."""
-    return isinstance(x, torch.Tensor) and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-
-
-def _is_autocast(x: torch.Tensor) -> bool:
-    device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

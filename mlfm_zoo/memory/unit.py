@@ -27,6 +27,7 @@ from timm.models import checkpoint
 from .bands import low_band
 from .identity import Identity
 from .options import MEMORY_UPDATES, check_option
+from .training import fuse_in_training, trains_fused
 
 __all__ = ['Gate', 'LowFrequencyMemoryUnit']
 
@@ -119,6 +120,9 @@ class LowFrequencyMemoryUnit(Identity, nn.Module):
         return self._forward(x, memory, bands)
 
     def _forward(self, x: torch.Tensor, memory: torch.Tensor, bands: List[torch.Tensor]):
+        if not torch.jit.is_scripting():  # by itself: TorchScript then does not look at what follows
+            if trains_fused(self, x, memory, bands):
+                return fuse_in_training(self, x, memory, bands)
         low = self.input_gate(memory)
         if self.supplement_gate is not None:
             low = low + self.supplement_gate(bands[self.level])

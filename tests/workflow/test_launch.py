@@ -2,12 +2,15 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from mlfm_zoo.workflow.launch import run
 
 ROOT = Path(__file__).parents[2]
 PACKAGE_AT = dict(os.environ, PYTHONPATH=str(ROOT))
@@ -121,3 +124,38 @@ def test_a_sitecustomize_of_the_machine_still_runs(script, tmp_path):
     path = script('import os, sys; print(os.environ.get("SEEN"), sys.modules["sitecustomize"].__file__)')
     env = dict(PACKAGE_AT, PYTHONPATH=os.pathsep.join([str(tmp_path / 'site'), str(ROOT)]))
     assert launch(path, env=env).stdout.split() == ['yes', str(tmp_path / 'site' / 'sitecustomize.py')]
+
+
+FAULTS = '''
+import resource, sys
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = b'x' * (64 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults(), *sys.argv[1:])
+'''
+
+
+def test_freed_memory_is_kept(script):
+    """A block of 16384 pages is taken anew from the system each time, or stays; in processes below too."""
+    path = script(FAULTS)
+    assert int(launch(path).stdout) >= 16384
+    kept = launch('--keep-memory', path, '--keep-memory')
+    assert kept.returncode == 0, kept.stderr
+    count, argument = kept.stdout.split()
+    assert int(count) < 100 and argument == '--keep-memory'
+    below = script(f'import subprocess, sys; subprocess.run([sys.executable, {str(path)!r}], check=True)', 'below.py')
+    assert int(launch('--keep-memory', below).stdout) < 100
+    own = dict(PACKAGE_AT, MALLOC_MMAP_MAX_='65536', MALLOC_TRIM_THRESHOLD_='131072')  # what the user says holds
+    assert int(launch('--keep-memory', path, env=own).stdout.split()[0]) >= 16384
+
+
+def test_memory_is_kept_by_glibc_alone(monkeypatch):
+    monkeypatch.setattr(platform, 'libc_ver', lambda: ('', ''))
+    with pytest.raises(SystemExit, match='--keep-memory sets the allocator of glibc, .*: leave it out') as error:
+        run(['script.py'], keep_memory=True)
+    assert '\n' not in str(error.value)
+    usage = launch('--keep-memory')
+    assert usage.returncode == 2 and 'required: script' in usage.stderr
+    assert '--keep-memory' in launch('--keep-memory', '--help').stdout

@@ -6,22 +6,36 @@ when the folder is in PYTHONPATH: it imports `mlfm_zoo` after `timm`, in process
 """
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import List, NoReturn
 
-__all__ = ['become_python', 'run']
+__all__ = ['KEEP_MEMORY', 'become_python', 'run']
 
 HOOK = Path(__file__).with_name('hook')
 
+# glibc reads this when a process starts: no memory maps of their own for large blocks, no return of freed memory.
+KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
 
-def run(command: List[str]) -> NoReturn:
+
+def run(command: List[str], keep_memory: bool = False) -> NoReturn:
     """Become `python COMMAND`, with these networks registered whenever timm is imported.
 
     Args:
         command: A script with its arguments, or '-m', a module and its arguments.
+        keep_memory: Whether the processes keep the memory that they free, for their own next use, where the C library
+            is glibc. What the environment says of it already holds.
+
+    Raises:
+        SystemExit: `keep_memory` is true and the C library is another.
     """
+    if keep_memory:
+        if platform.libc_ver()[0] != 'glibc':
+            sys.exit('error: --keep-memory sets the allocator of glibc, which this Python does not use: leave it out, '
+                     'and preload jemalloc or tcmalloc for the same effect.')
+        os.environ.update(KEEP_MEMORY | os.environ)
     paths = [str(HOOK), *filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))]
     os.environ['PYTHONPATH'] = os.pathsep.join(dict.fromkeys(paths))
     become_python(command)

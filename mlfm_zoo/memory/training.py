@@ -1,0 +1,319 @@
+"""All that follows a unit's convolutions in training on a CPU, as one autograd function.
+
+It computes what unit.py says, and takes less memory: it keeps the outputs of the convolutions, the feature and the
+statistics of the norms, and computes norm, ReLU and sums again in the backward pass. Its only large temporaries are the
+tensors that it puts out, which counts where freed memory goes back to the system: getting a page anew there costs more
+than all arithmetic on it.
+"""
+
+from typing import Any, List, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.autograd import forward_ad
+from torch.nn.modules import module as all_modules
+
+from .bands import low_band
+
+__all__ = ['fuse_in_training', 'is_autocast', 'is_eager', 'trains_fused']
+
+# The batch is taken in parts of this size, so that one pass finds in the cache what the one before has written.
+PART_BYTES = 1 << 21
+
+# Multiply-adds for one value up to which a convolution is computed again rather than that its output is kept: those of
+# the first input gate, on the image's channels. With those of supplement gates too, a step took longer where freed
+# memory is kept.
+CHEAP = 4
+
+HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
+
+
+def is_eager(x: torch.Tensor) -> bool:
+    """Whether x is a real tensor, computed with at once."""
+    return isinstance(x, torch.Tensor) and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def is_autocast(x: torch.Tensor) -> bool:
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def trains_fused(unit: Any, x: torch.Tensor, memory: torch.Tensor, bands: List[torch.Tensor]) -> bool:
+    """Whether `fuse_in_training` computes just what the unit's modules would: exact types, no hooks, no transforms."""
+    if not unit.training or not is_eager(x) or x.device.type != 'cpu' or is_autocast(x):
+        return False
+    gates = _gates(unit, memory, bands)
+    convs, sources = [gate.conv for gate, _ in gates], [source for _, source in gates]
+    norms = [*(gate.norm for gate, _ in gates), unit.output_gate]
+    return (
+        x.dim() == 4 and x.dtype in (torch.float32, torch.float64) and x.numel() > x.shape[1]
+        and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
+        and all(source.dim() == 4 and source.shape[2:] == x.shape[2:] and len(source) == len(x) for source in sources)
+        and all(_is_plain_conv(conv) and conv.out_channels == x.shape[1] for conv in convs)
+        and all(_is_plain_norm(norm) and norm.num_features == x.shape[1] for norm in norms)
+        and not any(getattr(m, name) for m in (*(g for g, _ in gates), *convs, *norms) for name in HOOKS)
+        and not any(getattr(all_modules, f'_global{name}') for name in HOOKS)
+        and all(_is_plain_tensor(t, x) for t in (x, *sources, *(p for m in (*convs, *norms) for p in m.parameters())))
+    )
+
+
+def _gates(unit: Any, memory: torch.Tensor, bands: List[torch.Tensor]) -> List[Tuple[Any, torch.Tensor]]:
+    """The gates of a unit, each with what it takes."""
+    supplement = [] if unit.supplement_gate is None else [(unit.supplement_gate, bands[unit.level])]
+    return [(unit.input_gate, memory), *supplement]
+
+
+def _is_plain_conv(conv: nn.Module) -> bool:
+    return type(conv) is nn.Conv2d and conv.bias is not None and conv.padding_mode == 'zeros' and conv.groups == 1
+
+
+def _is_plain_norm(norm: nn.Module) -> bool:
+    return (
+        type(norm) is nn.BatchNorm2d and norm.training and norm.affine and norm.track_running_stats
+        and norm.momentum is not None and norm.running_mean is not None and norm.num_batches_tracked is not None)
+
+
+def _is_plain_tensor(tensor: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether a tensor is of x's kind, and none of torch.func's or of forward mode's."""
+    return (
+        type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype == x.dtype and tensor.device == x.device
+        and torch.func.debug_unwrap(tensor) is tensor and forward_ad.unpack_dual(tensor).tangent is None)
+
+
+def fuse_in_training(
+        unit: Any,
+        x: torch.Tensor,
+        memory: torch.Tensor,
+        bands: List[torch.Tensor],
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """As `LowFrequencyMemoryUnit.forward`, where `trains_fused` says that it applies."""
+    gates, norms = [], []
+    for gate, source in _gates(unit, memory, bands):
+        conv = gate.conv
+        again = conv.in_channels * conv.kernel_size[0] ** 2 <= CHEAP
+        gates.append([source, conv.weight, conv.bias] if again else [conv(source).contiguous(memory_format=_layout(x))])
+        norms.append(gate.norm)
+    norms.append(unit.output_gate)
+    for norm in norms:
+        norm.num_batches_tracked.add_(1)
+    y, written = _FusedUnit.apply(
+        norms, [len(gate) for gate in gates], (unit.update == 'cat', unit.forget > 0, unit.ceil_mode),
+        x, *(t for gate in gates for t in gate), *(norm.weight for norm in norms), *(norm.bias for norm in norms))
+    for _ in range(unit.forget - 1):
+        written = low_band(written, unit.ceil_mode)
+    return y, written
+
+
+class _FusedUnit(torch.autograd.Function):
+    """All of a unit but the costly convolutions, and but the levels of its forget gate after the first.
+
+    A gate is the output of its convolution, or what the convolution takes, its weight and its bias.
+    """
+
+    @staticmethod
+    def forward(ctx, norms, lengths, options, x, *tensors):
+        concatenates, forgets, ceil_mode = options
+        gates, weights, biases = _unpack(tensors, lengths)
+        parts = _parts(x)
+        count = x.numel() // x.shape[1]
+        statistics = []
+        for gate, norm in zip(gates, norms):
+            statistics.append(_statistics([_moments(_feature(gate, part)) for part in parts], norm, count))
+        affine = [_affine(*s) for s in zip(statistics, weights, biases)]
+        fused, written, moments = torch.empty_like(x), [], []
+        for part in parts:
+            low = _write_low(gates, affine, part, fused[part])
+            if concatenates:
+                pair = (x[part], low)
+                written.append(torch.cat([low_band(t, ceil_mode) for t in pair] if forgets else pair, dim=1))
+            low.add_(x[part])
+            if forgets and not concatenates:
+                written.append(low_band(low, ceil_mode))
+            moments.append(_moments(low))
+        if not written:
+            memory = fused
+        else:
+            memory = written[0] if len(parts) == 1 else torch.cat(written)
+        statistics.append(_statistics(moments, norms[-1], count))
+        scale, shift = _affine(statistics[-1], weights[-1], biases[-1])
+        y = torch.addcmul(shift, fused, scale, out=torch.empty_like(x) if memory is fused else fused)
+        ctx.save_for_backward(x, *tensors, *(s for pair in statistics for s in pair))
+        ctx.eps, ctx.lengths, ctx.options = [norm.eps for norm in norms], lengths, options
+        ctx.set_materialize_grads(False)
+        return y, memory
+
+    @staticmethod
+    def backward(ctx, grad_y, grad_memory):
+        saved = ctx.saved_tensors  # once: a checkpoint computes anew what it gives
+        inputs, statistics = saved[:len(ctx.needs_input_grad) - 3], saved[len(ctx.needs_input_grad) - 3:]
+        statistics = list(zip(statistics[::2], statistics[1::2]))
+        x = inputs[0]
+        gates, weights, biases = _unpack(inputs[1:], ctx.lengths)
+        if torch.is_grad_enabled():  # for gradients of these gradients
+            outputs = _equations(x, gates, weights, biases, ctx.eps, *ctx.options)
+            return None, None, None, *_gradients(outputs, inputs, (grad_y, grad_memory), ctx.needs_input_grad[3:])
+        concatenates, forgets, ceil_mode = ctx.options
+        parts = _parts(x)
+        affine = [_affine(*s) for s in zip(statistics, weights, biases)]
+        sums = [x.new_zeros(2, x.shape[1]) for _ in weights]  # gradients of the norms' weights and biases
+        grad_y = torch.zeros_like(x) if grad_y is None else grad_y.contiguous(memory_format=_layout(x))
+        grad_x = torch.empty_like(x)  # first x + l, then the gradient of x + l, then that of x
+        for part in parts:
+            fused = _write_low(gates, affine, part, grad_x[part]).add_(x[part])
+            _add_sums(sums[-1], grad_y[part], fused, weights[-1], statistics[-1])
+        slopes = _slopes(sums[-1], weights[-1], statistics[-1], x)
+
+        def grad_of_low(part):
+            if grad_memory is None or not concatenates:
+                return grad_x[part]
+            grad = grad_memory[part, x.shape[1]:]
+            return grad_x[part] + _forget_backward(grad, x[part], forgets, ceil_mode)
+
+        def grad_of_norm(i, feature, grad_low, out):
+            before_relu = torch.addcmul(affine[i][1], feature, affine[i][0])
+            return torch.ops.aten.threshold_backward.grad_input(grad_low, before_relu, 0, grad_input=out)
+
+        grads: List[Any] = [[torch.empty_like(x)] if len(gate) == 1 else [None, None, None] for gate in gates]
+        for part in parts:
+            grad = _write_slope(slopes, grad_y[part], grad_x[part], grad_x[part])
+            if grad_memory is not None and not concatenates:
+                grad.add_(_forget_backward(grad_memory[part], grad, forgets, ceil_mode))
+            grad_low = grad_of_low(part)
+            for i, gate in enumerate(gates):
+                feature = _feature(gate, part)
+                out = grads[i][0][part] if len(gate) == 1 else torch.empty_like(feature)
+                _add_sums(sums[i], grad_of_norm(i, feature, grad_low, out), feature, weights[i], statistics[i])
+        slopes = [_slopes(*s, x) for s in zip(sums, weights, statistics)]
+        needed = iter(ctx.needs_input_grad[4:])
+        needed = [[next(needed) for _ in gate] for gate in gates]
+        for part in parts:
+            grad_low = grad_of_low(part) if max(ctx.lengths) > 1 else None
+            for i, gate in enumerate(gates):
+                feature = _feature(gate, part)
+                if len(gate) == 1:
+                    _write_slope(slopes[i], grads[i][0][part], feature, grads[i][0][part])
+                    continue
+                grad = grad_of_norm(i, feature, grad_low, torch.empty_like(feature))
+                _convolution_backward(_write_slope(slopes[i], grad, feature, grad), gate, part, needed[i], grads[i])
+            if grad_memory is not None and concatenates:
+                grad = grad_memory[part, :x.shape[1]]
+                grad_x[part].add_(_forget_backward(grad, x[part], forgets, ceil_mode))
+        return (None, None, None, grad_x, *(g for gate in grads for g in gate),
+                *(of_weight for of_weight, _ in sums), *(of_bias for _, of_bias in sums))
+
+
+def _layout(x: torch.Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
+
+def _parts(x: torch.Tensor) -> List[slice]:
+    step = max(1, PART_BYTES // x[0].nbytes)
+    return [slice(i, i + step) for i in range(0, len(x), step)]
+
+
+def _unpack(tensors, lengths):
+    """Gates, weights and biases of the norms."""
+    gates = [tensors[sum(lengths[:i]):sum(lengths[:i + 1])] for i in range(len(lengths))]
+    of_norms = tensors[sum(lengths):]
+    return gates, of_norms[:len(gates) + 1], of_norms[len(gates) + 1:]
+
+
+def _feature(gate, part: slice) -> torch.Tensor:
+    """A part of what a gate's norm takes."""
+    if len(gate) == 1:
+        return gate[0][part]
+    source, weight, bias = gate
+    return F.conv2d(source[part], weight, bias, padding=weight.shape[-1] // 2)
+
+
+def _moments(x: torch.Tensor) -> Tuple[int, torch.Tensor, torch.Tensor]:
+    """How many values a channel has, their mean and their variance."""
+    return x.numel() // x.shape[1], *torch.batch_norm_update_stats(x, None, None, 0.0)
+
+
+def _statistics(moments, norm: Any, count: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Mean and 1 / deviation of each channel over all parts; the norm's running ones follow."""
+    mean = sum(n * m for n, m, _ in moments) / count
+    var = sum(n * (v + (m - mean).square_()) for n, m, v in moments) / count
+    norm.running_mean.mul_(1 - norm.momentum).add_(mean, alpha=norm.momentum)
+    norm.running_var.mul_(1 - norm.momentum).add_(var, alpha=norm.momentum * count / (count - 1))
+    return mean, (var + norm.eps).rsqrt()
+
+
+def _affine(statistics, weight, bias):
+    """What a norm multiplies by, and what it adds then."""
+    mean, invstd = statistics
+    scale = weight * invstd
+    return scale[:, None, None], (bias - mean * scale)[:, None, None]
+
+
+def _write_low(gates, affine, part, low):
+    """The sum of the gates of a part, in `low`."""
+    torch.addcmul(affine[0][1], _feature(gates[0], part), affine[0][0], out=low).relu_()
+    if len(gates) == 2:
+        low.add_(torch.addcmul(affine[1][1], _feature(gates[1], part), affine[1][0]).relu_())
+    return low
+
+
+def _add_sums(sums, grad, x, weight, statistics):
+    _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+        grad, x, weight, None, None, *statistics, True, 0.0, [False, True, True])
+    sums[0].add_(of_weight)
+    sums[1].add_(of_bias)
+
+
+def _slopes(sums, weight, statistics, x):
+    """The gradient of a norm's input is linear in that of its output and in the input: both slopes, and the rest."""
+    mean, invstd = statistics
+    count = x.numel() // x.shape[1]
+    scale = weight * invstd
+    slope = -scale * invstd * sums[0] / count
+    return [t[:, None, None] for t in (scale, slope, -scale * sums[1] / count - slope * mean)]
+
+
+def _write_slope(slopes, grad, x, out):
+    scale, slope, rest = slopes
+    return torch.addcmul(torch.addcmul(rest, x, slope), grad, scale, out=out)
+
+
+def _forget_backward(grad, x, forgets, ceil_mode):
+    if not forgets:
+        return grad
+    return torch.ops.aten.avg_pool2d_backward(2 * grad, x, [2, 2], [2, 2], [0, 0], ceil_mode, True, None)
+
+
+def _convolution_backward(grad, gate, part, needed, found):
+    """Add what a part of the batch gives to the gradients of a convolution's input, weight and bias."""
+    source, weight, _ = gate
+    padding = [weight.shape[-1] // 2] * 2
+    of_source, *of_parameters = torch.ops.aten.convolution_backward(
+        grad, source[part], weight, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], 1, needed)
+    if of_source is not None:
+        if found[0] is None:
+            found[0] = torch.empty_like(source)
+        found[0][part] = of_source
+    for i, gradient in enumerate(of_parameters, start=1):
+        if gradient is not None:
+            found[i] = gradient if found[i] is None else found[i].add_(gradient)
+
+
+def _equations(x, gates, weights, biases, eps, concatenates, forgets, ceil_mode):
+    """What `_FusedUnit` computes, in operations that autograd knows."""
+    def norm(x, i):
+        return F.batch_norm(x, None, None, weights[i], biases[i], training=True, eps=eps[i])
+
+    lows = [F.relu(norm(_feature(gate, slice(None)), i)) for i, gate in enumerate(gates)]
+    low = lows[0] if len(lows) == 1 else lows[0] + lows[1]
+    fused = x + low
+    memory = torch.cat([x, low], dim=1) if concatenates else fused
+    return norm(fused, -1), low_band(memory, ceil_mode) if forgets else memory
+
+
+def _gradients(outputs, inputs, grad_outputs, needed):
+    """Gradients of those inputs that need one, None for the others, with a graph of their own."""
+    pairs = [(o, g) for o, g in zip(outputs, grad_outputs) if g is not None]
+    found = iter(torch.autograd.grad(
+        [o for o, _ in pairs], [t for t, n in zip(inputs, needed) if n], [g for _, g in pairs],
+        create_graph=True, allow_unused=True))
+    return tuple(next(found) if n else None for n in needed)
