@@ -53,6 +53,29 @@ class FoldedGate(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
+class FoldedNorm(nn.Module):
+    """A norm of eval mode as what it is then, one multiplication and one sum, for inference.
+
+    A compiled norm works the two out anew from its four statistics wherever it is used.
+
+    Args:
+        norm: The norm, which is left as it is.
+    """
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d):
+        super().__init__()
+        scale = norm.weight.detach() * (norm.get_buffer('running_var') + norm.eps).rsqrt()
+        self.register_buffer('scale', scale, persistent=False)
+        self.register_buffer('shift', norm.bias.detach() - norm.get_buffer('running_mean') * scale, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.scale[:, None, None], self.shift[:, None, None]
+        return torch.addcmul(shift, x, scale).to(x.dtype)  # as a norm, whatever autocast gives
+
+
 class FusedMemoryUnit(LowFrequencyMemoryUnit):
     """A unit for inference: its norms are folded away, and it takes the fastest way that there is.
 
@@ -62,9 +85,6 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
     Args:
         unit: The unit, which is left as it is.
     """
-
-    scale: torch.Tensor
-    shift: torch.Tensor
 
     def __init__(self, unit: LowFrequencyMemoryUnit):
         nn.Module.__init__(self)  # all that a unit has is taken from the other
@@ -76,10 +96,7 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
         self.grad_checkpointing = False
         self.input_gate = FoldedGate(unit.input_gate)
         self.supplement_gate = None if unit.supplement_gate is None else FoldedGate(unit.supplement_gate)
-        self.output_gate = bn = copy.deepcopy(unit.output_gate)
-        scale = bn.weight.detach() * (bn.get_buffer('running_var') + bn.eps).rsqrt()
-        self.register_buffer('scale', scale, persistent=False)
-        self.register_buffer('shift', bn.bias.detach() - bn.get_buffer('running_mean') * scale, persistent=False)
+        self.output_gate = FoldedNorm(unit.output_gate)
         self.eval()
 
     def forward(
@@ -122,7 +139,7 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
         from .kernel import fuse_memory
         supplement = None if self.supplement_gate is None else self.supplement_gate.conv(bands[self.level])
         y, memory = fuse_memory(
-            x, self.input_gate.conv(memory), supplement, self.scale, self.shift,
+            x, self.input_gate.conv(memory), supplement, self.output_gate.scale, self.output_gate.shift,
             self.update == 'cat', self.forget > 0, self.ceil_mode, self.last)
         if self.last:
             return y, y
@@ -138,7 +155,7 @@ class FusedMemoryUnit(LowFrequencyMemoryUnit):
             bands: List[torch.Tensor],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, but x is overwritten, and on a CPU the batch is taken in parts that its cache holds."""
-        scale, shift = self.scale[:, None, None], self.shift[:, None, None]
+        scale, shift = self.output_gate.scale[:, None, None], self.output_gate.shift[:, None, None]
         part = max(1, len(x))
         if x.device.type == 'cpu':
             size = PART_BYTES + PART_WEIGHTS * self.input_gate.conv.weight.nbytes

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any, List
 
 import torch
-import torch.nn as nn
 
 __all__ = ['Identity']
 
@@ -18,7 +17,7 @@ class Identity:
     if TYPE_CHECKING:  # what the unit brings along; TorchScript would read annotations that it can see
         input_gate: Any  # a Gate, in a fused unit a FoldedGate
         supplement_gate: Any  # the same, or None
-        output_gate: nn.BatchNorm2d
+        output_gate: Any  # a BatchNorm2d, in a fused unit a FoldedNorm
 
     @torch.no_grad()
     def init_identity(self) -> None:
