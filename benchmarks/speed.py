@@ -19,10 +19,12 @@ use too, --cpu-time with OMP_NUM_THREADS=1 counts what a variant computes and no
     plain folded  timm's network, its norms folded into its convolutions by fuse_trunk (--folded, inference)
     fused folded  this package's after fuse(trunk=True), which folds them in the same way (--folded, inference)
     saving        the same with gradient checkpointing, against the trunk with it (training)
+    modules       memory with each unit left to its modules instead of one function (--modules, training)
     wavelets      the unit written on pytorch_wavelets after its equations
     graph         fused and plain in a CUDA graph (CUDA, inference)
 
-With --folded every eager variant has a second ratio, to the plain trunk folded, beside the one to the trunk as it is.
+With --folded every variant has a second ratio, to the plain trunk folded, beside the one to the trunk as it is; with
+--compile too, compiled variants to compiled trunks.
 
 GSSDNet has no memory: its plain variant is timm's mobilenetv1_100, 'network' stands in the place of 'memory', and
 'literal' is the network with its channels split, filtered and concatenated as the paper has it.
@@ -69,6 +71,11 @@ def reference_of(variant: str) -> str:
     return next((plain for word, plain in REFERENCES.items() if word in variant), 'plain')
 
 
+def folded_of(variant: str) -> str:
+    """The plain variant with its norms folded that a variant is set against beside."""
+    return f'{FOLDED} compiled' if 'compiled' in variant else FOLDED
+
+
 def is_gssdnet(name: str) -> bool:
     return name.startswith('gssdnet')
 
@@ -85,8 +92,11 @@ def variants_of(name: str, args: argparse.Namespace) -> List[str]:
         variants += [FOLDED] if is_gssdnet(name) else [FOLDED, 'fused folded']
     if args.train and args.saving:
         variants += ['plain saving', f'{network} saving']
+    if args.train and args.modules and not is_gssdnet(name):
+        variants.append('modules')
     if args.compile:
         variants += ['plain compiled', f'{ours[-1]} compiled']
+        variants += [f'{variant} compiled' for variant in variants if 'folded' in variant]
     if args.device == 'cuda' and not args.train:
         variants += ['plain graph', 'fused graph']
     return variants
@@ -106,12 +116,13 @@ class Variant:
         torch.manual_seed(0)
         self.device = args.device
         self.clock = time.process_time if args.cpu_time else time.perf_counter
-        self.image = torch.randn(args.batch_size, 3, size, size).to(args.device)
+        dtype = getattr(torch, args.model_dtype)
+        self.image = torch.randn(args.batch_size, 3, size, size).to(args.device, dtype)
         if is_gssdnet(name):
             self.model = timm.create_model(MOBILENETV1 if 'plain' in variant else name)
         else:
             self.model = timm.create_model(name, memory='plain' not in variant)
-        self.model = self.model.to(args.device).train(args.train)
+        self.model = self.model.to(args.device, dtype).train(args.train)
         if 'folded' in variant:
             mlfm_zoo.fuse_trunk(self.model)
         elif 'fused' in variant:
@@ -122,6 +133,9 @@ class Variant:
         if 'literal' in variant:
             from literal_gssdnet import use_literal_operators
             self.model = use_literal_operators(self.model)
+        if variant == 'modules':
+            for unit in self.model.memory.units():  # a hook, of any kind, leaves a unit to its modules
+                unit.output_gate.register_forward_hook(lambda module, args, output: None)
         if 'saving' in variant:
             self.model.set_grad_checkpointing()
         if args.channels_last:
@@ -131,7 +145,7 @@ class Variant:
         autocast = torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.amp)
         if args.train:
             optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
-            target = torch.arange(args.batch_size, device=args.device) % 100
+            target = torch.arange(args.batch_size, device=args.device) % self.model.num_classes
 
             def step():
                 optimizer.zero_grad()
@@ -287,7 +301,7 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     progress = partial(print, end='', file=sys.stderr, flush=True) if sys.stderr.isatty() else lambda text: None
     kind = Variant if args.device == 'cuda' else RemoteVariant
     variants = {v: kind(name, v, size, args) for v in variants_of(name, args)}
-    if not (args.train or args.amp):
+    if not (args.train or args.amp) and args.model_dtype == 'float32':
         check_outputs(variants)
     for i, (label, variant) in enumerate(variants.items(), start=1):
         variant.record() if 'graph' in label else variant.warm()
@@ -308,8 +322,9 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
             seconds=spread(times[label]),
             images_per_second=round(args.batch_size / statistics.median(times[label]), 2),
             ratio=ratio, noise=noise, page_faults=variant.page_faults(), peak_mib=variant.peak_mib())
-        if FOLDED in variants and reference_of(label) == 'plain':
-            rows[label]['ratio_to_folded'], rows[label]['noise_to_folded'] = compare(times[label], times[FOLDED])
+        if folded_of(label) in variants and 'graph' not in label:
+            rows[label]['ratio_to_folded'], rows[label]['noise_to_folded'] = compare(
+                times[label], times[folded_of(label)])
         if kind is RemoteVariant:
             variant.close()
     words = sys.argv[1:]
@@ -332,13 +347,13 @@ def table(result: Dict[str, Any]) -> str:
     for variant, row in result['variants'].items():
         peak = row['peak_mib']
         cost = '' if variant == reference_of(variant) else cost_text(row['ratio'], row['noise'])
-        if 'ratio_to_folded' in row and variant != FOLDED:
-            cost = f'{cost:26} {cost_text(row["ratio_to_folded"], row["noise_to_folded"])} of {FOLDED}'
+        if 'ratio_to_folded' in row and variant != folded_of(variant):
+            cost = f'{cost:26} {cost_text(row["ratio_to_folded"], row["noise_to_folded"])} of {folded_of(variant)}'
         space = '' if peak is None else f'{peak:8.0f} MiB'
         if row['page_faults'] is not None:
             space += f'{row["page_faults"]:8} faults'
         speed = f'{1000 * row["seconds"]["median"]:9.1f} ms {row["images_per_second"]:9.1f} images/s'
-        lines.append(f'  {variant:16} {speed} '
+        lines.append(f'  {variant:22} {speed} '
                      f'{space}  {cost}')
     return '\n'.join(lines)
 
@@ -381,9 +396,12 @@ def main() -> None:
     parser.add_argument('--compile', action='store_true', help='compiled variants too')
     parser.add_argument('--no-wavelets', dest='wavelets', action='store_false', help='without pytorch_wavelets')
     parser.add_argument('--no-saving', dest='saving', action='store_false', help='without gradient checkpointing')
+    parser.add_argument('--modules', action='store_true', help='the training step of the modules beside the function')
     parser.add_argument('--folded', action='store_true', help="variants with the trunk's norms folded too")
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
+    parser.add_argument(
+        '--model-dtype', default='float32', choices=['float32', 'bfloat16'], help='type of the weights, as in timm')
     parser.add_argument('--no-channels-last', dest='channels_last', action='store_false')
     parser.add_argument('--system-malloc', action='store_true', help='return freed memory to the system (CPU)')
     parser.add_argument('--cpu-time', action='store_true', help='CPU time of one thread instead of time on the clock')
@@ -403,7 +421,8 @@ def main() -> None:
         machine=torch.cuda.get_device_name() if args.device == 'cuda' else cpu_name(),
         threads=torch.get_num_threads(), torch=torch.__version__, timm=timm.__version__, mlfm_zoo=mlfm_zoo.__version__,
         train=args.train, device=args.device, amp=args.amp, channels_last=args.channels_last,
-        system_malloc=args.system_malloc, cpu_time=args.cpu_time, batch_size=args.batch_size, size=args.size)
+        system_malloc=args.system_malloc, cpu_time=args.cpu_time, model_dtype=args.model_dtype,
+        batch_size=args.batch_size, size=args.size)
     print(', '.join(f'{k} {v}' for k, v in setting.items()))
     results = read_results(args.output, setting) if args.output else {}
     for name in names:
@@ -425,7 +444,7 @@ def read_results(folder: Path, setting: Dict[str, Any]) -> Dict[str, Dict[str, A
     file = folder / 'results.json'
     if not file.exists():
         return {}
-    there = {'cpu_time': False} | json.loads(file.read_text())  # which older files do not say
+    there = {'cpu_time': False, 'model_dtype': 'float32'} | json.loads(file.read_text())  # what older files leave out
     results = there.pop('results')
     if there != setting:
         sys.exit(f'{file} was measured in another setting, expected {setting}: name another folder.')
