@@ -411,14 +411,16 @@ def cost_page() -> str:
         lines.append(f'| {variant} | {" | ".join(cells)} |\n')
     small = {setting: read_measured(setting) for setting in SMALL_TRAINING}
     lines.append('\nA training step at batch 128 and 64 x 64, ratios of CPU time on one thread of a machine that '
-                 f"others used too (torch {small['training-64']['torch']}):\n\n"
-                 '| freed memory is | network | memory | page faults, plain | page faults, memory | peak, plain (MiB) '
-                 '| peak, memory (MiB) |\n| --- | --- | --: | --: | --: | --: | --: |\n')
+                 f"others used too (torch {small['training-64']['torch']}). *modules*: the same network with its units "
+                 'left to their modules, see below.\n\n'
+                 '| freed memory is | network | variant | to plain | peak (MiB) | page faults |\n'
+                 '| --- | --- | --- | --: | --: | --: |\n')
     for setting, label in SMALL_TRAINING.items():
         for name, result in small[setting]['results'].items():
-            plain, memory = (result['variants'][variant] for variant in ('plain', 'memory'))
-            lines.append(f'| {label} | `{name}` | {cost_cell(result, "memory")} | {plain["page_faults"]} | '
-                         f'{memory["page_faults"]} | {plain["peak_mib"]:.0f} | {memory["peak_mib"]:.0f} |\n')
+            for variant, row in result['variants'].items():
+                ratio = '1' if variant == 'plain' else cost_cell(result, variant)
+                lines.append(f'| {label} | `{name}` | {variant} | {ratio} | {row["peak_mib"]:.0f} | '
+                             f'{row["page_faults"]} |\n')
     measured.update(small)
     worst = {}
     for variant in ('fused', 'memory'):
