@@ -46,9 +46,10 @@ bench: $(VENV)/.bench
 release-check: $(VENV)/.release
 	$(BIN)/python scripts/release_check.py $(ARGS)
 
-# The documentation as a site, in site/; a warning fails.
+# The documentation as a site, in site/; a warning fails, and so does a link that leads nowhere.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m pytest tests/site/test_pages.py $(ARGS)
 
 # The same, and tests of it in a browser, which is looked for and, where there is none, installed.
 site: $(VENV)/.site

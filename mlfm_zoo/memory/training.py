@@ -6,7 +6,7 @@ tensors that it puts out, which counts where freed memory goes back to the syste
 than all arithmetic on it.
 """
 
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -41,9 +41,12 @@ def is_autocast(x: torch.Tensor) -> bool:
 
 def trains_fused(unit: Any, x: torch.Tensor, memory: torch.Tensor, bands: List[torch.Tensor]) -> bool:
     """Whether `fuse_in_training` computes just what the unit's modules would: exact types, no hooks, no transforms."""
-    if not unit.training or not is_eager(x) or x.device.type != 'cpu' or is_autocast(x):
+    if not unit.training or not is_eager(x) or x.device.type != 'cpu' or is_autocast(x) or _is_transformed():
         return False
+    from .unit import Gate, LowFrequencyMemoryUnit  # which call this module
     gates = _gates(unit, memory, bands)
+    if type(unit) is not LowFrequencyMemoryUnit or any(type(gate) is not Gate for gate, _ in gates):
+        return False
     convs, sources = [gate.conv for gate, _ in gates], [source for _, source in gates]
     norms = [*(gate.norm for gate, _ in gates), unit.output_gate]
     return (
@@ -56,6 +59,12 @@ def trains_fused(unit: Any, x: torch.Tensor, memory: torch.Tensor, bands: List[t
         and not any(getattr(all_modules, f'_global{name}') for name in HOOKS)
         and all(_is_plain_tensor(t, x) for t in (x, *sources, *(p for m in (*convs, *norms) for p in m.parameters())))
     )
+
+
+def _is_transformed(*tensors: Optional[torch.Tensor]) -> bool:
+    """Whether a transform of torch.func is at work, or a tensor is one of autograd's batches (`is_grads_batched`)."""
+    return torch._C._are_functorch_transforms_active() or any(
+        t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
 
 
 def _gates(unit: Any, memory: torch.Tensor, bands: List[torch.Tensor]) -> List[Tuple[Any, torch.Tensor]]:
@@ -75,10 +84,10 @@ def _is_plain_norm(norm: nn.Module) -> bool:
 
 
 def _is_plain_tensor(tensor: torch.Tensor, x: torch.Tensor) -> bool:
-    """Whether a tensor is of x's kind, and none of torch.func's or of forward mode's."""
+    """Whether a tensor is of x's kind, and none of forward mode's."""
     return (
         type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype == x.dtype and tensor.device == x.device
-        and torch.func.debug_unwrap(tensor) is tensor and forward_ad.unpack_dual(tensor).tangent is None)
+        and forward_ad.unpack_dual(tensor).tangent is None)
 
 
 def fuse_in_training(
@@ -150,8 +159,9 @@ class _FusedUnit(torch.autograd.Function):
         statistics = list(zip(statistics[::2], statistics[1::2]))
         x = inputs[0]
         gates, weights, biases = _unpack(inputs[1:], ctx.lengths)
-        if torch.is_grad_enabled():  # for gradients of these gradients
-            outputs = _equations(x, gates, weights, biases, ctx.eps, *ctx.options)
+        if torch.is_grad_enabled() or _is_transformed(grad_y, grad_memory):  # for gradients of these, or many at once
+            with torch.enable_grad():
+                outputs = _equations(x, gates, weights, biases, ctx.eps, *ctx.options)
             return None, None, None, *_gradients(outputs, inputs, (grad_y, grad_memory), ctx.needs_input_grad[3:])
         concatenates, forgets, ceil_mode = ctx.options
         parts = _parts(x)
@@ -311,9 +321,9 @@ def _equations(x, gates, weights, biases, eps, concatenates, forgets, ceil_mode)
 
 
 def _gradients(outputs, inputs, grad_outputs, needed):
-    """Gradients of those inputs that need one, None for the others, with a graph of their own."""
-    pairs = [(o, g) for o, g in zip(outputs, grad_outputs) if g is not None]
+    """Gradients of those inputs that need one, None for the others, with a graph of their own where one is recorded."""
+    pairs = [(o, g) for o, g in zip(outputs, grad_outputs) if g is not None and o.requires_grad]
     found = iter(torch.autograd.grad(
         [o for o, _ in pairs], [t for t, n in zip(inputs, needed) if n], [g for _, g in pairs],
-        create_graph=True, allow_unused=True))
+        create_graph=torch.is_grad_enabled(), allow_unused=True))
     return tuple(next(found) if n else None for n in needed)

@@ -135,8 +135,8 @@ def find_folds(model: nn.Module) -> List[Fold]:
         what = f'{type(error).__name__}: {error}'.splitlines()[0][:300]
         name = config_of(model).get('architecture') or type(model).__name__
         raise RuntimeError(
-            f'torch.fx cannot trace {name} ({what}), so that its trunk was not fused: fuse the memory alone, with '
-            'fuse().') from error
+            f'torch.fx cannot trace {name} ({what}), so that its trunk was not fused: call '
+            'timm.models.reparameterize_model instead, which fuses a memory and leaves the trunk.') from error
     modules: Dict[Any, Any] = dict(traced.named_modules())
     registered = Counter(id(m) for _, m in traced.named_modules(remove_duplicate=False))
     calls = Counter(node.target for node in graph.nodes if node.op == 'call_module')

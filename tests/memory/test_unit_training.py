@@ -9,6 +9,7 @@ import torch.nn as nn
 
 from mlfm_zoo.memory import LowFrequencyMemoryUnit, training
 from mlfm_zoo.memory.training import trains_fused
+from mlfm_zoo.memory.unit import Gate
 
 updates = pytest.mark.parametrize('update', ['add', 'cat'])
 
@@ -135,6 +136,41 @@ def results_of(unit, inputs):
     return [y, written, *(p.grad for p in unit.parameters() if p.requires_grad)]
 
 
+def test_gradients_of_gradients_of_frozen():
+    """A memory that no parameter with a gradient has a part in takes part in no graph."""
+    for update in ('add', 'cat'):
+        unit, (x, memory, band) = make(update=update)
+        unit.requires_grad_(False)
+        unit.output_gate.requires_grad_(True)
+        found = []
+        for one in (unit, modules_only(unit)):
+            y, written = one(x, memory, [band])
+            parameters = [*one.output_gate.parameters()]
+            first = torch.autograd.grad(y.pow(3).sum() + written.sum(), parameters, create_graph=True)
+            found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), parameters)])
+        for actual, expected in zip(*found, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_batched_gradients():
+    """Of a Jacobian all rows at once."""
+    unit, (x, memory, band) = make(batch=2, size=(3, 2))
+    found = [torch.autograd.functional.jacobian(lambda x, one=one: one(x, memory, [band]), x, vectorize=True)
+             for one in (unit, modules_only(unit))]
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+class OtherGate(Gate):
+    def forward(self, x):
+        return torch.tanh(self.norm(self.conv(x)))
+
+
+class OtherUnit(LowFrequencyMemoryUnit):
+    def _forget(self, x):
+        return nn.functional.max_pool2d(x, 2, ceil_mode=True)
+
+
 def freeze_norm(unit):
     unit.output_gate.eval()
 
@@ -167,8 +203,21 @@ def low_precision(unit):
     unit.bfloat16()
 
 
+def other_gate(unit):
+    unit.input_gate = nn.Conv2d(5, 8, 1, dtype=torch.float64)
+
+
+def gate_of_another_class(unit):
+    unit.supplement_gate.__class__ = OtherGate
+
+
+def of_another_class(unit):
+    unit.__class__ = OtherUnit
+
+
 @pytest.mark.parametrize('change', [
-    freeze_norm, other_norm, cumulative, no_statistics, no_affine, hooked, parametrized, low_precision])
+    freeze_norm, other_norm, cumulative, no_statistics, no_affine, hooked, parametrized, low_precision,
+    other_gate, gate_of_another_class, of_another_class])
 def test_left_to_the_modules(change):
     unit, (x, memory, band) = make()
     assert trains_fused(unit, x, memory, [band])
@@ -197,6 +246,12 @@ def test_transforms():
     loss(parameters).backward()
     for name, parameter in parameters.items():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-10, atol=1e-10)
+
+    with torch.no_grad():  # a transform of what comes after the unit alone
+        y = unit(x, memory, [band])[0]
+        weights = torch.randn(3, 8, 1, 1, dtype=torch.float64)
+        found = torch.func.vmap(lambda weight: (unit(x, memory, [band])[0] * weight).sum())(weights)
+    torch.testing.assert_close(found, torch.stack([(y * weight).sum() for weight in weights]))
 
 
 def test_autocast_and_no_gradients():
