@@ -357,7 +357,8 @@ def test_a_network_that_cannot_be_traced_stays():
             return super().forward(x if x.sum() > 0 else -x)
 
     model = Asking(timm.models.BasicBlock, (1, 1, 1, 1), channels=(4, 4, 4, 4))
-    with pytest.raises(RuntimeError, match=r'cannot trace Asking \(TraceError.*: call timm.models.reparameterize_model') as error:
+    said = r'cannot trace Asking \(TraceError.*: call timm.models.reparameterize_model'
+    with pytest.raises(RuntimeError, match=said) as error:
         fuse_trunk(model)
     assert '\n' not in str(error.value)
     assert norms_left(model) and model.training and model.state_dict()
