@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import timm
+import yaml
 
 import mlfm_zoo
 from mlfm_zoo.hub.manifest import KINDS, manifest_path, paper_accuracies, read_manifest
@@ -292,6 +293,11 @@ def study_results() -> str:
         if not (folder / 'runs.csv').exists():
             text += 'Not run yet.\n'
             continue
+        contents = yaml.safe_load(plan.read_text(encoding='utf-8'))
+        planned = len(contents['seeds']) * sum(len(entry['arms']) for entry in contents['networks'].values())
+        finished = len((folder / 'runs.csv').read_text(encoding='utf-8').splitlines()) - 1
+        if finished < planned:
+            text += f'**Not finished: {finished} of {planned} runs.** What follows will change.\n\n'
         text += report(folder) + STUDY_SOURCE.format(plan=plan.stem, folder=folder.relative_to(ROOT).as_posix())
         if (ROOT / 'docs' / 'study' / plan.stem).is_dir():
             text += STUDY_PICTURES.format(folder=f'study/{plan.stem}')
