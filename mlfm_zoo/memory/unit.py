@@ -99,10 +99,7 @@ class LowFrequencyMemoryUnit(Identity, nn.Module):
         self.output_gate = nn.BatchNorm2d(num_chs, **dd)
 
     def forward(
-            self,
-            x: torch.Tensor,
-            memory: torch.Tensor,
-            bands: List[torch.Tensor],
+            self, x: torch.Tensor, memory: torch.Tensor, bands: List[torch.Tensor],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Fuse memory into a feature.
 
