@@ -7,7 +7,7 @@ import copy
 import os
 from functools import lru_cache, partial
 from importlib.util import find_spec
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -27,7 +27,41 @@ PART_BYTES = 7 << 19
 PART_WEIGHTS = 8
 
 
-class FoldedGate(nn.Module):
+class Fused(nn.Module):
+    """What the parts of a fused network share: they have no norms, so that no checkpoint can hold them.
+
+    Attributes:
+        fused_part: What is fused, for the error that a checkpoint of it gives.
+    """
+
+    fused_part = 'memory of this network'
+
+    @torch.jit.ignore
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        if not keep_vars:  # torch.export asks for the variables themselves
+            raise RuntimeError(
+                f'The {self.fused_part} is fused, which no checkpoint can hold: save the network before fuse().')
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+def scale_and_shift(norm: Any) -> Tuple[torch.Tensor, torch.Tensor]:
+    """What a norm multiplies each channel by in eval mode, and what it adds then.
+
+    Args:
+        norm: Batch norm with running statistics, affine or not.
+
+    Returns:
+        Both for each channel (C,), in float32 at least, in which statistics are kept whatever weights are rounded to.
+    """
+    mean, var = norm.running_mean, norm.running_var
+    mean, var = (value.to(torch.promote_types(value.dtype, torch.float32)) for value in (mean, var))
+    scale = (var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    return scale, -mean * scale if norm.bias is None else norm.bias - mean * scale
+
+
+class FoldedGate(Fused):
     """A gate whose norm is folded into its convolution, for inference; it cannot be saved as a checkpoint.
 
     Args:
@@ -45,13 +79,6 @@ class FoldedGate(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.conv(x), inplace=True)
 
-    @torch.jit.ignore
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        if not keep_vars:  # torch.export asks for the variables themselves
-            raise RuntimeError(
-                'The memory of this network is fused, which no checkpoint can hold: save the network before fuse().')
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-
 
 class FoldedNorm(nn.Module):
     """A norm of eval mode as what it is then, one multiplication and one sum, for inference.
@@ -67,9 +94,9 @@ class FoldedNorm(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm2d):
         super().__init__()
-        scale = norm.weight.detach() * (norm.get_buffer('running_var') + norm.eps).rsqrt()
+        scale, shift = (value.detach().to(norm.weight.dtype) for value in scale_and_shift(norm))
         self.register_buffer('scale', scale, persistent=False)
-        self.register_buffer('shift', norm.bias.detach() - norm.get_buffer('running_mean') * scale, persistent=False)
+        self.register_buffer('shift', shift, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scale, shift = self.scale[:, None, None], self.shift[:, None, None]

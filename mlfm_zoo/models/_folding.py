@@ -17,6 +17,7 @@ from timm.models import get_notrace_functions, get_notrace_modules, reparameteri
 from torchvision.ops import FrozenBatchNorm2d
 
 from .._timm import config_of
+from ..memory.fused import Fused, scale_and_shift
 
 __all__ = ['fuse_trunk']
 
@@ -30,8 +31,10 @@ PUT_TOGETHER = ('fuse', 'reparameterize', 'switch_to_deploy')
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
 
-class _Folded(nn.Module):
+class _Folded(Fused):
     """What convolutions that hold norms share, to be put before the convolution's class: no training, no checkpoint."""
+
+    fused_part = 'trunk of this network'
 
     @torch.jit.ignore
     def train(self, mode: bool = True):
@@ -39,13 +42,6 @@ class _Folded(nn.Module):
             raise RuntimeError('The trunk of this network is fused for inference, without the norms that training '
                                'needs: train the network as it was before fuse(trunk=True).')
         return super().train(mode)
-
-    @torch.jit.ignore
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        if not keep_vars:  # torch.export asks for the variables themselves
-            raise RuntimeError(
-                'The trunk of this network is fused, which no checkpoint can hold: save the network before fuse().')
-        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     @torch.jit.ignore
     def _load_from_state_dict(self, *args):
@@ -169,7 +165,7 @@ def _apply(model: nn.Module, fold: Fold) -> None:
     """Put a convolution that holds the norm in the place of the two."""
     conv: Any = model.get_submodule(fold.conv)
     norm = model.get_submodule(fold.norm)
-    scale, shift = _scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm)
     # at least in float32, in which the statistics of norms are kept, whatever the weights are rounded to
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
     weight = conv.weight.to(dtype)
@@ -192,16 +188,6 @@ def _apply(model: nn.Module, fold: Fold) -> None:
 
 def _has_statistics(norm: nn.Module) -> bool:
     return getattr(norm, 'running_mean', None) is not None and getattr(norm, 'running_var', None) is not None
-
-
-def _scale_and_shift(norm: Any) -> Tuple[torch.Tensor, torch.Tensor]:
-    """What a norm does to each channel in eval mode."""
-    mean, var = norm.running_mean, norm.running_var
-    mean, var = (value.to(torch.promote_types(value.dtype, torch.float32)) for value in (mean, var))
-    scale = (var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    return scale, -mean * scale if norm.bias is None else norm.bias - mean * scale
 
 
 def _what_follows(norm: nn.Module) -> nn.Module:

@@ -25,6 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
+from ..memory.fused import Fused
 from ..memory.options import check_option
 from ._create import create_network
 from ._network import refuse_misfit, refuse_other_weights, weight_faults
@@ -198,7 +199,7 @@ class GSSDBlock(nn.Module):
         return FusedGSSDBlock(self)
 
 
-class FusedGSSDBlock(nn.Module):
+class FusedGSSDBlock(Fused):
     """A block for inference, its norms folded into its convolutions.
 
     Outputs are those of eval mode, to rounding. It cannot be trained, or saved as a checkpoint.
@@ -206,6 +207,8 @@ class FusedGSSDBlock(nn.Module):
     Args:
         block: The block, which is left as it is.
     """
+
+    fused_part = 'network'
 
     def __init__(self, block: GSSDBlock):
         super().__init__()
@@ -235,13 +238,6 @@ class FusedGSSDBlock(nn.Module):
             raise RuntimeError('The network is fused for inference, without the norms that training needs: train it as '
                                'it was before fuse().')
         return super().train(mode)
-
-    @torch.jit.ignore
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        if not keep_vars:  # torch.export asks for the variables themselves
-            raise RuntimeError(
-                'The network is fused, which no checkpoint can hold: save the network before fuse().')
-        super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
 def _fold(conv: Union[nn.Conv2d, FixedConv2d], norm: nn.BatchNorm2d) -> nn.Conv2d:
