@@ -269,6 +269,7 @@ STUDY_HEADER = """
 
 Each network with memory, without (*baseline*), and without but widened to the memory's multiply-adds (*wide*), trained
 by timm's train.py with the same settings, epochs and seeds. `benchmarks/study/README.md` says how to read the tables.
+Times of `cifar10-cpu` were taken while other work ran on the machine: [cost](cost.md) has those measured with care.
 """
 
 STUDY_SOURCE = """

@@ -285,7 +285,8 @@ def _guarded(
         except Exception as error:  # of any kind: timm does not check these values
             what = f'{type(error).__name__}: {error}'.splitlines()[0][:300]
             raise ValueError(
-                f'The config.json given for {variant} describes no network ({what}): get it again.') from None
+                f'The config.json given for {variant} describes no network with the arguments given beside it '
+                f'({what}): correct them, or get the file again.') from None
     return build
 
 

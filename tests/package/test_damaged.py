@@ -678,6 +678,13 @@ def test_callers_head_may_be_large(tmp_path):
     assert model.fc.weight.shape == (200_000, 40)
 
 
+def test_callers_argument_is_not_the_configs_fault(tmp_path):
+    (tmp_path / 'model.safetensors').write_bytes(WEIGHTS.read_bytes())
+    (tmp_path / 'config.json').write_text(json.dumps(good_config()))
+    with pytest.raises(ValueError, match='arguments given beside it .*drop_paths.*: correct them'):
+        timm.create_model(f'local-dir:{tmp_path}', pretrained=True, drop_paths=0.1)
+
+
 @pytest.mark.parametrize('tensor', [torch.zeros(1).expand(10 ** 11), torch.zeros(3, device='meta')])
 def test_values_that_are_not_there(tensor, tmp_path, capsys):
     torch.save(mobilenetv2(0.1) | {'conv.0.weight': tensor}, tmp_path / 'a.pth')
