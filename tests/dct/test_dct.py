@@ -6,7 +6,6 @@ import pickle
 import re
 
 import numpy as np
-import onnxruntime
 import pytest
 import timm
 import torch
@@ -15,7 +14,6 @@ from scipy.fft import dctn
 from torch import nn
 
 import mlfm_zoo
-from int8 import export_onnx
 from mlfm_zoo.cli import main
 from mlfm_zoo.cli.arguments import key_value
 from mlfm_zoo.convert import convert_state_dict
@@ -430,23 +428,6 @@ def test_saved_and_loaded(name, tmp_path):
         torch.testing.assert_close(grey(image[:, :1]), model(image[:, :1].expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
     with pytest.raises(RuntimeError, match='dct_channels and dct_gate'):
         timm.create_model(f'local-dir:{tmp_path}', pretrained=True, dct_channels='12s')
-
-
-@pytest.mark.parametrize('name', [
-    name if name in ('dct_resnet50_24s', 'dct_mobilenetv2_100_192_gate') else pytest.param(name, marks=pytest.mark.slow)
-    for name in DCT])
-def test_onnx(name, tmp_path):
-    """One graph for any batch and size, also sizes that are no multiples of 8."""
-    torch.manual_seed(0)
-    model = lived_in(timm.create_model(name, num_classes=5))
-    export_onnx(model, tmp_path / 'model.onnx', 64)
-    session = onnxruntime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
-    for batch, *sides in ((1, 64, 64), (3, 65, 97), (2, 128, 96)):
-        image = torch.randn(batch, 3, *sides)
-        with torch.inference_mode():
-            expected = model(image).numpy()
-        actual, = session.run(None, {'image': image.numpy()})
-        assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize('name', DCT)
