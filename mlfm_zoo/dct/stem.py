@@ -83,12 +83,17 @@ def dct_matrix() -> torch.Tensor:
     return matrix
 
 
+@torch.compiler.assume_constant_result  # torch 2.6 cannot trace the question
+def _knows_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
 @torch.fx.wrap  # a trace cannot ask for a device
 def exact_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int) -> torch.Tensor:
     """A convolution in float32 inside autocast, and in the type of its arguments elsewhere."""
     if not torch.jit.is_scripting():
         device = x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if _knows_autocast(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return F.conv2d(x.float(), weight.float(), bias.float(), stride=stride)
     return F.conv2d(x, weight, bias, stride=stride)

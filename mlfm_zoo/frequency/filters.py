@@ -97,7 +97,8 @@ class FrequencyFilter(nn.Module):
         if not gain.keeps_all:
             if spectrum is None:
                 spectrum = torch.fft.rfft2(images.to(dtype))
-            filtered = torch.fft.irfft2(spectrum * gain.values, s=(height, width)).to(images.dtype)
+            # times 1: a bare sum's gradient is one value expanded, which the transform of torch 2.6 refuses on CPUs
+            filtered = (torch.fft.irfft2(spectrum * gain.values, s=(height, width)) * 1).to(images.dtype)
         if self.shift is not None and gain.dc != 1:
             # filter((x * std + mean)) normalised again; a filter is linear, and on a constant it is its gain at DC
             shift = torch.tensor(self.shift, dtype=images.dtype, device=images.device)

@@ -326,13 +326,22 @@ def damaged_folders(rng, count, evil):
         new_key = rng.choice([key, key, key, 'module.' + key, '../' + key, '', 'two\nlines', '\0', 'x' * 5000])
         for _ in range(rng.choice([1, 1, 1, 0])):
             changed[new_key] = rng.choice([
-                tensor.to(rng.choice([torch.int64, torch.float16, torch.bfloat16, torch.bool, torch.complex64,
-                                      torch.float64, torch.uint8, torch.float8_e4m3fn])),
+                tensor.to(rng.choice([torch.int64, torch.float16, torch.bfloat16, torch.bool, torch.float64,
+                                      torch.uint8, torch.float8_e4m3fn])),
                 tensor.reshape(-1)[:1].reshape(()).clone(), tensor.reshape(1, *tensor.shape), torch.zeros(0),
                 torch.zeros(3, 0, 5), torch.cat([tensor.reshape(-1)] * 2), torch.full(tensor.shape, torch.nan)])
         if rng.random() < 0.1:
             changed = rng.choice([{}, {key: tensor}, changed | {'more.weight': tensor}])
         return {'model.safetensors': save(changed)}
+
+    def complex_tensor():
+        """In the header alone: the oldest safetensors that is admitted cannot write one."""
+        key = rng.choice(list(weights))
+
+        def change(header):
+            header[key] |= {'dtype': 'C64', 'shape': list(weights[key].shape)}
+        pairs = torch.stack([weights[key]] * 2, dim=-1)
+        return {'model.safetensors': with_header(save(weights | {key: pairs}), change)}
 
     def renamed_pickle():
         name = rng.choice(['model.safetensors', 'model.safetensors', 'pytorch_model.bin', 'model.pth', 'other.pth.tar'])
@@ -397,7 +406,7 @@ def damaged_folders(rng, count, evil):
 
     kinds = (blind_weights, blind_weights, flipped_header, odd_length, odd_header, odd_tensors, renamed_pickle,
              no_weights, odd_config, odd_config, odd_model_args, odd_model_args, trick_config, without_part,
-             rubbish_config, blind_config)
+             rubbish_config, blind_config, complex_tensor)
     for i in range(count):
         damage = rng.choice(kinds)
         files = {'config.json': json.dumps(good_config()).encode(), 'model.safetensors': data} | damage()
@@ -469,8 +478,7 @@ def damaged_checkpoints(rng, count, evil):
 
     def odd_weights():
         weights = dict(small)
-        for _ in range(rng.choice([1, 1, 2, 5])):
-            key = rng.choice(list(weights))
+        for key in rng.sample(list(weights), rng.choice([1, 1, 2, 5])):
             weights[key] = odd_tensor(weights[key])
         wrap = rng.choice([lambda w: w, released, lambda w: {'model': w}, lambda w: {'state_dict': {'state_dict': w}}])
         return 'a.pth', torch_save(wrap(weights))
