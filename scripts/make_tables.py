@@ -347,12 +347,12 @@ def readme() -> str:
     return between_marks(ROOT / 'README.md', table)
 
 
-SETTINGS = {  # folders of benchmarks/results
-    'inference': 'inference',
-    'compiled': 'inference, `torch.compile`',
+SETTINGS = {  # folders of benchmarks/results, of two networks
+    'compiled': 'inference',
     'system-malloc': 'inference, memory returned to the system',
     'latency': 'inference, batch 1',
     'bfloat16': 'inference, bfloat16 autocast',
+    'bfloat16-weights': 'inference, bfloat16 weights',
     'training-saving': 'training step',
 }
 
@@ -376,12 +376,16 @@ def cost_cell(result: Dict[str, Any], variant: str, to: str = '') -> str:
     return f'noise {quartiles}' if row[f'noise{to}'] else f'**{median:.2f}** {quartiles}'
 
 
+def machine_text(measured: Dict[str, Any]) -> str:
+    return (f'{measured["threads"]} cores of {measured["machine"].replace("(R)", "")}, torch {measured["torch"]}, '
+            f'timm {measured["timm"]}')
+
+
 def folded_table(measured: Dict[str, Any]) -> List[str]:
     """Trunks folded too, each ratio to the plain trunk as it is, and apart from it to the plain trunk folded."""
-    clock = 'seconds of CPU time' if measured['cpu_time'] else 'seconds on the clock'
     lines = [
         '\nInference with the trunk folded too: *fused folded* is `fuse(trunk=True)`, *plain folded* is `fuse_trunk` '
-        f'on the plain trunk. Threads: {measured["threads"]}, {clock}, torch {measured["torch"]}, else as above.\n\n'
+        'on the plain trunk, and what is compiled is set against what is compiled.\n\n'
         '| network | variant | to the plain trunk as it is | to the plain trunk folded |\n| --- | --- | --: | --: |\n']
     for name, result in measured['results'].items():
         for variant in result['variants']:
@@ -393,20 +397,19 @@ def folded_table(measured: Dict[str, Any]) -> List[str]:
 
 def cost_page() -> str:
     """docs/cost.md with its tables of measured times, between two marks, made anew."""
-    measured = {setting: read_measured(setting) for setting in (*SETTINGS, 'training', 'folded')}
-    inference, training = measured['inference'], measured['training']['results']
+    measured = {setting: read_measured(setting) for setting in (*SETTINGS, 'folded', *SMALL_TRAINING)}
     names = list(measured['compiled']['results'])
     heads = [f'`{name}`' for name in names]
     lines = [
-        f"{inference['threads']} cores of {inference['machine']}, torch {inference['torch']}, "
-        f"timm {inference['timm']}, "
+        f'### Two networks\n\n{machine_text(measured["compiled"])}, '
         'float32 where nothing else is said, channels_last, batch 8 at 224 x 224.\n\n',
         f'| setting | variant | {" | ".join(heads)} |\n| --- | --- |{" --: |" * len(names)}\n',
-        '| multiply-adds | memory |', *(f' {inference["results"][n]["arithmetic"]:.2f} |' for n in names), '\n']
+        '| multiply-adds | memory |',
+        *(f' {measured["compiled"]["results"][n]["arithmetic"]:.2f} |' for n in names), '\n']
     for setting, label in SETTINGS.items():
         results = measured[setting]['results']
         for variant in results[names[0]]['variants']:
-            if not variant.startswith('plain') and (setting != 'compiled' or 'compiled' in variant):
+            if not variant.startswith('plain'):
                 cells = [cost_cell(results[name], variant) for name in names]
                 lines.append(f'| {label} | {variant} | {" | ".join(cells)} |\n')
     lines += folded_table(measured['folded'])
@@ -416,34 +419,35 @@ def cost_page() -> str:
     for variant in results[names[0]]['variants']:
         cells = [f'{results[name]["variants"][variant]["peak_mib"]:.0f}' for name in names]
         lines.append(f'| {variant} | {" | ".join(cells)} |\n')
-    small = {setting: read_measured(setting) for setting in SMALL_TRAINING}
-    lines.append('\nA training step at batch 128 and 64 x 64, ratios of CPU time on one thread of a machine that '
-                 f"others used too (torch {small['training-64']['torch']}). *modules*: the same network with its units "
-                 'left to their modules, see below.\n\n'
+    lines.append('\nA training step at batch 128 and 64 x 64. *modules*: the same network with its units left to their '
+                 'modules, see [training](#training).\n\n'
                  '| freed memory is | network | variant | to plain | peak (MiB) | page faults |\n'
                  '| --- | --- | --- | --: | --: | --: |\n')
     for setting, label in SMALL_TRAINING.items():
-        for name, result in small[setting]['results'].items():
+        for name, result in measured[setting]['results'].items():
             for variant, row in result['variants'].items():
                 ratio = '1' if variant == 'plain' else cost_cell(result, variant)
                 lines.append(f'| {label} | `{name}` | {variant} | {ratio} | {row["peak_mib"]:.0f} | '
                              f'{row["page_faults"]} |\n')
-    measured.update(small)
+    measured.update({setting: read_measured(setting) for setting in ('inference', 'training')})
+    inference, training = measured['inference'], measured['training']
     worst = {}
     for variant in ('fused', 'memory'):
         worst[variant] = max(
             (r['variants'][variant]['ratio']['median'] / r['arithmetic'], n) for n, r in inference['results'].items())
-    lines.append('\n### All networks\n\nAt the most a fused network takes '
-                 f'{worst["fused"][0]:.2f} times its ratio of multiply-adds (`{worst["fused"][1]}`), and one that is '
-                 f'not fused {worst["memory"][0]:.2f} times (`{worst["memory"][1]}`).\n\n'
+    lines.append(f'\n### All networks\n\n{machine_text(inference)}, the rest as above; measured before '
+                 'those tables, the training step with units left to their modules. '
+                 f'At the most a fused network takes {worst["fused"][0]:.2f} times its ratio of multiply-adds '
+                 f'(`{worst["fused"][1]}`), and one that is not fused {worst["memory"][0]:.2f} times '
+                 f'(`{worst["memory"][1]}`).\n\n'
                  '![Time against multiply-adds](cost.png)\n\n'
-                 '| network | multiply-adds | memory | fused | fused / multiply-adds | wavelets | training step |\n'
+                 '| network | multiply-adds | memory | fused | fused / multiply-adds | wavelets | training, modules |\n'
                  '| --- | --: | --: | --: | --: | --: | --: |\n')
     for name, result in sorted(inference['results'].items()):
         fused = result['variants']['fused']['ratio']['median'] / result['arithmetic']
         cells = [
             f'`{name}`', f'{result["arithmetic"]:.2f}', cost_cell(result, 'memory'), cost_cell(result, 'fused'),
-            f'{fused:.2f}', cost_cell(result, 'wavelets'), cost_cell(training[name], 'memory')]
+            f'{fused:.2f}', cost_cell(result, 'wavelets'), cost_cell(training['results'][name], 'memory')]
         lines.append(f'| {" | ".join(cells)} |\n')
     lines.append('\nThe commands, each with `--output FOLDER`:\n\n')
     commands = dict.fromkeys(r['command'] for m in measured.values() for r in m['results'].values())

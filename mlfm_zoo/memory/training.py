@@ -1,9 +1,9 @@
 """All that follows a unit's convolutions in training on a CPU, as one autograd function.
 
-It computes what unit.py says, and takes less memory: it keeps the outputs of the convolutions, the feature and the
-statistics of the norms, and computes norm, ReLU and sums again in the backward pass. Its only large temporaries are the
-tensors that it puts out, which counts where freed memory goes back to the system: getting a page anew there costs more
-than all arithmetic on it.
+It computes what unit.py says, and takes less memory: it keeps the outputs of the convolutions, the sum that the output
+gate takes and the statistics of the norms, and computes the gates' norms again in the backward pass to know where their
+ReLU let pass. It has next to no large temporaries, which counts where freed memory goes back to the system: getting a
+page anew there costs more than all arithmetic on it.
 """
 
 from typing import Any, List, Optional, Tuple
@@ -146,15 +146,15 @@ class _FusedUnit(torch.autograd.Function):
             memory = written[0] if len(parts) == 1 else torch.cat(written)
         statistics.append(_statistics(moments, norms[-1], count))
         scale, shift = _affine(statistics[-1], weights[-1], biases[-1])
-        y = torch.addcmul(shift, fused, scale, out=torch.empty_like(x) if memory is fused else fused)
-        ctx.save_for_backward(x, *tensors, *(s for pair in statistics for s in pair))
+        y = torch.addcmul(shift, fused, scale, out=torch.empty_like(x))
+        ctx.save_for_backward(fused, x, *tensors, *(s for pair in statistics for s in pair))
         ctx.eps, ctx.lengths, ctx.options = [norm.eps for norm in norms], lengths, options
         ctx.set_materialize_grads(False)
         return y, memory
 
     @staticmethod
     def backward(ctx, grad_y, grad_memory):
-        saved = ctx.saved_tensors  # once: a checkpoint computes anew what it gives
+        fused, *saved = ctx.saved_tensors  # once: a checkpoint computes anew what it gives
         inputs, statistics = saved[:len(ctx.needs_input_grad) - 3], saved[len(ctx.needs_input_grad) - 3:]
         statistics = list(zip(statistics[::2], statistics[1::2]))
         x = inputs[0]
@@ -168,47 +168,32 @@ class _FusedUnit(torch.autograd.Function):
         affine = [_affine(*s) for s in zip(statistics, weights, biases)]
         sums = [x.new_zeros(2, x.shape[1]) for _ in weights]  # gradients of the norms' weights and biases
         grad_y = torch.zeros_like(x) if grad_y is None else grad_y.contiguous(memory_format=_layout(x))
-        grad_x = torch.empty_like(x)  # first x + l, then the gradient of x + l, then that of x
-        for part in parts:
-            fused = _write_low(gates, affine, part, grad_x[part]).add_(x[part])
-            _add_sums(sums[-1], grad_y[part], fused, weights[-1], statistics[-1])
+        _add_sums(sums[-1], grad_y, fused, weights[-1], statistics[-1])
         slopes = _slopes(sums[-1], weights[-1], statistics[-1], x)
-
-        def grad_of_low(part):
-            if grad_memory is None or not concatenates:
-                return grad_x[part]
-            grad = grad_memory[part, x.shape[1]:]
-            return grad_x[part] + _forget_backward(grad, x[part], forgets, ceil_mode)
-
-        def grad_of_norm(i, feature, grad_low, out):
-            before_relu = torch.addcmul(affine[i][1], feature, affine[i][0])
-            return torch.ops.aten.threshold_backward.grad_input(grad_low, before_relu, 0, grad_input=out)
-
-        grads: List[Any] = [[torch.empty_like(x)] if len(gate) == 1 else [None, None, None] for gate in gates]
+        grad_x = torch.empty_like(x)
+        grads: List[Any] = [torch.empty_like(x) for _ in gates]  # of what gates put out, then of what their norms take
         for part in parts:
-            grad = _write_slope(slopes, grad_y[part], grad_x[part], grad_x[part])
-            if grad_memory is not None and not concatenates:
-                grad.add_(_forget_backward(grad_memory[part], grad, forgets, ceil_mode))
-            grad_low = grad_of_low(part)
+            grad_low = grad = _write_slope(slopes, grad_y[part], fused[part], grad_x[part])
+            if grad_memory is not None:
+                of_x, of_low = grad_memory[part, :x.shape[1]], grad_memory[part, x.shape[1]:]
+                if concatenates:
+                    grad_low = grad + _forget_backward(of_low, grad, forgets, ceil_mode)
+                grad.add_(_forget_backward(of_x, grad, forgets, ceil_mode))
             for i, gate in enumerate(gates):
-                feature = _feature(gate, part)
-                out = grads[i][0][part] if len(gate) == 1 else torch.empty_like(feature)
-                _add_sums(sums[i], grad_of_norm(i, feature, grad_low, out), feature, weights[i], statistics[i])
-        slopes = [_slopes(*s, x) for s in zip(sums, weights, statistics)]
+                feature, out = _feature(gate, part), grads[i][part]
+                before_relu = torch.addcmul(affine[i][1], feature, affine[i][0])
+                torch.ops.aten.threshold_backward.grad_input(grad_low, before_relu, 0, grad_input=out)
+                _add_sums(sums[i], out, feature, weights[i], statistics[i])
         needed = iter(ctx.needs_input_grad[4:])
-        needed = [[next(needed) for _ in gate] for gate in gates]
-        for part in parts:
-            grad_low = grad_of_low(part) if max(ctx.lengths) > 1 else None
-            for i, gate in enumerate(gates):
-                feature = _feature(gate, part)
-                if len(gate) == 1:
-                    _write_slope(slopes[i], grads[i][0][part], feature, grads[i][0][part])
-                    continue
-                grad = grad_of_norm(i, feature, grad_low, torch.empty_like(feature))
-                _convolution_backward(_write_slope(slopes[i], grad, feature, grad), gate, part, needed[i], grads[i])
-            if grad_memory is not None and concatenates:
-                grad = grad_memory[part, :x.shape[1]]
-                grad_x[part].add_(_forget_backward(grad, x[part], forgets, ceil_mode))
+        for i, gate in enumerate(gates):
+            slopes = _slopes(sums[i], weights[i], statistics[i], x)
+            found, needed_here = [None] * 3, [next(needed) for _ in gate]
+            for part in parts:
+                feature, out = _feature(gate, part), grads[i][part]
+                _write_slope(slopes, out, feature, out)
+                if len(gate) > 1:
+                    _convolution_backward(out, gate, part, needed_here, found)
+            grads[i] = found if len(gate) > 1 else [grads[i]]
         return (None, None, None, grad_x, *(g for gate in grads for g in gate),
                 *(of_weight for of_weight, _ in sums), *(of_bias for _, of_bias in sums))
 
