@@ -1,9 +1,9 @@
 """All that follows a unit's convolutions in training on a CPU, as one autograd function.
 
-It computes what unit.py says, and takes less memory: it keeps the outputs of the convolutions, the sum that the output
-gate takes and the statistics of the norms, and computes the gates' norms again in the backward pass to know where their
-ReLU let pass. It has next to no large temporaries, which counts where freed memory goes back to the system: getting a
-page anew there costs more than all arithmetic on it.
+It computes what unit.py says, and takes less memory: it keeps the outputs of the convolutions, the feature and the
+statistics of the norms, and computes norm, ReLU and sums again in the backward pass. Its large temporaries are next to
+none but the tensors that it puts out, which counts where freed memory goes back to the system: getting a page anew
+there costs more than all arithmetic on it.
 """
 
 from typing import Any, List, Optional, Tuple
@@ -146,15 +146,15 @@ class _FusedUnit(torch.autograd.Function):
             memory = written[0] if len(parts) == 1 else torch.cat(written)
         statistics.append(_statistics(moments, norms[-1], count))
         scale, shift = _affine(statistics[-1], weights[-1], biases[-1])
-        y = torch.addcmul(shift, fused, scale, out=torch.empty_like(x))
-        ctx.save_for_backward(fused, x, *tensors, *(s for pair in statistics for s in pair))
+        y = torch.addcmul(shift, fused, scale, out=torch.empty_like(x) if memory is fused else fused)
+        ctx.save_for_backward(x, *tensors, *(s for pair in statistics for s in pair))
         ctx.eps, ctx.lengths, ctx.options = [norm.eps for norm in norms], lengths, options
         ctx.set_materialize_grads(False)
         return y, memory
 
     @staticmethod
     def backward(ctx, grad_y, grad_memory):
-        fused, *saved = ctx.saved_tensors  # once: a checkpoint computes anew what it gives
+        saved = ctx.saved_tensors  # once: a checkpoint computes anew what it gives
         inputs, statistics = saved[:len(ctx.needs_input_grad) - 3], saved[len(ctx.needs_input_grad) - 3:]
         statistics = list(zip(statistics[::2], statistics[1::2]))
         x = inputs[0]
@@ -168,29 +168,32 @@ class _FusedUnit(torch.autograd.Function):
         affine = [_affine(*s) for s in zip(statistics, weights, biases)]
         sums = [x.new_zeros(2, x.shape[1]) for _ in weights]  # gradients of the norms' weights and biases
         grad_y = torch.zeros_like(x) if grad_y is None else grad_y.contiguous(memory_format=_layout(x))
-        _add_sums(sums[-1], grad_y, fused, weights[-1], statistics[-1])
-        slopes = _slopes(sums[-1], weights[-1], statistics[-1], x)
-        grad_x = torch.empty_like(x)
-        grads: List[Any] = [torch.empty_like(x) for _ in gates]  # of what gates put out, then of what their norms take
+        grad_x = torch.empty_like(x)  # first x + l, then the gradient of x + l, then that of x
+        grads: List[Any] = [torch.empty_like(x) for _ in gates]  # first what gates put out, then of what norms take
         for part in parts:
-            grad_low = grad = _write_slope(slopes, grad_y[part], fused[part], grad_x[part])
+            fused = grad_x[part].copy_(x[part])
+            for gate, (scale, shift), out in zip(gates, affine, grads):
+                fused.add_(torch.addcmul(shift, _feature(gate, part), scale, out=out[part]).relu_())
+            _add_sums(sums[-1], grad_y[part], fused, weights[-1], statistics[-1])
+        slopes = _slopes(sums[-1], weights[-1], statistics[-1], x)
+        for part in parts:
+            grad_low = grad = _write_slope(slopes, grad_y[part], grad_x[part], grad_x[part])
             if grad_memory is not None:
                 of_x, of_low = grad_memory[part, :x.shape[1]], grad_memory[part, x.shape[1]:]
                 if concatenates:
                     grad_low = grad + _forget_backward(of_low, grad, forgets, ceil_mode)
                 grad.add_(_forget_backward(of_x, grad, forgets, ceil_mode))
             for i, gate in enumerate(gates):
-                feature, out = _feature(gate, part), grads[i][part]
-                before_relu = torch.addcmul(affine[i][1], feature, affine[i][0])
-                torch.ops.aten.threshold_backward.grad_input(grad_low, before_relu, 0, grad_input=out)
-                _add_sums(sums[i], out, feature, weights[i], statistics[i])
+                out = grads[i][part]
+                torch.ops.aten.threshold_backward.grad_input(grad_low, out, 0, grad_input=out)
+                _add_sums(sums[i], out, _feature(gate, part), weights[i], statistics[i])
         needed = iter(ctx.needs_input_grad[4:])
         for i, gate in enumerate(gates):
             slopes = _slopes(sums[i], weights[i], statistics[i], x)
             found, needed_here = [None] * 3, [next(needed) for _ in gate]
             for part in parts:
-                feature, out = _feature(gate, part), grads[i][part]
-                _write_slope(slopes, out, feature, out)
+                out = grads[i][part]
+                _write_slope(slopes, out, _feature(gate, part), out)
                 if len(gate) > 1:
                     _convolution_backward(out, gate, part, needed_here, found)
             grads[i] = found if len(gate) > 1 else [grads[i]]
