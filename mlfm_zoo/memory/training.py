@@ -21,11 +21,6 @@ __all__ = ['fuse_in_training', 'is_autocast', 'is_eager', 'trains_fused']
 # The batch is taken in parts of this size, so that one pass finds in the cache what the one before has written.
 PART_BYTES = 1 << 21
 
-# Multiply-adds for one value up to which a convolution is computed again rather than that its output is kept: those of
-# the first input gate, on the image's channels. With those of supplement gates too, a step took longer where freed
-# memory is kept.
-CHEAP = 4
-
 HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 
@@ -97,42 +92,37 @@ def fuse_in_training(
         bands: List[torch.Tensor],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """As `LowFrequencyMemoryUnit.forward`, where `trains_fused` says that it applies."""
-    gates, norms = [], []
-    for gate, source in _gates(unit, memory, bands):
-        conv = gate.conv
-        again = conv.in_channels * conv.kernel_size[0] ** 2 <= CHEAP
-        gates.append([source, conv.weight, conv.bias] if again else [conv(source).contiguous(memory_format=_layout(x))])
-        norms.append(gate.norm)
-    norms.append(unit.output_gate)
+    gates = _gates(unit, memory, bands)
+    features = [gate.conv(source).contiguous(memory_format=_layout(x)) for gate, source in gates]
+    norms = [*(gate.norm for gate, _ in gates), unit.output_gate]
     for norm in norms:
         norm.num_batches_tracked.add_(1)
     y, written = _FusedUnit.apply(
-        norms, [len(gate) for gate in gates], (unit.update == 'cat', unit.forget > 0, unit.ceil_mode),
-        x, *(t for gate in gates for t in gate), *(norm.weight for norm in norms), *(norm.bias for norm in norms))
+        norms, (unit.update == 'cat', unit.forget > 0, unit.ceil_mode),
+        x, *features, *(norm.weight for norm in norms), *(norm.bias for norm in norms))
     for _ in range(unit.forget - 1):
         written = low_band(written, unit.ceil_mode)
     return y, written
 
 
 class _FusedUnit(torch.autograd.Function):
-    """All of a unit but the costly convolutions, and but the levels of its forget gate after the first.
-
-    A gate is the output of its convolution, or what the convolution takes, its weight and its bias.
-    """
+    """All of a unit but its convolutions, whose outputs it takes, and but its forget gate's levels after the first."""
 
     @staticmethod
-    def forward(ctx, norms, lengths, options, x, *tensors):
+    def forward(ctx, norms, options, x, *tensors):
         concatenates, forgets, ceil_mode = options
-        gates, weights, biases = _unpack(tensors, lengths)
+        features, weights, biases = _unpack(tensors)
         parts = _parts(x)
         count = x.numel() // x.shape[1]
         statistics = []
-        for gate, norm in zip(gates, norms):
-            statistics.append(_statistics([_moments(_feature(gate, part)) for part in parts], norm, count))
+        for feature, norm in zip(features, norms):
+            statistics.append(_statistics([_moments(feature[part]) for part in parts], norm, count))
         affine = [_affine(*s) for s in zip(statistics, weights, biases)]
         fused, written, moments = torch.empty_like(x), [], []
         for part in parts:
-            low = _write_low(gates, affine, part, fused[part])
+            low = torch.addcmul(affine[0][1], features[0][part], affine[0][0], out=fused[part]).relu_()
+            for feature, (scale, shift) in zip(features[1:], affine[1:]):
+                low.add_(torch.addcmul(shift, feature[part], scale).relu_())
             if concatenates:
                 pair = (x[part], low)
                 written.append(torch.cat([low_band(t, ceil_mode) for t in pair] if forgets else pair, dim=1))
@@ -148,56 +138,50 @@ class _FusedUnit(torch.autograd.Function):
         scale, shift = _affine(statistics[-1], weights[-1], biases[-1])
         y = torch.addcmul(shift, fused, scale, out=torch.empty_like(x) if memory is fused else fused)
         ctx.save_for_backward(x, *tensors, *(s for pair in statistics for s in pair))
-        ctx.eps, ctx.lengths, ctx.options = [norm.eps for norm in norms], lengths, options
+        ctx.eps, ctx.options = [norm.eps for norm in norms], options
         ctx.set_materialize_grads(False)
         return y, memory
 
     @staticmethod
     def backward(ctx, grad_y, grad_memory):
         saved = ctx.saved_tensors  # once: a checkpoint computes anew what it gives
-        inputs, statistics = saved[:len(ctx.needs_input_grad) - 3], saved[len(ctx.needs_input_grad) - 3:]
+        inputs, statistics = saved[:len(ctx.needs_input_grad) - 2], saved[len(ctx.needs_input_grad) - 2:]
         statistics = list(zip(statistics[::2], statistics[1::2]))
         x = inputs[0]
-        gates, weights, biases = _unpack(inputs[1:], ctx.lengths)
+        features, weights, biases = _unpack(inputs[1:])
         if torch.is_grad_enabled() or _is_transformed(grad_y, grad_memory):  # for gradients of these, or many at once
             with torch.enable_grad():
-                outputs = _equations(x, gates, weights, biases, ctx.eps, *ctx.options)
-            return None, None, None, *_gradients(outputs, inputs, (grad_y, grad_memory), ctx.needs_input_grad[3:])
+                outputs = _equations(x, features, weights, biases, ctx.eps, *ctx.options)
+            return None, None, *_gradients(outputs, inputs, (grad_y, grad_memory), ctx.needs_input_grad[2:])
         concatenates, forgets, ceil_mode = ctx.options
         parts = _parts(x)
         affine = [_affine(*s) for s in zip(statistics, weights, biases)]
         sums = [x.new_zeros(2, x.shape[1]) for _ in weights]  # gradients of the norms' weights and biases
         grad_y = torch.zeros_like(x) if grad_y is None else grad_y.contiguous(memory_format=_layout(x))
         grad_x = torch.empty_like(x)  # first x + l, then the gradient of x + l, then that of x
-        grads: List[Any] = [torch.empty_like(x) for _ in gates]  # first what gates put out, then of what norms take
+        grads = [torch.empty_like(x) for _ in features]  # first what gates put out, then the gradients of features
         for part in parts:
             fused = grad_x[part].copy_(x[part])
-            for gate, (scale, shift), out in zip(gates, affine, grads):
-                fused.add_(torch.addcmul(shift, _feature(gate, part), scale, out=out[part]).relu_())
+            for feature, (scale, shift), out in zip(features, affine, grads):
+                fused.add_(torch.addcmul(shift, feature[part], scale, out=out[part]).relu_())
             _add_sums(sums[-1], grad_y[part], fused, weights[-1], statistics[-1])
         slopes = _slopes(sums[-1], weights[-1], statistics[-1], x)
         for part in parts:
-            grad_low = grad = _write_slope(slopes, grad_y[part], grad_x[part], grad_x[part])
+            grad_low = grad = _write_slope(slopes, grad_y[part], grad_x[part], out=grad_x[part])
             if grad_memory is not None:
                 of_x, of_low = grad_memory[part, :x.shape[1]], grad_memory[part, x.shape[1]:]
                 if concatenates:
                     grad_low = grad + _forget_backward(of_low, grad, forgets, ceil_mode)
                 grad.add_(_forget_backward(of_x, grad, forgets, ceil_mode))
-            for i, gate in enumerate(gates):
+            for i, feature in enumerate(features):
                 out = grads[i][part]
                 torch.ops.aten.threshold_backward.grad_input(grad_low, out, 0, grad_input=out)
-                _add_sums(sums[i], out, _feature(gate, part), weights[i], statistics[i])
-        needed = iter(ctx.needs_input_grad[4:])
-        for i, gate in enumerate(gates):
+                _add_sums(sums[i], out, feature[part], weights[i], statistics[i])
+        for i, feature in enumerate(features):
             slopes = _slopes(sums[i], weights[i], statistics[i], x)
-            found, needed_here = [None] * 3, [next(needed) for _ in gate]
             for part in parts:
-                out = grads[i][part]
-                _write_slope(slopes, out, _feature(gate, part), out)
-                if len(gate) > 1:
-                    _convolution_backward(out, gate, part, needed_here, found)
-            grads[i] = found if len(gate) > 1 else [grads[i]]
-        return (None, None, None, grad_x, *(g for gate in grads for g in gate),
+                _write_slope(slopes, grads[i][part], feature[part], out=grads[i][part])
+        return (None, None, grad_x, *grads,
                 *(of_weight for of_weight, _ in sums), *(of_bias for _, of_bias in sums))
 
 
@@ -210,19 +194,10 @@ def _parts(x: torch.Tensor) -> List[slice]:
     return [slice(i, i + step) for i in range(0, len(x), step)]
 
 
-def _unpack(tensors, lengths):
-    """Gates, weights and biases of the norms."""
-    gates = [tensors[sum(lengths[:i]):sum(lengths[:i + 1])] for i in range(len(lengths))]
-    of_norms = tensors[sum(lengths):]
-    return gates, of_norms[:len(gates) + 1], of_norms[len(gates) + 1:]
-
-
-def _feature(gate, part: slice) -> torch.Tensor:
-    """A part of what a gate's norm takes."""
-    if len(gate) == 1:
-        return gate[0][part]
-    source, weight, bias = gate
-    return F.conv2d(source[part], weight, bias, padding=weight.shape[-1] // 2)
+def _unpack(tensors):
+    """Features of the gates, and weights and biases of the norms, one more of each."""
+    count = (len(tensors) - 2) // 3
+    return tensors[:count], tensors[count:2 * count + 1], tensors[2 * count + 1:]
 
 
 def _moments(x: torch.Tensor) -> Tuple[int, torch.Tensor, torch.Tensor]:
@@ -244,14 +219,6 @@ def _affine(statistics, weight, bias):
     mean, invstd = statistics
     scale = weight * invstd
     return scale[:, None, None], (bias - mean * scale)[:, None, None]
-
-
-def _write_low(gates, affine, part, low):
-    """The sum of the gates of a part, in `low`."""
-    torch.addcmul(affine[0][1], _feature(gates[0], part), affine[0][0], out=low).relu_()
-    if len(gates) == 2:
-        low.add_(torch.addcmul(affine[1][1], _feature(gates[1], part), affine[1][0]).relu_())
-    return low
 
 
 def _add_sums(sums, grad, x, weight, statistics):
@@ -281,27 +248,12 @@ def _forget_backward(grad, x, forgets, ceil_mode):
     return torch.ops.aten.avg_pool2d_backward(2 * grad, x, [2, 2], [2, 2], [0, 0], ceil_mode, True, None)
 
 
-def _convolution_backward(grad, gate, part, needed, found):
-    """Add what a part of the batch gives to the gradients of a convolution's input, weight and bias."""
-    source, weight, _ = gate
-    padding = [weight.shape[-1] // 2] * 2
-    of_source, *of_parameters = torch.ops.aten.convolution_backward(
-        grad, source[part], weight, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], 1, needed)
-    if of_source is not None:
-        if found[0] is None:
-            found[0] = torch.empty_like(source)
-        found[0][part] = of_source
-    for i, gradient in enumerate(of_parameters, start=1):
-        if gradient is not None:
-            found[i] = gradient if found[i] is None else found[i].add_(gradient)
-
-
-def _equations(x, gates, weights, biases, eps, concatenates, forgets, ceil_mode):
+def _equations(x, features, weights, biases, eps, concatenates, forgets, ceil_mode):
     """What `_FusedUnit` computes, in operations that autograd knows."""
     def norm(x, i):
         return F.batch_norm(x, None, None, weights[i], biases[i], training=True, eps=eps[i])
 
-    lows = [F.relu(norm(_feature(gate, slice(None)), i)) for i, gate in enumerate(gates)]
+    lows = [F.relu(norm(feature, i)) for i, feature in enumerate(features)]
     low = lows[0] if len(lows) == 1 else lows[0] + lows[1]
     fused = x + low
     memory = torch.cat([x, low], dim=1) if concatenates else fused

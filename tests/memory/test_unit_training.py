@@ -16,7 +16,6 @@ updates = pytest.mark.parametrize('update', ['add', 'cat'])
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(training, 'CHEAP', 32)  # both ways of a convolution
     monkeypatch.setattr(training, 'PART_BYTES', 8000)  # a batch of 5 then has parts of 1 or 2 images, the last shorter
 
 
