@@ -331,7 +331,7 @@ def damaged_folders(rng, count, evil):
                 tensor.reshape(-1)[:1].reshape(()).clone(), tensor.reshape(1, *tensor.shape), torch.zeros(0),
                 torch.zeros(3, 0, 5), torch.cat([tensor.reshape(-1)] * 2), torch.full(tensor.shape, torch.nan)])
         if rng.random() < 0.1:
-            changed = rng.choice([{}, {key: tensor}, changed | {'more.weight': tensor}])
+            changed = rng.choice([{}, {key: tensor}, changed | {'more.weight': tensor.clone()}])
         return {'model.safetensors': save(changed)}
 
     def complex_tensor():
