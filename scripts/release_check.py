@@ -112,7 +112,7 @@ def main() -> None:
             smoke = shutil.copy(ROOT / 'scripts' / 'smoke.py', folder)  # a copy has no checkout around it
             empty = Path(folder, 'empty')
             empty.mkdir()
-            for name, requirements in (('newest', []), ('lowest', ['-r', ROOT / 'tests' / 'lower-bounds.txt'])):
+            for name, requirements in (('newest', []), ('lowest', ['-c', ROOT / 'tests' / 'lower-bounds.txt'])):
                 python = install(Path(folder, name), wheel, *requirements)
                 said = run(python, '-I', smoke, version, cwd=empty)
                 if any(empty.iterdir()):

@@ -3,7 +3,7 @@
     python benchmarks/study/run.py PLAN --data CIFAR10 --timm FOLDER --output FOLDER [--results FOLDER] [--threads 1]
 
 PLAN is a YAML file as cifar10-cpu.yaml, CIFAR10 a folder with a folder of pictures a class for each split, --timm the
-folder of timm's repository that holds train.py. Each arm of each network is trained with each seed, seed by seed, so
+folder with the train.py of timm's repository. Each arm of each network is trained with each seed, seed by seed, so
 that a study that is not finished is balanced. What the arms of a network share are all settings of train.py.
 
 Stop it whenever you like, and give the same command to go on: finished runs are not run again, and the one that was
@@ -22,6 +22,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -164,6 +165,16 @@ def match_width(model: str, kwargs: Dict[str, Any], name: str, settings: Dict[st
     steps = range(100, 401)
     above = bisect.bisect_left(steps, madds, key=count)
     return width(min(steps[max(above - 1, 0):above + 1], key=lambda step: abs(count(step) - madds)))
+
+
+def check_timm(folder: Path) -> None:
+    """Refuse a timm beside train.py, which train.py would import, that is not of the version this process has."""
+    file = folder / 'timm' / 'version.py'
+    found = re.search(r"__version__ = '(.+)'", file.read_text(encoding='utf-8')) if file.exists() else None
+    if found and found[1] != timm.__version__:
+        raise PlanError(
+            f'{folder} holds timm {found[1]} beside train.py, expected the installed {timm.__version__}: put train.py '
+            'into a folder of its own, or check out that version.')
 
 
 def command(job: Job, args: argparse.Namespace) -> List[str]:
@@ -411,6 +422,7 @@ def main() -> None:
         for path in (args.timm / 'train.py', *(args.data / job.settings['val_split'] for job in jobs)):
             if not path.exists():
                 raise PlanError(f"There is no {path}: give the folders of timm's train.py and of the data.")
+        check_timm(args.timm)
         args.output.mkdir(parents=True, exist_ok=True)
         lock = os.open(args.output / 'lock', os.O_RDWR | os.O_CREAT)
         try:

@@ -190,6 +190,21 @@ def test_refused_plans(tmp_path, change, message):
     assert '\n' not in str(error.value)
 
 
+def test_another_timm_is_refused(folder):
+    """train.py would import the timm beside it, and not the one whose version is written down."""
+    plan = write_plan(folder / 'plan.yaml', {'memory': {}}, epochs=1)
+    version = folder / 'timm' / 'timm' / 'version.py'
+    version.parent.mkdir()
+    version.write_text("__version__ = '0.9.1'\n")
+    done = subprocess.run(command(plan, folder), capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count('\n') == 1 and 'holds timm 0.9.1' in done.stderr
+    assert not (folder / 'output').exists()
+    version.write_text(f"__version__ = '{timm.__version__}'\n")
+    runner.check_timm(folder / 'timm')
+    version.unlink()
+    runner.check_timm(folder / 'timm')
+
+
 @pytest.fixture
 def figures(tmp_path):
     """Three seeds of three arms, one of which lacks a seed, of 1,003 images."""
