@@ -363,7 +363,7 @@ def draw(results: List[Dict[str, Any]], file: Path, title: str) -> None:
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(figsize=(7, 5), layout='constrained')
+    figure, axes = plt.subplots(figsize=(7, 5.5), layout='constrained')
     shown = list(dict.fromkeys(v for r in results for v in r['variants'] if not v.startswith('plain')))
     for i, (variant, marker) in enumerate(zip(shown, 'osD^vPX')):
         for noise in (False, True):
@@ -377,7 +377,7 @@ def draw(results: List[Dict[str, Any]], file: Path, title: str) -> None:
     axes.plot(limits, [1.5 * x for x in limits], 'k:', linewidth=1, label='1.5 times its arithmetic')
     axes.set(xlabel='multiply-adds, ratio to the plain trunk', ylabel='time, ratio to the plain trunk', title=title)
     axes.set_ylim(bottom=0.9)
-    axes.legend()
+    figure.legend(loc='outside lower center', ncols=3)
     figure.savefig(file, dpi=120)
 
 

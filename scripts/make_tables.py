@@ -437,13 +437,12 @@ def cost_page() -> str:
     for variant in ('fused', 'memory'):
         worst[variant] = max(
             (r['variants'][variant]['ratio']['median'] / r['arithmetic'], n) for n, r in inference['results'].items())
-    lines.append(f'\n### All networks\n\n{machine_text(inference)}, the rest as above; measured before '
-                 'those tables, the training step with units left to their modules. '
+    lines.append(f'\n### All networks\n\n{machine_text(inference)}, the rest as above, in runs of their own. '
                  f'At the most a fused network takes {worst["fused"][0]:.2f} times its ratio of multiply-adds '
                  f'(`{worst["fused"][1]}`), and one that is not fused {worst["memory"][0]:.2f} times '
                  f'(`{worst["memory"][1]}`).\n\n'
                  '![Time against multiply-adds](cost.png)\n\n'
-                 '| network | multiply-adds | memory | fused | fused / multiply-adds | wavelets | training, modules |\n'
+                 '| network | multiply-adds | memory | fused | fused / multiply-adds | wavelets | training step |\n'
                  '| --- | --: | --: | --: | --: | --: | --: |\n')
     for name, result in sorted(inference['results'].items()):
         fused = result['variants']['fused']['ratio']['median'] / result['arithmetic']

@@ -185,7 +185,7 @@ def measured_cost(name: str) -> Optional[str]:
         for variant in variants if result else ():
             figures = result['variants'][variant]
             ratio = '{median:.2f} ({low:.2f} to {high:.2f})'.format(**figures['ratio'])
-            what = 'training, units left to their modules' if setting == 'training' else f'{setting}, {variant}'
+            what = 'training step' if setting == 'training' else f'{setting}, {variant}'
             rows.append([what, ratio, 'noise' if figures['noise'] else ''])
         commands += [result['command']] if result else []
     if not rows:
