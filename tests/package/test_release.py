@@ -1,4 +1,4 @@
-"""What `make release-check` says of a release that is not whole, without the ten minutes that it takes."""
+"""What `make release-check` says of a release that is not whole, without the minutes that it takes."""
 
 import re
 import shutil
