@@ -204,6 +204,7 @@ class HubServer:
         endpoint: Its address.
         requests: Method, path without query, and Range header (or None) of each request, in order of arrival.
         repos: The repositories by id.
+        connections: How many connections are open.
         errors: Tracebacks of errors in the server itself; the client gets these as 400.
         fault: None, or what is wrong with reading:
             'cut': a file's GET sends half of its body, then closes the connection.
@@ -230,6 +231,7 @@ class HubServer:
         self.requests: list[tuple[str, str, str | None]] = []
         self.errors: list[str] = []
         self.lock = threading.RLock()
+        self.connections = 0
         self.fault = None
         self.fault_files = '*'
         self.cut_upload_after = None
@@ -340,9 +342,15 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def handle(self) -> None:
-        # A client that is gone is none of our errors.
-        with contextlib.suppress(ConnectionError):
-            super().handle()
+        with self.hub.lock:
+            self.hub.connections += 1
+        try:
+            # A client that is gone is none of our errors.
+            with contextlib.suppress(ConnectionError):
+                super().handle()
+        finally:
+            with self.hub.lock:
+                self.hub.connections -= 1
 
     @property
     def hub(self) -> HubServer:

@@ -270,6 +270,8 @@ def test_interrupted_upload(server, client, tmp_path):
     while 'PUT' not in methods(server):
         time.sleep(0.01)
     client.kill()
+    while server.connections:  # what it has sent is still read, and would be the write that fails next
+        time.sleep(0.01)
     assert server.files(REPO) == before | FILES
 
     # The client repeats a PUT that failed once.
