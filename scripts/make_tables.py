@@ -268,16 +268,16 @@ STUDY_HEADER = """
 ## Measured, not reported: does the memory help?
 
 Each network with memory, without (*baseline*), and without but widened to the memory's multiply-adds (*wide*),
-trained by timm's train.py (commit aa4b585) with the same settings, epochs and seeds. `benchmarks/study/README.md`
-says how to read the tables. Times of `cifar10-cpu` were taken while other work ran on the machine, and before units
-trained as one function on CPUs: [cost](cost.md) has those measured with care.
+trained by timm's train.py with the same settings, epochs and seeds. `benchmarks/study/README.md` says how to read the
+tables. For `cifar10-cpu` it was the train.py of timm's commit aa4b585, and times were taken while other work ran on the
+machine, before units trained as one function on CPUs: [cost](cost.md) has those measured with care.
 """
 
 STUDY_SOURCE = """
 Made by `python benchmarks/study/run.py benchmarks/study/{plan}.yaml --data CIFAR10 --timm TIMM --output FOLDER` and
 `python benchmarks/study/report.py {folder} --pictures docs/study/{plan}`.
-A log of every run, epoch by epoch, lies in `{folder}/curves`; its arguments, cost and
-time are in `runs.csv` beside them. The weights are not published.
+A log of every run, epoch by epoch, lies in `{folder}/curves`; its arguments, cost and time are in `runs.csv` beside
+them. The weights are not published.
 """
 
 STUDY_PICTURES = """
@@ -470,8 +470,8 @@ interval (Student's t). Data, settings and command: `benchmarks/segmentation.py`
 SEGMENTATION_COST_TEXT = """
 What it costs at {size} x {size}, 21 classes, batch 1, channels_last, torch {torch}: seconds of CPU time on one thread
 ({machine}), medians of {rounds} rounds in one run. Ratios are medians, with quartiles, of the ratios within each
-round, not ratios of the medians of seconds, from which they differ by up to 0.1 here. `python
-benchmarks/segmentation_cost.py` repeats it. Nothing has been measured on a GPU.
+round, not ratios of the medians of seconds, and may differ from those. `python benchmarks/segmentation_cost.py` repeats
+it. Nothing has been measured on a GPU.
 
 """
 

@@ -5,8 +5,7 @@
 Builds the sdist, and the wheel from it; checks their metadata and that version, changelog and citation agree; installs
 the wheel into two empty environments, of the newest versions and of those in tests/lower-bounds.txt, and runs
 scripts/smoke.py there, without a network; then adds the extras to the newer one and writes the licences of all that a
-user gets with them to licences.md beside the wheel. Takes some minutes, and publishes
-nothing.
+user gets with them to licences.md beside the wheel. Takes minutes, publishes nothing.
 """
 
 import argparse

@@ -67,8 +67,8 @@ def test_outputs(name, architecture, model_args, shape, tmp_path):
 SAVE_KERNELS = """
 import sys, timm, mlfm_zoo
 from safetensors.torch import save_file
-modules = timm.create_model(sys.argv[1]).named_modules()
-save_file({f'{i:02}': m.weight for i, (n, m) in enumerate(m for m in modules if m[0].endswith('conv_dw'))}, sys.argv[2])
+convs = [m for n, m in timm.create_model(sys.argv[1]).named_modules() if n.endswith('conv_dw')]
+save_file({f'{i:02}': conv.weight for i, conv in enumerate(convs)}, sys.argv[2])
 """
 
 

@@ -4,8 +4,11 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import requires
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import release_check
 import smoke
@@ -13,6 +16,18 @@ import smoke
 
 def test_package_changelog_and_citation_have_one_version():
     assert re.fullmatch(r'\d+\.\d+\.\d+', release_check.check_version())
+
+
+def test_lower_bounds_are_those_that_are_tested():
+    """What pyproject.toml says of the package and of these extras, tests/lower-bounds.txt pins."""
+    lines = (release_check.ROOT / 'tests' / 'lower-bounds.txt').read_text().splitlines()
+    pins = {r.name.replace('_', '-'): r.specifier for r in map(Requirement, filter(re.compile(r'\w').match, lines))}
+    for extra in ('', 'demo', 'frequency', 'jpeg', 'detection', 'segmentation', 'notebook'):
+        for requirement in map(Requirement, requires('mlfm-zoo')):
+            if requirement.specifier and (requirement.marker is None or requirement.marker.evaluate({'extra': extra})):
+                [bound], [pin] = requirement.specifier, pins[requirement.name.replace('_', '-')]
+                assert (bound.operator, pin.operator) == ('>=', '==')
+                assert Version(bound.version) == Version(pin.version), requirement.name
 
 
 @pytest.mark.parametrize('file, old', [
