@@ -12,8 +12,8 @@ import pytest
 
 from mlfm_zoo.cli import main
 from mlfm_zoo.hub.manifest import paper_accuracies
-from networks import ALL
-from reference import REFERENCE, needs_reference
+from helpers.networks import ALL
+from helpers.reference import REFERENCE, needs_reference
 
 COMMAND = [sys.executable, '-m', 'mlfm_zoo']
 

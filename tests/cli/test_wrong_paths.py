@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from authors_form import mobilenetv2, released
-from digit_folders import write_digits
+from helpers.authors_form import mobilenetv2, released
+from helpers.digit_folders import write_digits
 from mlfm_zoo.cli import main
-from networks import WEIGHTS
+from helpers.networks import WEIGHTS
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from authors_form import mobilenetv2, released, resnet
+from helpers.authors_form import mobilenetv2, released, resnet
 from mlfm_zoo.cli import main
 from mlfm_zoo.convert import convert_checkpoint, convert_state_dict, read_checkpoint
 

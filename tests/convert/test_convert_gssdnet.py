@@ -9,7 +9,7 @@ from torch import nn
 
 from mlfm_zoo.cli import main
 from mlfm_zoo.convert import convert_state_dict
-from networks import lived_in
+from helpers.networks import lived_in
 
 
 class Operator(nn.Module):

@@ -31,7 +31,7 @@ from mlfm_zoo.dct import (
     to_dct,
 )
 from mlfm_zoo.workflow.cost import count_cost
-from networks import DCT, lived_in
+from helpers.networks import DCT, lived_in
 
 ON_BLOCKS = [name for name in DCT if 'ycbcr' not in name]
 

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from int8 import export_onnx
-from networks import DCT, lived_in
+from helpers.networks import DCT, lived_in
 
 
 @pytest.mark.parametrize('name', [

@@ -31,7 +31,7 @@ from mlfm_zoo.dct import DCTStem
 from mlfm_zoo.dct.stem import released_statistics
 from mlfm_zoo.detection import CocoImages, collate, create_model, draw_predictions, evaluate
 from mlfm_zoo.detection.coco import make_coco, read_coco
-from networks import SMALL, SMALL_GSSDNET
+from helpers.networks import SMALL, SMALL_GSSDNET
 from real_instances import coins, write
 
 ROOT = Path(__file__).parents[2]

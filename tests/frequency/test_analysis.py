@@ -13,7 +13,7 @@ import timm
 import torch
 from PIL import Image
 
-from digit_folders import write_digits
+from helpers.digit_folders import write_digits
 from mlfm_zoo import frequency
 from mlfm_zoo.cli import main
 from mlfm_zoo.frequency.analysis import judge

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mlfm_zoo.cli import main
-from reference import REFERENCE, load_fill, needs_reference
+from helpers.reference import REFERENCE, load_fill, needs_reference
 
 pytestmark = needs_reference
 

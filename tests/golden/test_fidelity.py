@@ -11,7 +11,7 @@ from mlfm_zoo import LowFrequencyMemoryUnit
 from mlfm_zoo.convert import convert_state_dict, read_checkpoint
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.workflow.evaluate import evaluate
-from reference import REFERENCE, load_fill, needs_reference
+from helpers.reference import REFERENCE, load_fill, needs_reference
 
 pytestmark = needs_reference
 

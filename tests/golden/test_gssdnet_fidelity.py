@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mlfm_zoo.cli import main
 from mlfm_zoo.convert import convert_state_dict
-from reference import REFERENCE, load_fill, needs_reference
+from helpers.reference import REFERENCE, load_fill, needs_reference
 
 pytestmark = needs_reference
 

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save
 from timm.data import ImageNetInfo
 
-from hub_server import Client, ClientError, HubServer
+from helpers.hub_server import Client, ClientError, HubServer
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.loading import CheckpointError
-from networks import lived_in
+from helpers.networks import lived_in
 
 MODEL = 'test_mlfm_resnet'
 FILE = 'model.safetensors'

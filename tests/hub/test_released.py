@@ -12,13 +12,13 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from authors_form import mobilenetv2, released
-from hub_server import Client, ClientError, git_oid
+from helpers.authors_form import mobilenetv2, released
+from helpers.hub_server import Client, ClientError, git_oid
 from mlfm_zoo.convert import convert_state_dict
 from mlfm_zoo.hub.manifest import load_manifest
 from mlfm_zoo.hub.released import source_url
-from raw_server import RawServer
-from reference import REFERENCE, load_fill, needs_reference
+from helpers.raw_server import RawServer
+from helpers.reference import REFERENCE, load_fill, needs_reference
 
 NAME = 'mlfm_mobilenetv2_010'
 SETUP = '''

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mlfm_zoo.memory import FusedMemoryUnit, kernel, low_band
-from networks import SMALL, lived_in
+from helpers.networks import SMALL, lived_in
 
 
 def plain(x, a, b, scale, shift, cat, forget, ceil_mode, last):

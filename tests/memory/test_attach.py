@@ -13,7 +13,7 @@ import mlfm_zoo
 from mlfm_zoo._timm import FeatureGetterNet
 from mlfm_zoo.memory import FusedMemoryUnit
 from mlfm_zoo.memory.attach import FAMILIES
-from networks import lived_in
+from helpers.networks import lived_in
 
 # one or more of each class, with what makes it special: groups, deep stems, attention, other stages, other norms
 NETWORKS = [

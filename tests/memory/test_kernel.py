@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from user import IMPORTS
+from helpers.user import IMPORTS
 
 TESTS = Path(__file__).parent
 

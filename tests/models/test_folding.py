@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 import mlfm_zoo
 from mlfm_zoo import fuse_trunk
 from mlfm_zoo.memory import FusedMemoryUnit
-from networks import ALL, DCT, SMALL, SMALL_GSSDNET, lived_in
+from helpers.networks import ALL, DCT, SMALL, SMALL_GSSDNET, lived_in
 
 small = pytest.mark.parametrize('name', SMALL)
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from mlfm_zoo.models.gssdnet import FixedConv2d, fixed_kernels
-from networks import GSSDNET, lived_in
+from helpers.networks import GSSDNET, lived_in
 
 KINDS = ('blur', 'low_pass', 'order1', 'order2')
 

@@ -10,7 +10,7 @@ import torch
 from timm.models import group_parameters
 
 import mlfm_zoo
-from networks import ALL, GSSDNET, SMALL, SMALL_GSSDNET
+from helpers.networks import ALL, GSSDNET, SMALL, SMALL_GSSDNET
 
 small = pytest.mark.parametrize('name', SMALL)
 every = pytest.mark.parametrize('name', [*SMALL, *SMALL_GSSDNET])

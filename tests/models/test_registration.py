@@ -8,8 +8,8 @@ import timm
 
 import mlfm_zoo
 from mlfm_zoo.hub.manifest import load_manifest
-from networks import ALL, DCT, GSSDNET
-from reference import REFERENCE, needs_reference
+from helpers.networks import ALL, DCT, GSSDNET
+from helpers.reference import REFERENCE, needs_reference
 
 
 def run(code):

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from networks import ALL, OWN, TRUNKS
+from helpers.networks import ALL, OWN, TRUNKS
 
 
 def test_networks_are_the_registered_ones():

@@ -21,7 +21,7 @@ from scipy import stats
 from timm.models import load_state_dict
 from torch.utils.flop_counter import FlopCounterMode
 
-from digit_folders import write_digits
+from helpers.digit_folders import write_digits
 from mlfm_zoo.cli import main as mlfm_zoo_main
 
 ROOT = Path(__file__).parents[2]

@@ -25,11 +25,11 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from authors_form import mobilenetv2, released, resnet
+from helpers.authors_form import mobilenetv2, released, resnet
 from mlfm_zoo.cli import main
 from mlfm_zoo.hub.loading import CheckpointError, verify_file
 from mlfm_zoo.hub.manifest import KINDS, Checkpoint, ManifestError, read_manifest
-from networks import WEIGHTS
+from helpers.networks import WEIGHTS
 
 ORDINARY = (
     RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, OSError, SafetensorError)

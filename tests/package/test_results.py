@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from mlfm_zoo.hub.manifest import load_manifest
-from reference import REFERENCE, needs_reference
+from helpers.reference import REFERENCE, needs_reference
 
 
 @needs_reference

@@ -10,7 +10,7 @@ import yaml
 
 import site_pages
 from mlfm_zoo.hub.manifest import own_checkpoints
-from networks import ALL, DCT, GSSDNET
+from helpers.networks import ALL, DCT, GSSDNET
 from run_notebook import markdown_of, run
 
 ROOT = Path(__file__).parents[2]

@@ -21,8 +21,8 @@ from mlfm_zoo.segmentation.data import (
     voc_colors,
 )
 from mlfm_zoo.segmentation.pictures import color_labels, draw_prediction, mask_of
-from shape_folders import LABELS as SHAPES
-from shape_folders import shapes, write_shapes
+from helpers.shape_folders import LABELS as SHAPES
+from helpers.shape_folders import shapes, write_shapes
 
 
 def put(file, array, mode=None):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shape_folders import write_shapes
+from helpers.shape_folders import write_shapes
 
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 

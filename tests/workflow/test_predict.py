@@ -9,11 +9,11 @@ import timm
 import torch
 from PIL import Image
 
-from digit_folders import write_digits
+from helpers.digit_folders import write_digits
 from mlfm_zoo.cli import main
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.workflow.predict import best_checkpoint, class_labels, find_images, predict
-from reference import REFERENCE, needs_reference
+from helpers.reference import REFERENCE, needs_reference
 
 
 @pytest.fixture(scope='module')

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from digits import load_split
-from hub_server import TOKEN, HubServer
+from helpers.hub_server import TOKEN, HubServer
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.manifest import load_manifest, read_manifest
-from networks import ALL, GSSDNET, WEIGHTS
-from reference import REFERENCE, load_fill, needs_reference
-from user import User
+from helpers.networks import ALL, GSSDNET, WEIGHTS
+from helpers.reference import REFERENCE, load_fill, needs_reference
+from helpers.user import User
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from timm.data import create_transform
 
 from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.recipe import RECIPES, load_recipe, training_command
-from networks import ALL, GSSDNET
+from helpers.networks import ALL, GSSDNET
 
 # The arguments of timm's train.py (at commit aa4b585) that a recipe may set.
 TRAIN_ARGUMENTS = set('''

@@ -16,13 +16,13 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from digit_folders import write_digits
-from hub_server import HubServer
+from helpers.digit_folders import write_digits
+from helpers.hub_server import HubServer
 from mlfm_zoo.cli import main
 from mlfm_zoo.hub.manifest import read_manifest
 from mlfm_zoo.workflow.collect import read_run
-from networks import ALL, SMALL
-from user import IMPORTS, User
+from helpers.networks import ALL, SMALL
+from helpers.user import IMPORTS, User
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parents[1]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 
 import mlfm_zoo
-from networks import SMALL
+from helpers.networks import SMALL
 
 assert mlfm_zoo.models
 

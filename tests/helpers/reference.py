@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-REFERENCE = Path(os.environ.get('MLFM_ZOO_REFERENCE', Path(__file__).resolve().parents[2] / 'shared' / 'reference'))
+REFERENCE = Path(os.environ.get('MLFM_ZOO_REFERENCE', Path(__file__).resolve().parents[3] / 'shared' / 'reference'))
 
 needs_reference = pytest.mark.skipif(
     not REFERENCE.is_dir(), reason="the authors' checkpoints and golden outputs are not on this machine")

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hub_server import TOKEN, environment
+from helpers.hub_server import TOKEN, environment
 
 ROOT = Path(__file__).parents[2]
 # what tests and the processes that they start import from, see pyproject.toml
-IMPORTS = [str(ROOT / folder) for folder in ('', 'tests', 'tests/servers', 'scripts')]
+IMPORTS = [str(ROOT / folder) for folder in ('', 'tests', 'scripts')]
 
 
 class User:
