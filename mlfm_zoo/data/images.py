@@ -41,6 +41,6 @@ def open_image(
     try:
         with Image.open(file) as image:
             image.load()
-            return image.copy() if mode is None or mode == image.mode else image.convert(mode)
+            return image if mode is None or mode == image.mode else image.convert(mode)
     except DECODING_ERRORS as error:
         raise UnreadableImage(f'{name} cannot be decoded as an image: repair or remove it.') from error
