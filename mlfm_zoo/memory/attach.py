@@ -6,7 +6,7 @@ import timm
 import torch
 import torch.nn as nn
 
-from .._timm import config_of
+from .._timm import model_name
 from .unit import LowFrequencyMemoryUnit
 
 __all__ = ['MemorySupport', 'attach_memory', 'calibrate_memory', 'memory_family', 'supports_memory']
@@ -60,10 +60,10 @@ def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
             return MemorySupport(False, f'timm knows no model named {model}.')
         model = timm.create_model(model, device='meta')
     if type(model) in FAMILIES.values():
-        return MemorySupport(False, f'{_name(model)} has a memory already.')
+        return MemorySupport(False, f'{model_name(model)} has a memory already.')
     if type(model) not in FAMILIES:
         families = ', '.join(cls.__name__ for cls in FAMILIES if cls.__module__.startswith('timm.'))
-        return MemorySupport(False, f'{_name(model)} is a {type(model).__name__}, expected one of {families}.')
+        return MemorySupport(False, f'{model_name(model)} is a {type(model).__name__}, expected one of {families}.')
     network_cls: Any = FAMILIES[type(model)]  # a family's class, which says where the sites are
     try:
         network_cls.memory_sites(model, network_cls.options_cls())
@@ -124,7 +124,7 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
     """
     units: List[LowFrequencyMemoryUnit] = [m for m in model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
     if not units:
-        raise ValueError(f'{_name(model)} has no memory to calibrate: attach one first.')
+        raise ValueError(f'{model_name(model)} has no memory to calibrate: attach one first.')
     if not all(unit.is_identity() for unit in units):
         raise ValueError('The memory is not at identity, so setting its output gates would change what it has learnt: '
                          'calibrate a warm start before training.')
@@ -162,7 +162,3 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
         mean = total / count
         unit.calibrate_identity(mean.to(device), (squares / count - mean.square()).clamp(min=0).to(device))
     return model
-
-
-def _name(model: nn.Module) -> str:
-    return config_of(model).get('architecture') or type(model).__name__

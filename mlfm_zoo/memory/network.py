@@ -8,7 +8,6 @@ import torch.nn as nn
 from timm.models import register_notrace_function
 
 from .bands import image_bands
-from .fused import fast_image_bands
 from .options import MemoryOptions
 from .unit import LowFrequencyMemoryUnit
 
@@ -118,7 +117,7 @@ class LowFrequencyMemory(nn.Module):
         return [m for m in self.modules() if isinstance(m, LowFrequencyMemoryUnit)]
 
     def fuse(self) -> 'LowFrequencyMemory':
-        """Put every unit's form for inference in its place, see `FusedMemoryUnit`; returns the memory itself."""
+        """Put every unit's form for inference in its place, see `LowFrequencyMemoryUnit.fuse`; return the memory."""
         for parent in list(self.modules()):
             for name, child in parent.named_children():
                 if isinstance(child, LowFrequencyMemoryUnit):
@@ -155,9 +154,7 @@ class LowFrequencyMemory(nn.Module):
                 cell of the network's deepest map.
         """
         check_image(image, self.in_chans, self.reduction)
-        if torch.jit.is_scripting():
-            return image_bands(image, self.num_levels, self.ceil_modes)
-        return fast_image_bands(image, self.num_levels, self.ceil_modes)
+        return image_bands(image, self.num_levels, self.ceil_modes)
 
 
 @register_notrace_function

@@ -1,9 +1,9 @@
-"""The low-frequency memory unit: its equations, and nothing else.
+"""The low-frequency memory unit: its equations, and the identity at which it can start.
 
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
 (AAAI 2024), https://arxiv.org/abs/2403.08157.
 
-With `I` the normalised image, `A_k(I)` its k-level orthonormal Haar low band, `x` the trunk's feature at a site and
+With `I` the normalized image, `A_k(I)` its k-level orthonormal Haar low band, `x` the trunk's feature at a site and
 `m` the memory at x's resolution, a unit computes
 
     i  = ReLU(BN(Conv1x1(m)))         input gate
@@ -13,48 +13,29 @@ With `I` the normalised image, `A_k(I)` its k-level orthonormal Haar low band, `
     m' = LL(x + l)                    update 'add'
     m' = LL(concat[x, l])             update 'cat'
 
-where LL, the forget gate, is one Haar low band (bands.py); it is skipped where the next site has the same resolution.
+where LL, the forget gate, is one Haar low band (bands.py). It is skipped where the next site has the same resolution.
 The first memory is the image's own low band at the stem's resolution.
 """
 
+import copy
 from typing import Any, List, Tuple
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from timm.models import checkpoint
 
 from .bands import low_band
-from .identity import Identity
+from .gates import FoldedNorm, Gate
 from .options import MEMORY_UPDATES, check_option
-from .training import fuse_in_training, trains_fused
 
-__all__ = ['Gate', 'LowFrequencyMemoryUnit']
+__all__ = ['LowFrequencyMemoryUnit']
 
-
-class Gate(nn.Module):
-    """Convolution with bias, batch norm and ReLU: the form that the input gate and the supplement gate share.
-
-    Args:
-        in_chs: Channels read.
-        out_chs: Channels put out.
-        kernel_size: Side of the kernel, odd; the output has the size of the input.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-    """
-
-    def __init__(self, in_chs: int, out_chs: int, kernel_size: int, device: Any = None, dtype: Any = None):
-        super().__init__()
-        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, device=device, dtype=dtype)
-        self.norm = nn.BatchNorm2d(out_chs, device=device, dtype=dtype)
-        nn.init.kaiming_normal_(self.conv.weight, mode='fan_out', nonlinearity='relu')
-        nn.init.zeros_(self.conv.get_parameter('bias'))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.norm(self.conv(x)), inplace=True)
+# Output of a gate at identity: far enough above 0 for its ReLU to stay open in training, near enough for x to keep its
+# precision in bfloat16.
+IDENTITY_OFFSET = 1 / 32
 
 
-class LowFrequencyMemoryUnit(Identity, nn.Module):
+class LowFrequencyMemoryUnit(nn.Module):
     """Low-frequency memory unit: fuses the memory into the trunk's feature and writes the next memory.
 
     Args:
@@ -68,7 +49,7 @@ class LowFrequencyMemoryUnit(Identity, nn.Module):
         ceil_mode: How the forget gate halves odd sides, see `low_band`.
         last: Whether the unit is the last of its network, so that nothing reads the memory that it writes.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Dtype of the parameters.
 
     Raises:
         ValueError: `update` is neither 'add' nor 'cat'.
@@ -99,7 +80,10 @@ class LowFrequencyMemoryUnit(Identity, nn.Module):
         self.output_gate = nn.BatchNorm2d(num_chs, **dd)
 
     def forward(
-            self, x: torch.Tensor, memory: torch.Tensor, bands: List[torch.Tensor],
+            self,
+            x: torch.Tensor,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Fuse memory into a feature.
 
@@ -117,16 +101,13 @@ class LowFrequencyMemoryUnit(Identity, nn.Module):
         return self._forward(x, memory, bands)
 
     def _forward(self, x: torch.Tensor, memory: torch.Tensor, bands: List[torch.Tensor]):
-        if not torch.jit.is_scripting():  # by itself: TorchScript then does not look at what follows
-            if trains_fused(self, x, memory, bands):
-                return fuse_in_training(self, x, memory, bands)
         low = self.input_gate(memory)
         if self.supplement_gate is not None:
             low = low + self.supplement_gate(bands[self.level])
         fused = x + low
         if self.update == 'add':
             memory = self._forget(fused)
-        else:  # the low bands of a concatenation are those of its parts, which are smaller to put together
+        else:  # the low bands of a concatenation are those of its parts, which are smaller to concatenate
             memory = torch.cat([self._forget(x), self._forget(low)], dim=1)
         return self.output_gate(fused), memory
 
@@ -139,11 +120,72 @@ class LowFrequencyMemoryUnit(Identity, nn.Module):
             x = low_band(x, self.ceil_mode)
         return x
 
+    def is_fused(self) -> bool:
+        """Whether the unit is in its form for inference, see `fuse`."""
+        return isinstance(self.output_gate, FoldedNorm)
+
     @torch.jit.ignore
     def fuse(self) -> 'LowFrequencyMemoryUnit':
-        """The unit in its form for inference, see `FusedMemoryUnit`; this one is left as it is."""
-        from .fused import FusedMemoryUnit  # which builds on this class
-        return FusedMemoryUnit(self)
+        """Return the unit in its form for inference: the same forward pass, on gates without norms.
+
+        Outputs are those of eval mode, to rounding. A fused unit can be neither trained nor saved as a checkpoint.
+
+        Returns:
+            A new unit, or this one if it is fused already.
+        """
+        if self.is_fused():
+            return self
+        unit: Any = copy.deepcopy(self).eval()
+        unit.input_gate = self.input_gate.fold()
+        if self.supplement_gate is not None:
+            unit.supplement_gate = self.supplement_gate.fold()
+        unit.output_gate = FoldedNorm(self.output_gate)
+        return unit
+
+    def train(self, mode: bool = True) -> 'LowFrequencyMemoryUnit':
+        """Set the mode of the output gate first: a folded one refuses training before anything is changed."""
+        self.output_gate.train(mode)
+        return super().train(mode)
+
+    @torch.no_grad()
+    def init_identity(self) -> None:
+        """Set the unit so that x passes unchanged in eval mode and every parameter can be trained from there.
+
+        The norms of the gates get weight 0 and a small positive bias, which holds their ReLU open: a ReLU at exactly
+        zero would pass no gradient. The output gate subtracts that constant again. The norms' weights and biases
+        receive a gradient at the first step, the convolutions before them from the second.
+        """
+        for gate in self._gates():
+            gate.norm.weight.zero_()
+            gate.norm.bias.fill_(IDENTITY_OFFSET)
+        bn = self.output_gate
+        self.calibrate_identity(torch.zeros_like(bn.weight), torch.ones_like(bn.weight) - bn.eps)
+
+    @torch.no_grad()
+    def calibrate_identity(self, mean: torch.Tensor, var: torch.Tensor) -> None:
+        """Set the output gate of a unit at identity to normalize x by its own statistics and undo that again.
+
+        So x passes in training mode too, as far as a batch has these statistics.
+
+        Args:
+            mean: Mean of each channel of x (C,).
+            var: Variance of each channel of x (C,).
+        """
+        bn = self.output_gate
+        bn.get_buffer('running_mean').copy_(mean + IDENTITY_OFFSET * len(self._gates()))
+        bn.get_buffer('running_var').copy_(var)
+        bn.weight.copy_((var + bn.eps).sqrt())
+        bn.bias.copy_(mean)
+
+    @torch.jit.ignore
+    def is_identity(self) -> bool:
+        """Whether the gates are as `init_identity` sets them; False for a fused unit, whose norms are gone."""
+        return not self.is_fused() and all(
+            bool((g.norm.weight == 0).all() and (g.norm.bias == IDENTITY_OFFSET).all()) for g in self._gates())
+
+    @torch.jit.ignore
+    def _gates(self) -> List[Any]:
+        return [gate for gate in (self.input_gate, self.supplement_gate) if gate is not None]
 
     def extra_repr(self) -> str:
         return f"level={self.level}, update='{self.update}', forget={self.forget}"

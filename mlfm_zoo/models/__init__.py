@@ -1,6 +1,6 @@
 """The networks, a module a family. Importing this package registers them with timm, where a paper has them."""
 
-from ._folding import fuse_trunk
+from .._folding import fuse_trunk
 from .dct_mobilenetv2 import DCTEfficientNet
 from .dct_resnet import DCTResNet
 from .gssdnet import GSSDNet

@@ -6,9 +6,9 @@ import torch
 import torch.nn as nn
 from timm.layers import get_device_dtype, to_2tuple
 
+from .._folding import fuse_trunk
 from .._timm import config_of
 from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
-from ._folding import fuse_trunk
 
 __all__ = [
     'MemoryNetwork', 'classifier_prefixes', 'image_convs', 'refuse_misfit', 'refuse_other_weights', 'rounds_up',

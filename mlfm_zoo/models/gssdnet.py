@@ -23,9 +23,9 @@ from timm.layers import ClassifierHead, get_device_dtype, to_2tuple
 from timm.models import checkpoint_seq, register_model
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .._folding import InferenceOnly as Fused
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
-from ..memory.fused import Fused
 from ..memory.options import check_option
 from ._create import create_network
 from ._network import refuse_misfit, refuse_other_weights, weight_faults

@@ -11,7 +11,6 @@ from timm.models import group_parameters, reparameterize_model
 
 import mlfm_zoo
 from mlfm_zoo._timm import FeatureGetterNet
-from mlfm_zoo.memory import FusedMemoryUnit
 from mlfm_zoo.memory.attach import FAMILIES
 from helpers.networks import lived_in
 
@@ -295,7 +294,7 @@ def test_reparameterized_with_its_memory(trunk):
         assert module.reparam_conv is not None and not hasattr(module, 'conv_kxk')
     assert all(m.reparam_conv is None for m in fused.modules() if hasattr(m, 'reparameterize'))
     for deployed in (reparameterized, fused):
-        assert all(isinstance(m, FusedMemoryUnit) for m in deployed.memory.units())
+        assert all(unit.is_fused() for unit in deployed.memory.units())
         with torch.inference_mode():
             assert_near(deployed(images), model(images), tolerance=1e-4)
     # and the other way round: a memory for a trunk that is put together already

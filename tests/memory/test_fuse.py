@@ -12,7 +12,7 @@ from timm.models import reparameterize_model
 
 from mlfm_zoo import calibrate_memory
 from mlfm_zoo.convert import convert_checkpoint
-from mlfm_zoo.memory import FoldedGate, LowFrequencyMemoryUnit
+from mlfm_zoo.memory import FoldedNorm, LowFrequencyMemoryUnit
 from helpers.networks import SMALL, lived_in
 from helpers.reference import REFERENCE, load_fill, needs_reference
 
@@ -35,8 +35,8 @@ def test_same_outputs(name, size, channels_last):
     """To 1e-5 of the largest value: logits and features, without gradients, in place, and with."""
     model = create(name)
     fused = reparameterize_model(model)
-    assert not any(isinstance(m, FoldedGate) for m in model.modules())
-    assert sum(isinstance(m, FoldedGate) for m in fused.modules()) >= len(model.memory.units())
+    assert not any(isinstance(m, FoldedNorm) for m in model.modules())
+    assert sum(isinstance(m, FoldedNorm) for m in fused.modules()) == len(model.memory.units())
     image = torch.randn(size[0], 3, *size[1:])
     if channels_last:
         image = image.to(memory_format=torch.channels_last)

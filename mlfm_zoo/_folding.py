@@ -1,8 +1,8 @@
-"""A trunk for inference: each batch norm that may be is folded into a convolution beside it.
+"""Batch norms folded into convolutions for inference: those of memory gates, and those of whole networks.
 
-A norm in eval mode is a scale and a shift of each channel. Where a norm alone reads what a convolution puts out, they
-are folded back into it; where it has no such convolution before it, but one that pads nothing alone reads what it puts
-out, ahead. Which feeds which is read off the network's own graph, as torch.fx traces it, not off names.
+A norm in eval mode is a scale and a shift of each channel. If a norm is a convolution's only consumer, it is folded
+back into it. Otherwise, if an unpadded convolution is the norm's only consumer, it is folded forward. Which module
+feeds which is read from the network's graph, as torch.fx traces it, not from names.
 """
 
 import copy
@@ -16,10 +16,9 @@ from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d, SyncBa
 from timm.models import get_notrace_functions, get_notrace_modules, reparameterize_model
 from torchvision.ops import FrozenBatchNorm2d
 
-from .._timm import config_of
-from ..memory.fused import Fused, scale_and_shift
+from ._timm import model_name
 
-__all__ = ['fuse_trunk']
+__all__ = ['InferenceOnly', 'fold_norm', 'fuse_trunk', 'scale_and_shift']
 
 # Exact classes: a subclass may do more.
 NORMS = (
@@ -31,30 +30,34 @@ PUT_TOGETHER = ('fuse', 'reparameterize', 'switch_to_deploy')
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
 
-class _Folded(Fused):
-    """What convolutions that hold norms share, to be put before the convolution's class: no training, no checkpoint."""
-
-    fused_part = 'trunk of this network'
+class InferenceOnly(nn.Module):
+    """Base of modules without the norms they had: no training, and no checkpoint; put it before the module's class."""
 
     @torch.jit.ignore
     def train(self, mode: bool = True):
         if mode:
-            raise RuntimeError('The trunk of this network is fused for inference, without the norms that training '
-                               'needs: train the network as it was before fuse(trunk=True).')
+            raise RuntimeError('This network is fused for inference, without the norms that training needs: train the '
+                               'network as it was before fuse().')
         return super().train(mode)
 
     @torch.jit.ignore
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        if not keep_vars:  # torch.export asks for the variables themselves
+            raise RuntimeError(
+                'This network is fused, which no checkpoint can hold: save the network before fuse().')
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    @torch.jit.ignore
     def _load_from_state_dict(self, *args):
-        raise RuntimeError(
-            'The trunk of this network is fused, and has no norms to load: load the weights before fuse().')
+        raise RuntimeError('This network is fused, and has no norms to load: load the weights before fuse().')
 
 
-class FoldedConv2d(_Folded, nn.Conv2d):
-    """A convolution that holds the norms beside it too, for inference."""
+class FoldedConv2d(InferenceOnly, nn.Conv2d):
+    """Convolution that holds the norms beside it too, for inference."""
 
 
-class FoldedConv2dSame(_Folded, Conv2dSame):
-    """The same that pads as TensorFlow does."""
+class FoldedConv2dSame(InferenceOnly, Conv2dSame):
+    """The same, padded as TensorFlow does."""
 
 
 FOLDED = {nn.Conv2d: FoldedConv2d, Conv2dSame: FoldedConv2dSame}
@@ -106,7 +109,12 @@ def fuse_trunk(model: ModelT) -> ModelT:
     folds = find_folds(model)
     reparameterize_model(model.eval(), inplace=True)
     for fold in folds:
-        _apply(model, fold)
+        norm: Any = model.get_submodule(fold.norm)
+        for name, module in (
+                (fold.conv, fold_norm(model.get_submodule(fold.conv), norm, fold.ahead)),
+                (fold.norm, _what_follows(norm).eval())):
+            parent, _, child = name.rpartition('.')
+            setattr(model.get_submodule(parent), child, module)
     return model
 
 
@@ -129,9 +137,8 @@ def find_folds(model: nn.Module) -> List[Fold]:
         graph = FoldTracer().trace(traced)
     except Exception as error:  # of any kind: it is the network's own code that meets values without numbers
         what = f'{type(error).__name__}: {error}'.splitlines()[0][:300]
-        name = config_of(model).get('architecture') or type(model).__name__
         raise RuntimeError(
-            f'torch.fx cannot trace {name} ({what}), so that its trunk was not fused: call '
+            f'torch.fx cannot trace {model_name(model)} ({what}), so that its trunk was not fused: call '
             'timm.models.reparameterize_model instead, which fuses a memory and leaves the trunk.') from error
     modules: Dict[Any, Any] = dict(traced.named_modules())
     registered = Counter(id(m) for _, m in traced.named_modules(remove_duplicate=False))
@@ -160,17 +167,40 @@ def find_folds(model: nn.Module) -> List[Fold]:
     return folds
 
 
+def scale_and_shift(norm: Any) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Compute what a norm multiplies each channel by in eval mode, and what it adds then.
+
+    Args:
+        norm: Batch norm with running statistics, affine or not.
+
+    Returns:
+        Both for each channel (C,), at least in float32, in which statistics are kept whatever the weights' dtype.
+    """
+    mean, var = norm.running_mean, norm.running_var
+    mean, var = (value.to(torch.promote_types(value.dtype, torch.float32)) for value in (mean, var))
+    scale = (var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    return scale, -mean * scale if norm.bias is None else norm.bias - mean * scale
+
+
 @torch.no_grad()
-def _apply(model: nn.Module, fold: Fold) -> None:
-    """Put a convolution that holds the norm in the place of the two."""
-    conv: Any = model.get_submodule(fold.conv)
-    norm = model.get_submodule(fold.norm)
+def fold_norm(conv: Any, norm: nn.Module, ahead: bool = False) -> nn.Conv2d:
+    """Fold a norm into a convolution, in float32 at least.
+
+    Args:
+        conv: The convolution, of a class that `FOLDED` knows; it stays as it is.
+        norm: Batch norm with running statistics.
+        ahead: Whether the convolution, then an unpadded one, reads the norm, instead of the norm the convolution.
+
+    Returns:
+        A convolution for inference that does what both do in eval mode.
+    """
     scale, shift = scale_and_shift(norm)
-    # at least in float32, in which the statistics of norms are kept, whatever the weights are rounded to
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
     weight = conv.weight.to(dtype)
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.to(dtype)
-    if fold.ahead:
+    if ahead:
         grouped = weight.unflatten(0, (conv.groups, -1))  # groups, outputs of each, inputs of each, kernel
         inputs = (conv.groups, 1, -1, 1, 1)
         bias = bias + (grouped * shift.view(inputs)).sum(dim=(2, 3, 4)).flatten()
@@ -179,11 +209,10 @@ def _apply(model: nn.Module, fold: Fold) -> None:
         weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift
     folded = copy.deepcopy(conv)
     folded.__class__ = FOLDED.get(type(conv), type(conv))  # one that holds another norm already is of its class
+    folded.training = False
     folded.weight, folded.bias = (
         nn.Parameter(value.to(conv.weight.dtype), conv.weight.requires_grad) for value in (weight, bias))
-    for name, module in ((fold.conv, folded), (fold.norm, _what_follows(norm).eval())):
-        parent, _, child = name.rpartition('.')
-        setattr(model.get_submodule(parent), child, module)
+    return folded
 
 
 def _has_statistics(norm: nn.Module) -> bool:

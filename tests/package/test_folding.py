@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mlfm_zoo
 from mlfm_zoo import fuse_trunk
-from mlfm_zoo.memory import FusedMemoryUnit
+from mlfm_zoo.memory import LowFrequencyMemoryUnit
 from helpers.networks import ALL, DCT, SMALL, SMALL_GSSDNET, lived_in
 
 small = pytest.mark.parametrize('name', SMALL)
@@ -46,7 +46,7 @@ def close(actual, expected, tolerance=1e-5):
 
 def norms_left(model):
     """Names of the trunk's batch norms; a memory unit keeps its own, which it does not call."""
-    inside = [f'{n}.' for n, m in model.named_modules() if isinstance(m, FusedMemoryUnit)]
+    inside = [f'{n}.' for n, m in model.named_modules() if isinstance(m, LowFrequencyMemoryUnit)]
     return [n for n, m in model.named_modules() if isinstance(m, _BatchNorm) and not n.startswith(tuple(inside))]
 
 
