@@ -1,7 +1,7 @@
 """What the families on DCT coefficients share: from arguments to a network, and what its config says of its input."""
 
 from dataclasses import asdict
-from typing import Any, Dict, Type, TypeVar
+from typing import Any, Dict, Optional, Type, TypeVar
 
 import timm
 import torch
@@ -9,6 +9,7 @@ from timm.models import PretrainedCfg
 
 from ..dct.channels import select_channels
 from ..dct.network import coefficient_config, start_from_trunk
+from ..hub.manifest import Checkpoint
 from ._create import create_network
 from ._network import refuse_other_weights
 
@@ -50,10 +51,16 @@ def create_dct_network(model_cls: Type[NetworkT], variant: str, pretrained: bool
         overlay['first_conv'] = None  # it reads coefficients, of which there are as many whatever the image's channels
     if overlay:
         kwargs['pretrained_cfg_overlay'] = overlay
-    return create_network(model_cls, variant, pretrained, _prepare_state_dict, start_from_trunk, **kwargs)
+    return create_network(model_cls, variant, pretrained, _prepare_state_dict, **kwargs)
 
 
-def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: torch.nn.Module) -> Dict[str, torch.Tensor]:
-    """Refuse weights that do not fit, before timm adapts the classifier."""
+def _prepare_state_dict(
+        state_dict: Dict[str, torch.Tensor],
+        model: torch.nn.Module,
+        checkpoint: Optional[Checkpoint],
+) -> Dict[str, torch.Tensor]:
+    """Make weights of the trunk into an initialization, and refuse weights that do not fit."""
+    if checkpoint is not None and checkpoint.kind == 'initialisation':
+        state_dict = start_from_trunk(state_dict, model)
     refuse_other_weights(model, state_dict, remedy=REMEDY)
     return state_dict

@@ -7,7 +7,7 @@ import torch.nn as nn
 from timm.layers import get_device_dtype, to_2tuple
 
 from .._folding import fuse_trunk
-from .._timm import config_of
+from .._timm import config_of, model_name
 from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
 
 __all__ = [
@@ -211,7 +211,6 @@ def refuse_misfit(
     if not faults:
         return
     more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''
-    name = config_of(model).get('architecture') or type(model).__name__
     if any('convinput' in key or key.startswith('features.stem.') for key in state_dict):
         remedy = "it looks like a checkpoint of the authors', which python -m mlfm_zoo convert reads"
-    raise RuntimeError(f'The weights do not fit {name}: the file {faults[0]}{more}; {remedy}.')
+    raise RuntimeError(f'The weights do not fit {model_name(model)}: the file {faults[0]}{more}; {remedy}.')

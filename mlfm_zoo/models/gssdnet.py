@@ -496,7 +496,11 @@ def _refuse_other_kernels(model: GSSDNet, state_dict: Mapping[str, Any]) -> None
                 refuse_misfit(model, state_dict, [fault], REMEDY)
 
 
-def _prepare_state_dict(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> Dict[str, torch.Tensor]:
+def _prepare_state_dict(
+        state_dict: Dict[str, torch.Tensor],
+        model: GSSDNet,
+        checkpoint: Any,
+) -> Dict[str, torch.Tensor]:
     """Refuse weights that do not fit, before timm adapts the first convolution to `in_chans`, and the classifier."""
     first = 'stem.0.conv_pw.weight'
     shape = state_dict[first].shape if first in state_dict else ()
