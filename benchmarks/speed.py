@@ -19,7 +19,6 @@ use too, --cpu-time with OMP_NUM_THREADS=1 counts what a variant computes and no
     plain folded  timm's network, its norms folded into its convolutions by fuse_trunk (--folded, inference)
     fused folded  this package's after fuse(trunk=True), which folds them in the same way (--folded, inference)
     saving        the same with gradient checkpointing, against the trunk with it (training)
-    modules       memory with each unit left to its modules instead of one function (--modules, training)
     wavelets      the unit written on pytorch_wavelets after its equations
     graph         fused and plain in a CUDA graph (CUDA, inference)
 
@@ -30,8 +29,7 @@ GSSDNet has no memory: its plain variant is timm's mobilenetv1_100, 'network' st
 'literal' is the network with its channels split, filtered and concatenated as the paper has it.
 
 With --output, results.json and a picture, cost against multiply-adds, are written there; results of networks that
-lie there already are replaced, and others kept, if machine, versions and setting are the same. On a GPU the fused units
-choose between a Triton kernel and torch's own by timing both; MLFM_KERNEL=0 and MLFM_KERNEL=1 choose for them.
+lie there already are replaced, and others kept, if machine, versions and setting are the same.
 """
 
 import argparse
@@ -92,8 +90,6 @@ def variants_of(name: str, args: argparse.Namespace) -> List[str]:
         variants += [FOLDED] if is_gssdnet(name) else [FOLDED, 'fused folded']
     if args.train and args.saving:
         variants += ['plain saving', f'{network} saving']
-    if args.train and args.modules and not is_gssdnet(name):
-        variants.append('modules')
     if args.compile:
         variants += ['plain compiled', f'{ours[-1]} compiled']
         variants += [f'{variant} compiled' for variant in variants if 'folded' in variant]
@@ -133,9 +129,6 @@ class Variant:
         if 'literal' in variant:
             from literal_gssdnet import use_literal_operators
             self.model = use_literal_operators(self.model)
-        if variant == 'modules':
-            for unit in self.model.memory.units():  # a hook, of any kind, leaves a unit to its modules
-                unit.output_gate.register_forward_hook(lambda module, args, output: None)
         if 'saving' in variant:
             self.model.set_grad_checkpointing()
         if args.channels_last:
@@ -396,7 +389,6 @@ def main() -> None:
     parser.add_argument('--compile', action='store_true', help='compiled variants too')
     parser.add_argument('--no-wavelets', dest='wavelets', action='store_false', help='without pytorch_wavelets')
     parser.add_argument('--no-saving', dest='saving', action='store_false', help='without gradient checkpointing')
-    parser.add_argument('--modules', action='store_true', help='the training step of the modules beside the function')
     parser.add_argument('--folded', action='store_true', help="variants with the trunk's norms folded too")
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')

@@ -2,10 +2,9 @@
 
     python benchmarks/units.py mlfm_resnet50 [--batch-size 8] [--size 224] [--rounds 15] [--compile]
 
-Columns: the unit before fuse(); after it, the batch whole and in parts that the cache holds; and its convolutions
-alone, which no fusion takes away. The first row is what the image's bands cost, by pooling and by convolution. Ways
-take turns, three runs each; medians. With --compile, a profile of the compiled network without memory and with, fused:
-milliseconds in convolutions and in all else, which are the loops that torch.compile made.
+Columns: the unit before fuse() and after it, and its convolutions alone, which no fusion takes away. The first row is
+the cost of the image's bands. Columns take turns, three runs each; medians. With --compile, a profile of the compiled network without memory and with, fused:
+milliseconds in convolutions and in all else, the loops that torch.compile made.
 """
 
 import argparse
@@ -21,10 +20,10 @@ import timm
 import torch
 from speed import cpu_name
 
-from mlfm_zoo.memory import LowFrequencyMemoryUnit, fused
+from mlfm_zoo.memory import LowFrequencyMemoryUnit
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
-WAYS = ('memory', 'fused, whole', 'fused, parts')
+WAYS = ('memory', 'fused')
 
 
 def milliseconds(function, *args) -> float:
@@ -63,16 +62,12 @@ def measure(name: str, batch_size: int, size: int, rounds: int) -> Dict[str, Dic
                     units[label] = module
                     module.register_forward_pre_hook(
                         lambda module, args, label=label: inputs.__setitem__(label, (args[1], args[2])))
-    part_bytes = fused.PART_BYTES
-    pools_slowly = fused._pools_slowly
     for i in range(rounds + 1):
         if i == 1:
             times.clear()  # the first round warms up
         for way in WAYS:
-            fused.PART_BYTES = 1 << 40 if way == 'fused, whole' else part_bytes
-            fused._pools_slowly = (lambda x: False) if way == 'memory' else pools_slowly
             for _ in range(3):
-                models[way.partition(',')[0]](image)
+                models[way](image)
         way = 'convolutions alone'
         for label, unit in units.items():
             memory, bands = inputs[label]

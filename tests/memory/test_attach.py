@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from timm.models import group_parameters, reparameterize_model
 
 import mlfm_zoo
+from helpers.networks import lived_in
 from mlfm_zoo._timm import FeatureGetterNet
 from mlfm_zoo.memory.attach import FAMILIES
-from helpers.networks import lived_in
 
 # one or more of each class, with what makes it special: groups, deep stems, attention, other stages, other norms
 NETWORKS = [

@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mlfm_zoo
+from helpers.networks import ALL, DCT, SMALL, SMALL_GSSDNET, lived_in
 from mlfm_zoo import fuse_trunk
 from mlfm_zoo.memory import LowFrequencyMemoryUnit
-from helpers.networks import ALL, DCT, SMALL, SMALL_GSSDNET, lived_in
 
 small = pytest.mark.parametrize('name', SMALL)
 

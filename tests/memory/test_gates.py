@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from timm.models import reparameterize_model
 
+from helpers.networks import SMALL, lived_in
+from helpers.reference import REFERENCE, load_fill, needs_reference
 from mlfm_zoo import calibrate_memory
 from mlfm_zoo.convert import convert_checkpoint
 from mlfm_zoo.memory import FoldedNorm, LowFrequencyMemoryUnit
-from helpers.networks import SMALL, lived_in
-from helpers.reference import REFERENCE, load_fill, needs_reference
 
 small = pytest.mark.parametrize('name', SMALL)
 
