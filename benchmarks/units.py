@@ -3,8 +3,8 @@
     python benchmarks/units.py mlfm_resnet50 [--batch-size 8] [--size 224] [--rounds 15] [--compile]
 
 Columns: the unit before fuse() and after it, and its convolutions alone, which no fusion takes away. The first row is
-the cost of the image's bands. Columns take turns, three runs each; medians. With --compile, a profile of the compiled network without memory and with, fused:
-milliseconds in convolutions and in all else, the loops that torch.compile made.
+the cost of the image's bands. Columns take turns, three runs each; medians. With --compile, a profile of the compiled
+network without memory and with, fused: milliseconds in convolutions and in all else, the loops of torch.compile.
 """
 
 import argparse
