@@ -270,7 +270,7 @@ STUDY_HEADER = """
 Each network with memory, without (*baseline*), and without but widened to the memory's multiply-adds (*wide*),
 trained by timm's train.py with the same settings, epochs and seeds. `benchmarks/study/README.md` says how to read the
 tables. For `cifar10-cpu` it was the train.py of timm's commit aa4b585, and times were taken while other work ran on the
-machine, before units trained as one function on CPUs: [cost](cost.md) has those measured with care.
+machine: [cost](cost.md) has times measured with care.
 """
 
 STUDY_SOURCE = """
