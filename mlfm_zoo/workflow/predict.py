@@ -12,8 +12,9 @@ from timm.data import ImageNetInfo, create_transform
 from .._files import written_whole
 from .._timm import config_of
 from ..data import imagenet100
+from ..data.folders import data_config, image_mode, usable_device
+from ..data.images import UnreadableImage, open_image
 from ..hub.manifest import Checkpoint, load_manifest
-from .evaluate import data_config, image_mode, usable_device
 
 __all__ = ['Answer', 'Prediction', 'best_checkpoint', 'class_labels', 'draw_predictions', 'find_images', 'predict']
 
@@ -127,11 +128,11 @@ def predict(
     mode = image_mode(config)
     for file in files:
         try:
-            with Image.open(file) as image:
-                batch = transform(image.convert(mode))[None].to(device)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            yield file, f'{file} cannot be decoded as an image: repair or remove it.'
+            image = open_image(file, mode)
+        except UnreadableImage as error:
+            yield file, str(error)
             continue
+        batch = transform(image)[None].to(device)
         with torch.inference_mode():
             probabilities = model(batch).float().softmax(dim=1)[0].cpu()
         values, indices = probabilities.topk(min(topk, len(probabilities)))
@@ -163,8 +164,7 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
     draw = ImageDraw.Draw(picture)
     for i, prediction in enumerate(predictions):
         left, top = 16 + i % columns * (TILE + 16), 16 + i // columns * (height + 8)
-        with Image.open(prediction.file) as image:
-            fitted = ImageOps.contain(image.convert('RGB'), (TILE, TILE))
+        fitted = ImageOps.contain(open_image(prediction.file), (TILE, TILE))
         picture.paste(fitted, (left + (TILE - fitted.width) // 2, top + (TILE - fitted.height) // 2))
         for line, answer in enumerate(prediction.answers):
             y = top + TILE + 4 + LINE * line

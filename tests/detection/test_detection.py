@@ -27,11 +27,11 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resne
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
+from helpers.networks import SMALL, SMALL_GSSDNET
 from mlfm_zoo.dct import DCTStem
 from mlfm_zoo.dct.stem import released_statistics
 from mlfm_zoo.detection import CocoImages, collate, create_model, draw_predictions, evaluate
 from mlfm_zoo.detection.coco import make_coco, read_coco
-from helpers.networks import SMALL, SMALL_GSSDNET
 from real_instances import coins, write
 
 ROOT = Path(__file__).parents[2]

@@ -51,13 +51,13 @@ def one_line_error(capsys, *args):
 
 
 def test_classes_that_are_not_the_models(folder, capsys):
-    assert 'tells 10 classes apart and the data has 5' in one_line_error(capsys, 'test_mlfm_resnet', folder)
+    assert 'distinguishes 10 classes and the data has 5' in one_line_error(capsys, 'test_mlfm_resnet', folder)
     (folder / 'n01440764').mkdir(exist_ok=True)
     (folder / 'n01440764' / 'image.png').write_bytes((folder / '0').glob('*').__next__().read_bytes())
     message = one_line_error(capsys, 'test_mlfm_resnet', folder, '--imagenet100')
-    assert 'tells 10 classes apart and the data has 100' in message
+    assert 'distinguishes 10 classes and the data has 100' in message
     model = timm.create_model('test_mlfm_resnet', pretrained=True)
-    with pytest.warns(UserWarning, match='1 folders .* are of no class and left out, n01440764 among them'):
+    with pytest.warns(UserWarning, match='1 folders .* belong to no class and are left out, n01440764 among them'):
         assert evaluate(model, folder, class_names=[str(d) for d in range(10)]).total == 50
 
 
