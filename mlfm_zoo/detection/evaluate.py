@@ -42,7 +42,8 @@ def evaluate(
         ValueError: The loader is empty, or an image of it is not in the truth.
     """
     coco: Any = read_coco(truth) if isinstance(truth, (str, os.PathLike)) else truth
-    found: Dict[Any, Tuple[List[Dict[str, Any]], List[Dict[str, Any]], Tuple[int, int]]] = {}
+    # of each image: what was predicted, whether with masks, what was expected, and its size
+    found: Dict[Any, Tuple[List[Dict[str, Any]], bool, List[Dict[str, Any]], Tuple[int, int]]] = {}
     device = next(model.parameters()).device
     training = model.training
     model.eval()
@@ -55,7 +56,8 @@ def evaluate(
                     image_id = target['image_id']
                     image_id = image_id.item() if torch.is_tensor(image_id) else image_id
                     expected = [] if coco is not None else _entries(target, image_id)
-                    found[image_id] = (_entries(prediction, image_id), expected, size)
+                    has_masks = prediction.get('masks') is not None
+                    found[image_id] = (_entries(prediction, image_id), has_masks, expected, size)
                 if progress:
                     print(f'\r{len(found)} images', end='', flush=True)
     finally:
@@ -69,17 +71,13 @@ def evaluate(
     if not found:
         raise ValueError('The loader is empty: give it at least one image.')
     if coco is None:
-        coco = _coco_of([(image_id, *rest) for image_id, (_, *rest) in found.items()])
+        coco = _coco_of([(image_id, expected, size) for image_id, (_, _, expected, size) in found.items()])
     unknown = sorted(str(image_id) for image_id in found if image_id not in coco.imgs)
     if unknown:
         raise ValueError(f'The image {unknown[0]} is not in the truth: give the annotations of these images.')
-    detections = [entry for entries, _, _ in found.values() for entry in entries]
+    detections = [entry for entries, *_ in found.values() for entry in entries]
     kinds = ['box']
-    if detections:
-        has_masks = any('segmentation' in entry for entry in detections)
-    else:  # torchvision's Faster R-CNN has the head too, as None
-        has_masks = getattr(getattr(model, 'roi_heads', None), 'mask_head', None) is not None
-    if has_masks and all(entry.get('segmentation') for entry in coco.anns.values()):
+    if any(masks for _, masks, _, _ in found.values()) and all(e.get('segmentation') for e in coco.anns.values()):
         kinds.append('mask')
     return {kind: _measure(coco, detections, KINDS[kind], list(found)) for kind in kinds}
 
@@ -96,7 +94,7 @@ def _entries(instances: Mapping[str, Any], image_id: Any) -> List[Dict[str, Any]
         for entry, score in zip(entries, instances['scores'].tolist()):
             entry['score'] = score
     if instances.get('masks') is not None:
-        coder = require_pycocotools().mask
+        coder = require_pycocotools('pycocotools.mask')
         masks = torch.as_tensor(instances['masks']).detach()
         masks = (masks.flatten(0, -3) > 0.5).to(torch.uint8).cpu()
         for entry, mask in zip(entries, masks):
@@ -107,16 +105,18 @@ def _entries(instances: Mapping[str, Any], image_id: Any) -> List[Dict[str, Any]
 
 
 def _coco_of(images: Sequence[Tuple[Any, List[Dict[str, Any]], Tuple[int, int]]]) -> Any:
-    """Annotations of targets."""
+    """Make the truth of targets; ids of annotations begin with 1, since COCOeval takes 0 for no match."""
     entries = [entry for _, expected, _ in images for entry in expected]
     return make_coco(dict(
         images=[dict(id=image_id, height=size[0], width=size[1]) for image_id, _, size in images],
-        annotations=[dict(entry, id=i) for i, entry in enumerate(entries, start=1)],  # it takes an id of 0 for none
+        annotations=[dict(entry, id=i) for i, entry in enumerate(entries, start=1)],
         categories=[dict(id=label) for label in sorted({entry['category_id'] for entry in entries})],
     ))
 
 
 def _measure(coco: Any, detections: List[Dict[str, Any]], kind: str, image_ids: List[Any]) -> Dict[str, float]:
+    # COCOeval replaces the masks of the annotations that it gets
+    coco = make_coco(dict(coco.dataset, annotations=[dict(entry) for entry in coco.anns.values()]))
     with contextlib.redirect_stdout(io.StringIO()):
         if detections:
             # boxes are those of the detector, also where its masks are measured
@@ -127,7 +127,7 @@ def _measure(coco: Any, detections: List[Dict[str, Any]], kind: str, image_ids: 
             results = coco.loadRes(entries)
         else:  # which loadRes does not take
             results = make_coco(dict(coco.dataset, annotations=[]))
-        judge = require_pycocotools().cocoeval.COCOeval(coco, results, kind)
+        judge = require_pycocotools('pycocotools.cocoeval').COCOeval(coco, results, kind)
         judge.params.imgIds = image_ids
         judge.evaluate()
         judge.accumulate()
