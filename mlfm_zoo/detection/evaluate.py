@@ -24,19 +24,19 @@ def evaluate(
 ) -> Dict[str, Dict[str, float]]:
     """Measure a detector as COCO does, on the images of a loader.
 
-    Under `torch.distributed` each process predicts the images of its own loader, and all return the measures of all.
+    Under `torch.distributed` each process predicts the images of its own loader. All return the measures of all images.
 
     Args:
-        model: A detector, whose mode is left as it was.
+        model: A detector. Its mode is restored afterward.
         loader: Batches of images and of targets with an image_id, see `collate`.
-        truth: Annotations: a file in COCO's form, or a `pycocotools.coco.COCO` such as that of `CocoImages`, which
-            know of crowds; the targets themselves if None.
-        progress: Whether to print how far it is.
+        truth: Annotations with their crowds: a file in COCO's form, or a `pycocotools.coco.COCO` such as
+            `CocoImages.coco`. If None, the targets of the loader.
+        progress: Whether to print the number of images done.
 
     Returns:
-        'box', and 'mask' if the model puts out masks and the truth has them: each with 'AP', the mean over the
-        thresholds 0.50 to 0.95, 'AP50', 'AP75', and by size 'AP_small', 'AP_medium', 'AP_large', from 0 to 1, and -1
-        where there is nothing to find.
+        'box', and 'mask' if both the model and the truth have masks. Each has 'AP', the mean over the thresholds 0.50
+        to 0.95, 'AP50', 'AP75', and by size 'AP_small', 'AP_medium', 'AP_large', from 0 to 1, or -1 where there is
+        nothing to find.
 
     Raises:
         ValueError: The loader is empty, or an image of it is not in the truth.
@@ -98,7 +98,7 @@ def _entries(instances: Mapping[str, Any], image_id: Any) -> List[Dict[str, Any]
         masks = torch.as_tensor(instances['masks']).detach()
         masks = (masks.flatten(0, -3) > 0.5).to(torch.uint8).cpu()
         for entry, mask in zip(entries, masks):
-            entry['segmentation'] = coder.encode(mask.t().contiguous().t().numpy())  # in columns, as it wants them
+            entry['segmentation'] = coder.encode(mask.t().contiguous().t().numpy())  # it expects columns first
             if 'scores' not in instances:
                 entry['area'] = float(coder.area(entry['segmentation']))
     return entries
@@ -119,13 +119,12 @@ def _measure(coco: Any, detections: List[Dict[str, Any]], kind: str, image_ids: 
     coco = make_coco(dict(coco.dataset, annotations=[dict(entry) for entry in coco.anns.values()]))
     with contextlib.redirect_stdout(io.StringIO()):
         if detections:
-            # boxes are those of the detector, also where its masks are measured
             entries = [dict(entry) for entry in detections]
             if kind == 'segm':
                 for entry in entries:
-                    del entry['bbox']
+                    del entry['bbox']  # else loadRes takes areas from boxes
             results = coco.loadRes(entries)
-        else:  # which loadRes does not take
+        else:  # loadRes fails on none
             results = make_coco(dict(coco.dataset, annotations=[]))
         judge = require_pycocotools('pycocotools.cocoeval').COCOeval(coco, results, kind)
         judge.params.imgIds = image_ids

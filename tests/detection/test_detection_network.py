@@ -219,12 +219,12 @@ def test_torchscript():
 @pytest.mark.parametrize('arguments, error', [
     (dict(detector='yolo'), "detector is 'yolo', expected 'faster_rcnn' or 'mask_rcnn'"),
     (dict(backbone='vit_tiny_patch16_224'), 'features of vit_tiny_patch16_224 are the image divided by 16'),
-    (dict(backbone='test_vit', backbone_kwargs=dict(depth=2)), 'no four features|divided by 16'),
+    (dict(backbone='test_vit', backbone_kwargs=dict(depth=2)), 'cannot extract the four|divided by 16'),
     (dict(num_classes=1), 'num_classes is 1, expected 2 or more'),
     (dict(trainable_stages=6), 'trainable_stages is 6, expected 0 or 1 or 2'),
     (dict(backbone='dct_resnet50_24s', backbone_kwargs=dict(SMALL_DCT, dct_input='coefficients'), in_chans=3),
      'which takes images and whose strides are its own'),
-    (dict(minimal_size=3), "minimal_size is no argument of torchvision's MaskRCNN"),
+    (dict(minimal_size=3), "minimal_size is not an argument of torchvision's MaskRCNN"),
 ])
 def test_refused_arguments(arguments, error):
     with pytest.raises((ValueError, TypeError), match=error) as raised:
