@@ -4,9 +4,9 @@
     python examples/detect.py evaluate OUT --images IMAGES --annotations JSON
     python examples/detect.py predict OUT FILE ... --pictures FOLDER
 
-OUT holds args.json, by which the network is built again, log.csv, last.pt, from which an interrupted `train` goes on
-when it is started again in the same way, and best.safetensors. Defaults are the 1x schedule of COCO, 90,000 steps of 16
-images, for which `torchrun --nproc-per-node 8 examples/detect.py train ...` uses 8 GPUs with 2 images each.
+OUT holds args.json, from which the network is built again, log.csv, last.pt and best.safetensors. An interrupted
+`train` resumes from last.pt when the same command is given again. Defaults are the 1x schedule of COCO, 90,000 steps of
+16 images, for which `torchrun --nproc-per-node 8 examples/detect.py train ...` uses 8 GPUs with 2 images each.
 """
 
 import argparse
@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 
 import torch
-from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ParseKwargs
@@ -29,13 +27,14 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
 from mlfm_zoo.cli.arguments import positive, whole
+from mlfm_zoo.data.images import open_image
 from mlfm_zoo.detection import CocoImages, collate, create_model, draw_predictions, evaluate
 
 LOSSES = ('loss_classifier', 'loss_box_reg', 'loss_mask', 'loss_objectness', 'loss_rpn_box_reg')
 
 
 class Batches:
-    """Indices of the images of each step, for one of several processes: shuffled anew when all have been seen."""
+    """Indices of the images of each step, for one of several processes: shuffled again when all have been seen."""
 
     def __init__(self, num_images: int, args: argparse.Namespace, start: int, rank: int, world: int):
         self.num_images, self.start, self.rank, self.world = num_images, start, rank, world
@@ -45,7 +44,7 @@ class Batches:
         return self.steps - self.start
 
     def __iter__(self):
-        orders = {}  # by pass over the images, so that a run that goes on sees the images that it would have seen
+        orders = {}  # by pass over the images, so that a resumed run sees the images that it would have seen
         for step in range(self.start, self.steps):
             indices = []
             for i in range(step * self.size + self.rank, (step + 1) * self.size, self.world):
@@ -65,17 +64,6 @@ def build(args: argparse.Namespace, num_classes: int, pretrained: bool) -> torch
         args.detector, args.backbone, num_classes, pretrained=pretrained, in_chans=args.in_chans,
         backbone_kwargs=args.backbone_kwargs, min_size=args.min_size, max_size=args.max_size,
         **dict(defaults, **args.model_kwargs))
-
-
-def replace(file: Path, write) -> None:
-    """Write a file whole or not at all."""
-    partial = file.with_name(f'{file.name}.partial')
-    write(partial)
-    partial.replace(file)
-
-
-def weights_of(model: torch.nn.Module) -> dict:
-    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
 def open_images(args: argparse.Namespace, images: str, annotations: str, training: bool = False) -> CocoImages:
@@ -108,7 +96,7 @@ def train(args: argparse.Namespace) -> None:
     val = open_images(args, args.val_images or args.images, args.val_annotations or args.annotations)
 
     last, start, best = output / 'last.pt', 0, -math.inf  # AP is -1 where there is nothing to find
-    # a run that goes on is built in the same way: what is frozen depends on the weights that it starts from
+    # a resumed run is built in the same way: what is frozen depends on the weights that it starts from
     model = build(args, dataset.num_classes, args.pretrained)
     said = {k: v for k, v in vars(args).items() if k not in ('function', 'output', 'workers', 'device')}
     said.update(num_classes=dataset.num_classes, names=dataset.names)
@@ -126,9 +114,9 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state['optimizer'])
         scaler.load_state_dict(state['scaler'])
         start, best = state['step'], state['best']
-        print(f'goes on after step {start}', flush=True)
+        print(f'resumes after step {start}', flush=True)
     elif rank == 0:
-        replace(output / 'args.json', lambda file: file.write_text(json.dumps(said, indent=2), encoding='utf-8'))
+        (output / 'args.json').write_text(json.dumps(said, indent=2), encoding='utf-8')
         (output / 'log.csv').unlink(missing_ok=True)
     ddp = DistributedDataParallel(model, [device] if device.type == 'cuda' else None) if world > 1 else model
 
@@ -178,10 +166,12 @@ def train(args: argparse.Namespace) -> None:
             main_score = scores.get('mask', scores['box'])['AP']
             if main_score > best:
                 best = main_score
-                replace(output / 'best.safetensors', lambda file: save_file(weights_of(model), file))
+                weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+                save_file(weights, output / 'best.safetensors')
             state = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
                          step=step, best=best, args=json.dumps(said, sort_keys=True))
-            replace(last, lambda file, state=state: torch.save(state, file))
+            torch.save(state, output / 'unfinished.pt')
+            (output / 'unfinished.pt').replace(last)  # a run that is killed here can resume
         sums, since, steps = dict.fromkeys(LOSSES, 0.0), time.time(), 0
     if world > 1:
         distributed.destroy_process_group()
@@ -189,21 +179,11 @@ def train(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace) -> tuple[torch.nn.Module, argparse.Namespace]:
     """The best detector of a run, and the run's arguments."""
-    file, weights = Path(args.output) / 'args.json', Path(args.output) / 'best.safetensors'
-    if not file.is_file():
-        raise SystemExit(f'There is no {file}: give the folder of a training.')
-    try:
-        said = argparse.Namespace(**dict(json.loads(file.read_text(encoding='utf-8')), workers=args.workers))
-        num_classes = said.num_classes
-    except (AttributeError, TypeError, ValueError):
-        raise SystemExit(f'{file} does not hold the arguments of a training: give the folder of another.') from None
-    if not weights.is_file():
-        raise SystemExit(f'There is no {weights}: let the training get to its first evaluation, see --eval-every.')
-    model = build(said, num_classes, pretrained=False)
-    try:
-        model.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError):
-        raise SystemExit(f'{weights} does not hold the weights of the detector in {file}: train it again.') from None
+    folder = Path(args.output)
+    said = json.loads((folder / 'args.json').read_text(encoding='utf-8'))
+    said = argparse.Namespace(**dict(said, workers=args.workers))
+    model = build(said, said.num_classes, pretrained=False)
+    model.load_state_dict(load_file(folder / 'best.safetensors'))
     return model.to(args.device).eval(), said
 
 
@@ -214,30 +194,18 @@ def evaluate_run(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    files, sources = list(map(Path, args.files)), {}
-    for file in files:
-        picture = Path(args.pictures) / f'{file.stem}.png'
-        if picture in sources:
-            raise SystemExit(
-                f'{sources[picture]} and {file} would both be drawn into {picture}: give them in two calls with '
-                'another --pictures each.')
-        if picture.exists() and any(picture.samefile(f) for f in files if f.exists()):
-            raise SystemExit(f'The picture of {file} would replace {picture}: give another folder for --pictures.')
-        sources[picture] = file
+    files = list(map(Path, args.files))
+    pictures = [Path(args.pictures) / f'{file.stem}.png' for file in files]
+    if len(set(pictures)) < len(pictures):
+        raise SystemExit('Two files of the same name would be drawn into one picture: give them in two calls.')
+    if {picture.resolve() for picture in pictures} & {file.resolve() for file in files}:
+        raise SystemExit(f'A picture would replace an image in {args.pictures}: give another folder for --pictures.')
     model, said = load(args)
     if args.min_size:
         model.transform.min_size, model.transform.max_size = (args.min_size,), max(said.max_size, 2 * args.min_size)
     names = {int(label): name for label, name in said.names.items()}
-    for picture, file in sources.items():
-        try:
-            with Image.open(file) as opened:
-                image = opened.convert({1: 'L', 3: 'RGB'}[said.in_chans])
-        except Image.DecompressionBombError:
-            raise SystemExit(
-                f'{file} has more than {2 * Image.MAX_IMAGE_PIXELS} pixels, which Pillow refuses: make it smaller or '
-                'leave it out.') from None
-        except (OSError, SyntaxError, ValueError):
-            raise SystemExit(f'{file} cannot be read as an image: repair or leave it out.') from None
+    for file, picture in zip(files, pictures):
+        image = open_image(file, {1: 'L', 3: 'RGB'}[said.in_chans])
         pixels = v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True)
         with torch.inference_mode():
             prediction = model([pixels.to(args.device)])[0]

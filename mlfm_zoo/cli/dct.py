@@ -11,8 +11,8 @@ import torch
 
 from .._extras import require_matplotlib
 from .._files import written_whole
+from ..data.folders import data_config, image_mode, open_images, read_batches
 from ..dct import draw_open, gate_of, measure_statistics, share_open
-from ..workflow.evaluate import data_config, image_mode, open_images, read_batches
 from .arguments import AddCommand, key_value, positive, whole
 from .models import create
 

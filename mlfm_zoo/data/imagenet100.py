@@ -3,12 +3,11 @@
 It is not the ImageNet-100 of Contrastive Multiview Coding, with which it shares 8 classes.
 
 `prepare` makes a folder that timm's ImageFolder reads, `train/<wnid>` and `val/<wnid>`, of links to a downloaded set.
-The file needs neither torch nor timm and is a program of its own, which `python -m mlfm_zoo imagenet100` becomes:
-135,000 files take little memory then.
+`python -m mlfm_zoo imagenet100` becomes this file as a program of its own, without torch and timm, so that 135,000
+files take little memory.
 """
 
 import argparse
-import filecmp
 import json
 import os
 import re
@@ -16,9 +15,13 @@ import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-from PIL import Image
+if not __package__:  # started as a program: this folder is then a package of its own, see PEP 366
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    __package__ = 'data'
+
+from .images import UnreadableImage, open_image
 
 __all__ = ['NUM_IMAGES', 'SYNSETS', 'DataError', 'Summary', 'label_descriptions', 'prepare', 'verify']
 
@@ -42,7 +45,7 @@ SYNSETS = (
 # Images a class.
 NUM_IMAGES = {'train': 1300, 'val': 50}
 
-# Names that the folders of each split go by: whole, or in the shards that Kaggle serves, of classes or of images.
+# Names of the folders of each split: whole, or in the shards that Kaggle serves.
 SPLIT_NAMES = {'train': r'train(\.X\d+)?', 'val': r'(val|validation)(\.X\d*)?'}
 EXTENSIONS = ('.jpeg', '.jpg', '.png')
 PARTIAL = '.partial'
@@ -58,7 +61,7 @@ class Summary(NamedTuple):
 
     Attributes:
         images: Images of each split.
-        made: Files made anew by this call; the others were there.
+        made: Files that this call made; the others were there.
         bad: Broken images by path, and what is wrong with each.
     """
     images: Dict[str, int]
@@ -67,7 +70,7 @@ class Summary(NamedTuple):
 
 
 def label_descriptions() -> Dict[str, str]:
-    """What each class is, in words, by its WordNet id, in the order of the networks' outputs."""
+    """Describe each class in words, by its WordNet id, in the order of the networks' outputs."""
     from timm.data import ImageNetInfo  # here, since preparing needs no timm
 
     info = ImageNetInfo('imagenet-1k')
@@ -84,24 +87,25 @@ def prepare(
 ) -> Summary:
     """Make `dest/train/<wnid>` and `dest/val/<wnid>` of links to the images of a downloaded set.
 
-    Files that are there already are kept, so a call that was stopped goes on where it was. Empty and truncated files
-    and files that are no images are found; damage inside an image is what `verify` with `decode` finds.
+    Files that are there already are kept, so a call that was stopped resumes. Empty and truncated files and files that
+    are not images are found here; only `verify` with `decode` finds damage inside an image.
 
     Args:
         source: The folder of Kaggle's set (train.X1 to train.X4 and val.X), or one with train/<wnid> and val/<wnid>, as
             of ImageNet-1k; these may lie up to three folders deep in it.
         dest: Folder to make or to complete.
         copy: Whether to copy the images instead of linking to them.
-        skip_bad: Whether to go on without broken images.
+        skip_bad: Whether to leave broken images out and continue.
         num_images: Images that each class must have, by split; `NUM_IMAGES` if None.
-        progress: Whether to print how far it is.
+        progress: Whether to print the progress.
 
     Returns:
         What was made.
 
     Raises:
         FileNotFoundError: `source` is not a folder.
-        DataError: It does not hold the 100 classes with all their images, or `dest` holds something else.
+        DataError: It does not hold the 100 classes with all their images, or images are broken.
+        OSError: A file cannot be made.
     """
     source, dest, num_images = Path(source).resolve(), Path(dest).resolve(), num_images or NUM_IMAGES
     if not source.is_dir():
@@ -109,33 +113,30 @@ def prepare(
     splits = _find_splits(source, dest)
     for split, folders in splits.items():
         _check_classes(split, folders, source)
-    for split in splits:
-        _refuse_other_folders(dest / split)
+        if dest / split in folders:  # links would replace what they lead to
+            raise DataError(f'{dest} is the set itself: name another folder for what is made of it.')
     (dest / MARK).unlink(missing_ok=True)
-    images, bad, faults, made = {}, {}, [], 0
-    for split, folders in splits.items():
-        images[split] = 0
-        for i, synset in enumerate(SYNSETS, start=1):
-            files = _class_files([folder / synset for folder in folders])
-            class_bad = {name: what for name, path in files.items() if (what := _fault(path)) is not None}
-            bad.update({str(files[name]): what for name, what in class_bad.items()})
-            good = {name: path for name, path in files.items() if name not in class_bad}
-            made += _make_class(dest / split / synset, good, copy)
-            images[split] += len(good)
-            if len(files) != num_images[split]:
-                faults.append(f'{split}/{synset} has {len(files)} images')
-            if progress:
-                print(f'\r{split}: {i} of {len(SYNSETS)} classes, {images[split]:,} images', end='', flush=True)
-        if progress:
-            print()
-    if faults:
-        _refuse(faults, source, num_images)
-    if bad and not skip_bad:
-        raise DataError(f'{_listed(bad)}\n{len(bad)} images of {source} are broken: put whole ones in their place, or '
-                        'go on without them with --skip-bad.')
-    text = json.dumps({'source': str(source), 'images': images, 'left_out': bad}, indent=2)
+    images, made = dict.fromkeys(NUM_IMAGES, 0), 0
+    bad: Dict[str, str] = {}
+    left_out: Dict[str, str] = {}
+    faults: List[str] = []
+    for split, synset in _each_class(progress):
+        files = _class_files([folder / synset for folder in splits[split]])
+        for name, path in list(files.items()):
+            what = _fault(path)
+            if what is not None:
+                bad[str(path)] = left_out[f'{split}/{synset}/{name}'] = what
+                del files[name]
+        made += _make_class(dest / split / synset, files, copy)
+        images[split] += len(files)
+        found = len(files) + _count(left_out, split, synset)
+        if found != num_images[split]:
+            faults.append(f'{split}/{synset} has {found} images')
+    _raise_faults(faults, source, num_images)
+    if not skip_bad:
+        _raise_bad(bad, source, 'continue without them with --skip-bad')
     unfinished = dest / f'{MARK}{PARTIAL}'
-    unfinished.write_text(text, encoding='utf-8')
+    unfinished.write_text(json.dumps({'source': str(source), 'images': images, 'left_out': left_out}, indent=2))
     unfinished.replace(dest / MARK)
     return Summary(images, made, bad)
 
@@ -146,14 +147,14 @@ def verify(
         num_images: Optional[Dict[str, int]] = None,
         progress: bool = False,
 ) -> Summary:
-    """Check a prepared folder: the 100 classes, their images, and that each image is whole.
+    """Check that a prepared folder has the 100 classes, all of their images, and that each image is whole.
 
     Args:
         folder: A folder that `prepare` made, or one of the same form.
         decode: Whether to decode every image, which takes minutes and finds damage inside them.
-        num_images: Images that each class must have, by split; `NUM_IMAGES` if None. Those that `prepare` left out,
-            as asked, are not missed.
-        progress: Whether to print how far it is.
+        num_images: Images that each class must have, by split; `NUM_IMAGES` if None. Broken images that `prepare` left
+            out are not missed.
+        progress: Whether to print the progress.
 
     Returns:
         What was found.
@@ -165,50 +166,51 @@ def verify(
     folder, num_images = Path(folder).resolve(), num_images or NUM_IMAGES
     if not folder.is_dir():
         raise FileNotFoundError(f'There is no folder at {folder}: give one that prepare has made.')
-    left_out = _left_out(folder / MARK)
-    images, bad, faults = {}, {}, []
+    for split in NUM_IMAGES:
+        _check_classes(split, [folder / split], folder)
+        others = [f.name for f in (folder / split).iterdir() if f.is_dir() and f.name not in SYNSETS]
+        if others:  # whoever reads the data would number it as a class
+            raise DataError(f'{folder / split} holds {min(others)}, which is no class of ImageNet100: remove it.')
+    mark = folder / MARK
+    left_out: Dict[str, str] = json.loads(mark.read_text())['left_out'] if mark.exists() else []
+    images, bad, faults = dict.fromkeys(NUM_IMAGES, 0), {}, []
     with ProcessPoolExecutor() as pool:
-        for split in NUM_IMAGES:
-            _check_classes(split, [folder / split], folder)
-            _refuse_other_folders(folder / split)
-            images[split] = 0
-            for i, synset in enumerate(SYNSETS, start=1):
-                paths = list(_class_files([folder / split / synset]).values())
-                found = pool.map(_decoding_fault, paths, chunksize=32) if decode else map(_fault, paths)
-                class_bad = {str(path): what for path, what in zip(paths, found) if what is not None}
-                bad.update(class_bad)
-                images[split] += len(paths) - len(class_bad)
-                missed = sum(Path(path).parent.name == synset and _split_of(path) == split for path in left_out)
-                if len(paths) != num_images[split] - missed:
-                    faults.append(f'{split}/{synset} has {len(paths)} images')
-                if progress:
-                    print(f'\r{split}: {i} of {len(SYNSETS)} classes, {images[split]:,} images', end='', flush=True)
-            if progress:
-                print()
-    if faults:
-        _refuse(faults, folder, num_images)
-    if bad:
-        raise DataError(f'{_listed(bad)}\n{len(bad)} images of {folder} are broken: put whole ones in their place, or '
-                        'prepare again with --skip-bad.')
+        for split, synset in _each_class(progress):
+            paths = list(_class_files([folder / split / synset]).values())
+            found = pool.map(_decoding_fault, paths, chunksize=32) if decode else map(_fault, paths)
+            class_bad = {str(path): what for path, what in zip(paths, found) if what is not None}
+            bad.update(class_bad)
+            images[split] += len(paths) - len(class_bad)
+            if len(paths) + _count(left_out, split, synset) != num_images[split]:
+                faults.append(f'{split}/{synset} has {len(paths)} images')
+    _raise_faults(faults, folder, num_images)
+    _raise_bad(bad, folder, 'prepare again with --skip-bad')
     return Summary(images, 0, bad)
 
 
+def _each_class(progress: bool) -> Iterator[Tuple[str, str]]:
+    """Go through splits and classes."""
+    for split in NUM_IMAGES:
+        for i, synset in enumerate(SYNSETS, start=1):
+            if progress:
+                print(f'\r{split}: class {i} of {len(SYNSETS)}', end='', flush=True)
+            yield split, synset
+        if progress:
+            print()
+
+
 def _find_splits(source: Path, dest: Path) -> Dict[str, List[Path]]:
-    """The folders that hold the classes of each split, nearest to the top."""
+    """Find the folders that hold the classes of each split, nearest to the top."""
     level = [source]
     for _ in range(4):
         for folder in level:
             inside = sorted(f for f in folder.iterdir() if f.is_dir())
             found = {
                 split: [f for f in inside if re.fullmatch(pattern, f.name)] for split, pattern in SPLIT_NAMES.items()}
-            for split, folders in found.items():  # what this made beside the shards is no part of them
-                found[split] = [f for f in folders if '.X' in f.name] or folders
-            if all(found.values()):
-                if any(dest in f.parents and '.X' not in f.name for folders in found.values() for f in folders):
-                    raise DataError(f'{dest} is the set itself: name another folder for what is made of it.')
-                return found
+            if all(found.values()):  # what was made beside the shards is not part of them
+                return {split: [f for f in folders if '.X' in f.name] or folders for split, folders in found.items()}
         level = [f for folder in level for f in folder.iterdir()
-                 if f.is_dir() and not re.fullmatch(r'n\d{8}', f.name) and f != dest][:1000]
+                 if f.is_dir() and not re.fullmatch(r'n\d{8}', f.name) and f != dest]
     raise DataError(
         f'{source} has no folders train.X1, train.X2 ... and val.X, and none called train and val: give the folder '
         'that ambityga/imagenet100 or ImageNet-1k was unpacked into.')
@@ -232,28 +234,14 @@ def _check_classes(split: str, folders: List[Path], source: Path) -> None:
     raise DataError(f'{where}, {missing[0]} is missing: unpack all of the set.')
 
 
-def _refuse_other_folders(folder: Path) -> None:
-    """A folder of no class would be numbered as one by whoever reads the data."""
-    others = [f.name for f in folder.iterdir() if f.is_dir() and f.name not in SYNSETS] if folder.is_dir() else []
-    if others:
-        raise DataError(f'{folder} holds {min(others)}, which is no class of ImageNet100: remove it, or name another '
-                        'folder.')
-
-
 def _class_files(folders: List[Path]) -> Dict[str, Path]:
-    """The files of one class by name, from all shards that have it."""
-    files: Dict[str, Path] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            continue
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if not entry.name.lower().endswith(EXTENSIONS):
-                continue
-            path = Path(entry.path)
-            if entry.name in files and not filecmp.cmp(files[entry.name], path, shallow=False):
-                raise DataError(f'{files[entry.name]} and {path} have one name and are different images: keep one.')
-            files.setdefault(entry.name, path)
-    return files
+    """List the files of one class by name, from all shards that have it."""
+    return {
+        entry.name: Path(entry.path)
+        for folder in folders if folder.is_dir()
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if entry.name.lower().endswith(EXTENSIONS)
+    }
 
 
 def _fault(path: Path) -> Optional[str]:
@@ -276,12 +264,12 @@ def _fault(path: Path) -> Optional[str]:
 def _decoding_fault(path: Path) -> Optional[str]:
     """What is wrong with an image, by decoding it; None if nothing."""
     try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.strerror:
-            return f'cannot be read ({error.strerror})'
-        return 'is truncated' if 'truncated' in str(error) else 'cannot be decoded as an image'
+        open_image(path, mode=None)
+    except UnreadableImage as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.strerror:
+            return f'cannot be read ({cause.strerror})'
+        return 'is truncated' if 'truncated' in str(cause) else 'cannot be decoded as an image'
     return None
 
 
@@ -292,8 +280,6 @@ def _make_class(folder: Path, files: Dict[str, Path], copy: bool) -> int:
     for name in there.keys() - files.keys():
         if name.endswith(PARTIAL) or there[name].is_symlink():  # of a call that was stopped, or of another source
             os.unlink(there[name].path)
-        elif name.lower().endswith(EXTENSIONS):
-            raise DataError(f'{there[name].path} is no image of the source: remove it, or name another folder.')
     made = 0
     for name, path in files.items():
         target = folder / name
@@ -304,42 +290,30 @@ def _make_class(folder: Path, files: Dict[str, Path], copy: bool) -> int:
             elif there[name].stat().st_size == path.stat().st_size:
                 continue
         unfinished = folder / f'.{name}{PARTIAL}'
-        unfinished.unlink(missing_ok=True)
-        try:
-            if copy:
-                shutil.copyfile(path, unfinished)
-            else:
-                os.symlink(path, unfinished)
-            os.replace(unfinished, target)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            hint = 'free some space' if copy else 'copy the images instead, with --copy'
-            raise DataError(f'{target} cannot be made ({error.strerror}): {hint}.') from None
+        if copy:
+            shutil.copyfile(path, unfinished)
+        else:
+            os.symlink(path, unfinished)
+        os.replace(unfinished, target)
         made += 1
     return made
 
 
-def _left_out(mark: Path) -> Dict[str, str]:
-    try:
-        left_out = json.loads(mark.read_text(encoding='utf-8'))['left_out']
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        left_out = None
-    if not isinstance(left_out, dict):
-        raise DataError(f'{mark} is damaged: prepare the folder again.')
-    return left_out
+def _count(left_out: Dict[str, str], split: str, synset: str) -> int:
+    return sum(name.startswith(f'{split}/{synset}/') for name in left_out)
 
 
-def _split_of(path: str) -> Optional[str]:
-    name = Path(path).parent.parent.name
-    return next((split for split, pattern in SPLIT_NAMES.items() if re.fullmatch(pattern, name)), None)
+def _raise_faults(faults: List[str], source: Path, num_images: Dict[str, int]) -> None:
+    if faults:
+        expected = ' and '.join(f'{n:,} in {split}' for split, n in num_images.items())
+        more = f' (and {len(faults) - 1} more such classes)' if len(faults) > 1 else ''
+        raise DataError(f'{source}: {faults[0]}{more}, expected {expected}: unpack all of the set.')
 
 
-def _refuse(faults: List[str], source: Path, num_images: Dict[str, int]) -> None:
-    expected = ' and '.join(f'{n:,} in {split}' for split, n in num_images.items())
-    more = f' (and {len(faults) - 1} more such classes)' if len(faults) > 1 else ''
-    raise DataError(f'{source}: {faults[0]}{more}, expected {expected}: unpack all of the set.')
+def _raise_bad(bad: Dict[str, str], source: Path, advice: str) -> None:
+    if bad:
+        raise DataError(
+            f'{_listed(bad)}\n{len(bad)} images of {source} are broken: put whole ones in their place, or {advice}.')
 
 
 def _listed(bad: Dict[str, str]) -> str:
@@ -354,11 +328,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     command = commands.add_parser(
         'prepare', help='make train/<wnid> and val/<wnid> of a downloaded set',
         description="Make DEST/train/<wnid> and DEST/val/<wnid> of Kaggle's ambityga/imagenet100 (train.X1 to train.X4 "
-        'and val.X) or of an ImageNet-1k folder. A call that was stopped goes on where it was.')
+        'and val.X) or of an ImageNet-1k folder. A call that was stopped resumes.')
     command.add_argument('source', help='folder that the set was unpacked into')
     command.add_argument('dest', help='folder to make')
     command.add_argument('--copy', action='store_true', help='copy the images instead of linking to them')
-    command.add_argument('--skip-bad', action='store_true', help='leave broken images out and go on')
+    command.add_argument('--skip-bad', action='store_true', help='leave broken images out and continue')
     check = commands.add_parser(
         'verify', help='check a prepared folder', description='Check a prepared folder: classes, images, whole files.')
     check.add_argument('dest', metavar='folder', help='folder that prepare made')
@@ -379,7 +353,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         print('\n'.join([*listed, f'error: {message}']), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('error: interrupted; the same command goes on where it was', file=sys.stderr)
+        print('error: interrupted; the same command resumes', file=sys.stderr)
         return 130
     if summary.bad:
         print(_listed(summary.bad))

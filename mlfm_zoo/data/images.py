@@ -42,5 +42,7 @@ def open_image(
         with Image.open(file) as image:
             image.load()
             return image if mode is None or mode == image.mode else image.convert(mode)
+    except FileNotFoundError as error:
+        raise UnreadableImage(f'There is no image at {name}: give the path of an image file.') from error
     except DECODING_ERRORS as error:
         raise UnreadableImage(f'{name} cannot be decoded as an image: repair or remove it.') from error

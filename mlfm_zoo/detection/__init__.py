@@ -1,7 +1,6 @@
-"""Faster R-CNN and Mask R-CNN of torchvision over any network with features, and what training them takes.
+"""torchvision's Faster R-CNN and Mask R-CNN over any timm network with features, with data and evaluation.
 
-The heads, the losses, the feature pyramid and the measures are torchvision's and pycocotools': here is what lies
-between them and a timm model.
+Heads, losses, feature pyramid and dataset are torchvision's. The measures are those of pycocotools.
 """
 
 from .coco import CocoImages, collate

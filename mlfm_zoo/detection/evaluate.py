@@ -24,25 +24,26 @@ def evaluate(
 ) -> Dict[str, Dict[str, float]]:
     """Measure a detector as COCO does, on the images of a loader.
 
-    Under `torch.distributed` each process predicts the images of its own loader, and all return the measures of all.
+    Under `torch.distributed` each process predicts the images of its own loader. All return the measures of all images.
 
     Args:
-        model: A detector, whose mode is left as it was.
+        model: A detector. Its mode is restored afterward.
         loader: Batches of images and of targets with an image_id, see `collate`.
-        truth: Annotations: a file in COCO's form, or a `pycocotools.coco.COCO` such as that of `CocoImages`, which
-            know of crowds; the targets themselves if None.
-        progress: Whether to print how far it is.
+        truth: Annotations with their crowds: a file in COCO's form, or a `pycocotools.coco.COCO` such as
+            `CocoImages.coco`. If None, the targets of the loader.
+        progress: Whether to print the number of images done.
 
     Returns:
-        'box', and 'mask' if the model puts out masks and the truth has them: each with 'AP', the mean over the
-        thresholds 0.50 to 0.95, 'AP50', 'AP75', and by size 'AP_small', 'AP_medium', 'AP_large', from 0 to 1, and -1
-        where there is nothing to find.
+        'box', and 'mask' if both the model and the truth have masks. Each has 'AP', the mean over the thresholds 0.50
+        to 0.95, 'AP50', 'AP75', and by size 'AP_small', 'AP_medium', 'AP_large', from 0 to 1, or -1 where there is
+        nothing to find.
 
     Raises:
         ValueError: The loader is empty, or an image of it is not in the truth.
     """
     coco: Any = read_coco(truth) if isinstance(truth, (str, os.PathLike)) else truth
-    found: Dict[Any, Tuple[List[Dict[str, Any]], List[Dict[str, Any]], Tuple[int, int]]] = {}
+    # of each image: what was predicted, whether with masks, what was expected, and its size
+    found: Dict[Any, Tuple[List[Dict[str, Any]], bool, List[Dict[str, Any]], Tuple[int, int]]] = {}
     device = next(model.parameters()).device
     training = model.training
     model.eval()
@@ -55,7 +56,8 @@ def evaluate(
                     image_id = target['image_id']
                     image_id = image_id.item() if torch.is_tensor(image_id) else image_id
                     expected = [] if coco is not None else _entries(target, image_id)
-                    found[image_id] = (_entries(prediction, image_id), expected, size)
+                    has_masks = prediction.get('masks') is not None
+                    found[image_id] = (_entries(prediction, image_id), has_masks, expected, size)
                 if progress:
                     print(f'\r{len(found)} images', end='', flush=True)
     finally:
@@ -69,17 +71,13 @@ def evaluate(
     if not found:
         raise ValueError('The loader is empty: give it at least one image.')
     if coco is None:
-        coco = _coco_of([(image_id, *rest) for image_id, (_, *rest) in found.items()])
+        coco = _coco_of([(image_id, expected, size) for image_id, (_, _, expected, size) in found.items()])
     unknown = sorted(str(image_id) for image_id in found if image_id not in coco.imgs)
     if unknown:
         raise ValueError(f'The image {unknown[0]} is not in the truth: give the annotations of these images.')
-    detections = [entry for entries, _, _ in found.values() for entry in entries]
+    detections = [entry for entries, *_ in found.values() for entry in entries]
     kinds = ['box']
-    if detections:
-        has_masks = any('segmentation' in entry for entry in detections)
-    else:  # torchvision's Faster R-CNN has the head too, as None
-        has_masks = getattr(getattr(model, 'roi_heads', None), 'mask_head', None) is not None
-    if has_masks and all(entry.get('segmentation') for entry in coco.anns.values()):
+    if any(masks for _, masks, _, _ in found.values()) and all(e.get('segmentation') for e in coco.anns.values()):
         kinds.append('mask')
     return {kind: _measure(coco, detections, KINDS[kind], list(found)) for kind in kinds}
 
@@ -96,38 +94,39 @@ def _entries(instances: Mapping[str, Any], image_id: Any) -> List[Dict[str, Any]
         for entry, score in zip(entries, instances['scores'].tolist()):
             entry['score'] = score
     if instances.get('masks') is not None:
-        coder = require_pycocotools().mask
+        coder = require_pycocotools('pycocotools.mask')
         masks = torch.as_tensor(instances['masks']).detach()
         masks = (masks.flatten(0, -3) > 0.5).to(torch.uint8).cpu()
         for entry, mask in zip(entries, masks):
-            entry['segmentation'] = coder.encode(mask.t().contiguous().t().numpy())  # in columns, as it wants them
+            entry['segmentation'] = coder.encode(mask.t().contiguous().t().numpy())  # it expects columns first
             if 'scores' not in instances:
                 entry['area'] = float(coder.area(entry['segmentation']))
     return entries
 
 
 def _coco_of(images: Sequence[Tuple[Any, List[Dict[str, Any]], Tuple[int, int]]]) -> Any:
-    """Annotations of targets."""
+    """Make the truth of targets; ids of annotations begin with 1, since COCOeval takes 0 for no match."""
     entries = [entry for _, expected, _ in images for entry in expected]
     return make_coco(dict(
         images=[dict(id=image_id, height=size[0], width=size[1]) for image_id, _, size in images],
-        annotations=[dict(entry, id=i) for i, entry in enumerate(entries, start=1)],  # it takes an id of 0 for none
+        annotations=[dict(entry, id=i) for i, entry in enumerate(entries, start=1)],
         categories=[dict(id=label) for label in sorted({entry['category_id'] for entry in entries})],
     ))
 
 
 def _measure(coco: Any, detections: List[Dict[str, Any]], kind: str, image_ids: List[Any]) -> Dict[str, float]:
+    # COCOeval replaces the masks of the annotations that it gets
+    coco = make_coco(dict(coco.dataset, annotations=[dict(entry) for entry in coco.anns.values()]))
     with contextlib.redirect_stdout(io.StringIO()):
         if detections:
-            # boxes are those of the detector, also where its masks are measured
             entries = [dict(entry) for entry in detections]
             if kind == 'segm':
                 for entry in entries:
-                    del entry['bbox']
+                    del entry['bbox']  # else loadRes takes areas from boxes
             results = coco.loadRes(entries)
-        else:  # which loadRes does not take
+        else:  # loadRes fails on none
             results = make_coco(dict(coco.dataset, annotations=[]))
-        judge = require_pycocotools().cocoeval.COCOeval(coco, results, kind)
+        judge = require_pycocotools('pycocotools.cocoeval').COCOeval(coco, results, kind)
         judge.params.imgIds = image_ids
         judge.evaluate()
         judge.accumulate()

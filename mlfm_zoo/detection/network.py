@@ -1,4 +1,4 @@
-"""From the name of a network to a detector on a feature pyramid.
+"""Detectors on a feature pyramid, built from the name of a network.
 
 Papers: Feature Pyramid Networks for Object Detection, https://arxiv.org/abs/1612.03144; Mask R-CNN,
 https://arxiv.org/abs/1703.06870; for networks on DCT coefficients, Learning in the Frequency Domain,
@@ -39,9 +39,8 @@ class PyramidBackbone(nn.Module):
     """Features of a timm model and a feature pyramid over them.
 
     Args:
-        body: A timm model built with `features_only=True` that puts out maps (N, C, H, W) at a quarter of the image's
-            size, an eighth, a 16th and a 32nd. If it makes DCT coefficients, it is shown the image enlarged until that
-            is so.
+        body: A timm model built with `features_only=True` that returns maps (N, C, H, W) at 1/4, 1/8, 1/16 and 1/32 of
+            the image's size. A network that computes DCT coefficients gets the image enlarged until this holds.
         out_channels: Channels of the pyramid.
 
     Raises:
@@ -66,7 +65,7 @@ class PyramidBackbone(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, x: torch.Tensor) -> Dict[str, torch.Tensor]:
-        """From images (N, in_chans, H, W) to maps of `out_channels` at 1/4, 1/8, 1/16, 1/32 and 1/64 of their size."""
+        """Compute maps of `out_channels` at 1/4, 1/8, 1/16, 1/32 and 1/64 of the size of images (N, in_chans, H, W)."""
         if self.enlarge > 1:
             x = F.interpolate(x, scale_factor=float(self.enlarge), mode='bilinear', align_corners=False)
         maps = self.body(x)
@@ -91,27 +90,27 @@ def create_model(
 ) -> FasterRCNN:
     """Build a detector on a feature pyramid over a network.
 
-    Images are normalised as the network's pretrained config says. A ResNet on DCT coefficients has strides 1 2 2 2 and
-    sees the image enlarged twice, so that coefficients come at a quarter of the image's size, as in the paper; a
-    MobileNetV2 on them sees it enlarged four times.
+    Images are normalized as in the network's pretrained config. A ResNet on DCT coefficients has strides 1 2 2 2 and
+    gets the image enlarged twice, so that coefficients come at a quarter of the image's size, as in the paper. A
+    MobileNetV2 on DCT coefficients gets it enlarged four times.
 
     Args:
         detector: 'mask_rcnn' or 'faster_rcnn'.
-        backbone: Name of a timm model, of this package or not, with a tag if its weights are wanted.
+        backbone: Name of any timm model, with a tag to choose its weights.
         num_classes: Classes with the background, which is 0; 91 for COCO.
-        pretrained: Whether the network starts from the weights that its name stands for. The detector itself has none.
-        in_chans: Channels of the images; where they are more than the config's, they are normalised with 0.5.
-        trainable_stages: How many of the network's stages are trained, counted from the last: 0 for none, 4 for all
-            but the stem, 5 for all. 3 if None and `pretrained`, 5 if None and not.
-        freeze_norms: Whether the network's batch norms keep statistics, scale and shift; `pretrained` if None. In the
-            memory, gates at identity keep training whatever is frozen: they have learnt nothing yet.
+        pretrained: Whether to load the network's pretrained weights. There are none for the detector itself.
+        in_chans: Channels of the images. If the config has fewer, mean and standard deviation are 0.5.
+        trainable_stages: Number of the network's stages to train, counted from the last: 0 for none, 4 for all except
+            the stem, 5 for all. If None, 3 with `pretrained` and 5 without.
+        freeze_norms: Whether to freeze statistics, scale and shift of the network's batch norms; `pretrained` if None.
+            Memory gates at identity are never frozen, since they have learned nothing yet.
         fpn_channels: Channels of the pyramid.
         backbone_kwargs: Arguments of `timm.create_model` for the network.
         **kwargs: Arguments of torchvision's `MaskRCNN` or `FasterRCNN`, such as `min_size` and `max_size`.
 
     Returns:
-        The detector. In training mode it takes lists of images (in_chans, H, W) from 0 to 1 and of targets and returns
-        losses, in eval mode it takes images and returns predictions, as torchvision says.
+        The detector. As in torchvision, in training mode it takes lists of images (in_chans, H, W) from 0 to 1 and of
+        targets and returns losses. In eval mode it takes images and returns predictions.
 
     Raises:
         ValueError: An argument is out of range, or the network has no such features.
@@ -122,16 +121,16 @@ def create_model(
         raise ValueError(f'num_classes is {num_classes!r}, expected 2 or more: the background counts as one.')
     trainable_stages = (3 if pretrained else NUM_STAGES) if trainable_stages is None else trainable_stages
     check_option('trainable_stages', trainable_stages, tuple(range(NUM_STAGES + 1)))
-    takers = (DETECTORS[detector], FasterRCNN, GeneralizedRCNNTransform)  # the first passes others on
+    takers = (DETECTORS[detector], FasterRCNN, GeneralizedRCNNTransform)  # each passes the rest to the next
     known = {name for taker in takers for name in inspect.signature(taker).parameters}
-    for name in kwargs:  # torchvision would pass over it
+    for name in kwargs:  # torchvision ignores unknown ones
         if name not in known:
-            raise TypeError(f'{name} is no argument of torchvision\'s {DETECTORS[detector].__name__}: leave it out.')
+            raise TypeError(f"{name} is not an argument of torchvision's {DETECTORS[detector].__name__}: leave it out.")
 
     body = _create_body(backbone, pretrained, in_chans, dict(backbone_kwargs or {}))
-    kwargs = dict(_normalisation(body, in_chans), **kwargs)
+    kwargs = dict(_normalization(body, in_chans), **kwargs)
     for stem in body.modules():
-        if isinstance(stem, DCTStem):  # which undoes the normalisation
+        if isinstance(stem, DCTStem):  # which undoes the normalization
             stem.mean, stem.std = tuple(kwargs['image_mean']), tuple(kwargs['image_std'])
             stem.fill()
     pyramid = PyramidBackbone(body, fpn_channels)
@@ -140,38 +139,32 @@ def create_model(
 
 
 def _create_body(backbone: str, pretrained: bool, in_chans: int, kwargs: Dict[str, Any]) -> nn.Module:
-    """The network's last four features."""
+    """Build the network, returning its last four features."""
     name = backbone.split('.')[0]
-    if ':' not in backbone and not timm.is_model(name):
-        raise ValueError(f'timm knows no model named {backbone}: timm.list_models() has their names.')
-    # the baseline on YCbCr has the strides of any ResNet
+    # the YCbCr baseline has the strides of any ResNet
     if is_model_in_modules(name, ['dct_resnet']) and not name.endswith('_ycbcr'):
         kwargs.setdefault('layer2_stride', 2)
-    # the extractor that asks the model itself, which leaves the model and its names whole
+    # this extractor keeps the model and its names whole
     extractor: Dict[str, Any] = dict(features_only=True, feature_cls='getter', out_indices=(-4, -3, -2, -1))
     try:
         body = timm.create_model(backbone, pretrained=pretrained, in_chans=in_chans, **dict(extractor, **kwargs))
     except (AssertionError, IndexError, AttributeError) as error:
         raise ValueError(
-            f'{backbone} has no four features that timm can extract, which a feature pyramid takes: give another '
-            'network.') from error
-    if not hasattr(getattr(body, 'model', None), 'forward_intermediates'):
-        raise ValueError(
-            f'{backbone} has no forward_intermediates, by which timm extracts features: give another network.')
+            f'timm cannot extract the four features of a pyramid from {backbone}: give another network.') from error
     return body
 
 
-def _normalisation(body: nn.Module, in_chans: int) -> Dict[str, List[float]]:
-    """Mean and standard deviation of images that a network takes, as the detectors' arguments."""
+def _normalization(body: nn.Module, in_chans: int) -> Dict[str, List[float]]:
+    """Mean and standard deviation of a network's images, as the detectors' arguments."""
     mean, std = (list(config_of(body)[name]) for name in ('mean', 'std'))
     if in_chans > len(mean):
-        mean, std = [0.5] * in_chans, [0.5] * in_chans  # nobody measured such images
+        mean, std = [0.5] * in_chans, [0.5] * in_chans  # unknown for such images
     return dict(image_mean=mean[:in_chans], image_std=std[:in_chans])
 
 
 def _freeze(body: nn.Module, trainable_stages: int, freeze_norms: bool) -> None:
-    """Keep the first stages and the batch norms of a network from being trained."""
-    # A gate at identity multiplies by 0, so that nothing before it would ever learn if that were frozen.
+    """Freeze the first stages and the batch norms of a network."""
+    # A gate at identity multiplies by 0. If that were frozen, nothing before it would ever learn.
     new_units = [m for m in body.modules() if isinstance(m, LowFrequencyMemoryUnit) and m.is_identity()]
     new_gates = [gate for unit in new_units for gate in (unit.input_gate, unit.supplement_gate) if gate is not None]
     frozen = _frozen_names(body, trainable_stages)
@@ -188,7 +181,7 @@ def _freeze(body: nn.Module, trainable_stages: int, freeze_norms: bool) -> None:
 
 
 def _frozen_names(body: nn.Module, trainable_stages: int) -> Set[str]:
-    """Names of the parameters of the stages that are not trained."""
+    """Names of the parameters of frozen stages."""
     if trainable_stages == NUM_STAGES:
         return set()
     if trainable_stages == 0:
@@ -205,7 +198,7 @@ def _frozen_names(body: nn.Module, trainable_stages: int) -> Set[str]:
     ]
     if -1 in ends:
         raise ValueError(
-            f'timm does not say which parameters of {type(model).__name__} belong to which stage: give 0 or '
-            f'{NUM_STAGES} for trainable_stages, and freeze what is wanted by name.')
+            f'timm does not report which parameters of {type(model).__name__} belong to which stage: give 0 or '
+            f'{NUM_STAGES} for trainable_stages, and freeze parameters by name.')
     last = ends[0] - 1 if trainable_stages == len(ends) else ends[len(ends) - 1 - trainable_stages]
     return {f'model.{name}' for name, layer in layer_of.items() if layer <= last}

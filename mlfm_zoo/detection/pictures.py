@@ -1,4 +1,4 @@
-"""Pictures of what a detector finds."""
+"""Pictures of a detector's predictions."""
 
 from pathlib import Path
 from typing import Any, Mapping, Optional
@@ -25,11 +25,11 @@ def draw_predictions(
     """Draw boxes, masks, classes and scores into an image.
 
     Args:
-        image: Image (3, H, W), RGB, (4, H, W), of which the first three channels are, or (1, H, W), grey, from 0 to 1.
-        instances: What the detector returns for it, or a target, which has no scores.
-        file: PNG file to write, which is whole or not there.
+        image: Image from 0 to 1: (3, H, W) in RGB, (1, H, W) in grey, or (4, H, W), whose last channel is ignored.
+        instances: What the detector returns for the image, or a target, which has no scores.
+        file: PNG file to write.
         names: Name of each class; its number if None.
-        min_score: Score from which on a prediction is drawn.
+        min_score: Lowest score of a prediction that is drawn.
 
     Returns:
         The file.
@@ -51,7 +51,7 @@ def draw_predictions(
     if scores is not None:
         words = [f'{word} {score:.2f}' for word, score in zip(words, scores[shown].tolist())]
     if chosen:
-        # one colour a class, and one an instance where masks have to be told apart
+        # a color for each class, or for each instance if there are masks
         with_masks = instances.get('masks') is not None
         colours = [COLOURS[n % len(COLOURS)] for n in (range(len(chosen)) if with_masks else chosen)]
         if with_masks:

@@ -19,7 +19,7 @@ from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
 from .._files import written_whole
-from ..workflow.evaluate import StrictImageDataset, image_mode, open_folder, usable_device
+from ..data.folders import StrictImageDataset, image_mode, open_folder, usable_device
 from .filters import FrequencyFilter, full_radius
 
 __all__ = ['SAMPLE_COLUMNS', 'Probe', 'analyse', 'default_radii', 'judge', 'keep_settings', 'write_table']

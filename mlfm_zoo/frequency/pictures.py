@@ -12,7 +12,7 @@ from timm.data import create_transform
 
 from .._extras import require_matplotlib
 from .._files import written_whole
-from ..workflow.evaluate import image_mode
+from ..data.folders import image_mode
 from .analysis import Probe, judge, write_table
 from .filters import FrequencyFilter
 from .levels import ClassCurve, Overall

@@ -1,4 +1,4 @@
-"""What a pretrained network sees on images: its first answers in words, with probabilities."""
+"""Classify images with a pretrained network: the most probable classes in words, with probabilities."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from timm.data import ImageNetInfo, create_transform
 from .._files import written_whole
 from .._timm import config_of
 from ..data import imagenet100
+from ..data.folders import data_config, image_mode, usable_device
+from ..data.images import UnreadableImage, open_image
 from ..hub.manifest import Checkpoint, load_manifest
-from .evaluate import data_config, image_mode, usable_device
 
 __all__ = ['Answer', 'Prediction', 'best_checkpoint', 'class_labels', 'draw_predictions', 'find_images', 'predict']
 
@@ -24,7 +25,7 @@ MAX_TILES = 400  # images in a picture
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: the output's index from 0, what it stands for in words, and its probability."""
+    """One answer: index of the output from 0, its class in words, and its probability."""
     index: int
     label: str
     probability: float
@@ -37,7 +38,7 @@ class Prediction(NamedTuple):
 
 
 def best_checkpoint() -> Checkpoint:
-    """The checkpoint of ImageNet100 with the highest accuracy, measured or else reported, of those that can be had."""
+    """The available ImageNet100 checkpoint of the highest accuracy, measured or else reported."""
     candidates = [c for c in load_manifest().values() if c.available and c.memory and c.kind in ('paper', 'trained')]
 
     def accuracy(checkpoint: Checkpoint) -> float:
@@ -46,38 +47,36 @@ def best_checkpoint() -> Checkpoint:
 
 
 def class_labels(model: nn.Module) -> List[str]:
-    """Say in words what the outputs of a network stand for.
+    """Describe the classes of a network in words.
 
     Args:
-        model: A timm model. Its config's labels come first, then those of ImageNet100 and ImageNet-1k, by the number of
+        model: A timm model. Labels are those of its config, or else of ImageNet100 or ImageNet-1k, by the number of
             outputs.
 
     Returns:
-        A label for each output, its number where nobody says more.
+        A label for each output; its number if the label is unknown.
     """
     config, num_classes = config_of(model), getattr(model, 'num_classes', 0)
-    names = list(config.get('label_names') or ())
-    descriptions: Dict[str, str] = dict(config.get('label_descriptions') or {})
-    if len(names) != num_classes:
-        names, descriptions = [], {}
-    if not names and num_classes == len(imagenet100.SYNSETS):
-        names, descriptions = list(imagenet100.SYNSETS), imagenet100.label_descriptions()
-    elif not names and num_classes == 1000:
+    names: Sequence[str] = config.get('label_names') or ()
+    if len(names) == num_classes:
+        descriptions: Dict[str, str] = config.get('label_descriptions') or {}
+        return [descriptions.get(name, name) for name in names]
+    if num_classes == len(imagenet100.SYNSETS):
+        return list(imagenet100.label_descriptions().values())
+    if num_classes == 1000:
         info = ImageNetInfo('imagenet-1k')
         return [info.index_to_description(index) for index in range(1000)]
-    if not names:
-        return [f'class {index}' for index in range(num_classes)]
-    return [descriptions.get(name, name) for name in names]
+    return [f'class {index}' for index in range(num_classes)]
 
 
 def find_images(paths: Sequence[Union[str, Path]]) -> List[Path]:
     """Find files of images.
 
     Args:
-        paths: Files, and folders to look through.
+        paths: Files, and folders to search.
 
     Returns:
-        Files in the order given; those below a folder by their names.
+        Files in the order given; those in a folder are sorted by name.
 
     Raises:
         FileNotFoundError: A path is not there, or a folder holds no images.
@@ -112,7 +111,7 @@ def predict(
         device: Where the model runs.
 
     Yields:
-        Each file with its prediction, or with what is wrong with it, in one sentence.
+        Each file with its prediction, or with one sentence about what is wrong with it.
 
     Raises:
         ValueError: There is no such device, or the network has no classifier.
@@ -127,11 +126,11 @@ def predict(
     mode = image_mode(config)
     for file in files:
         try:
-            with Image.open(file) as image:
-                batch = transform(image.convert(mode))[None].to(device)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            yield file, f'{file} cannot be decoded as an image: repair or remove it.'
+            image = open_image(file, mode)
+        except UnreadableImage as error:
+            yield file, str(error)
             continue
+        batch = transform(image)[None].to(device)
         with torch.inference_mode():
             probabilities = model(batch).float().softmax(dim=1)[0].cpu()
         values, indices = probabilities.topk(min(topk, len(probabilities)))
@@ -144,11 +143,11 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
 
     Args:
         predictions: What to draw.
-        output: File to write, of a format that Pillow knows by its ending.
+        output: File to write; its extension is one that Pillow knows.
 
     Raises:
         OSError: The file cannot be written.
-        ValueError: Its ending names no format, or there are too many images for one picture.
+        ValueError: The extension is unknown, or there are too many images for one picture.
     """
     output = Path(output)
     if len(predictions) > MAX_TILES:
@@ -163,8 +162,7 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
     draw = ImageDraw.Draw(picture)
     for i, prediction in enumerate(predictions):
         left, top = 16 + i % columns * (TILE + 16), 16 + i // columns * (height + 8)
-        with Image.open(prediction.file) as image:
-            fitted = ImageOps.contain(image.convert('RGB'), (TILE, TILE))
+        fitted = ImageOps.contain(open_image(prediction.file), (TILE, TILE))
         picture.paste(fitted, (left + (TILE - fitted.width) // 2, top + (TILE - fitted.height) // 2))
         for line, answer in enumerate(prediction.answers):
             y = top + TILE + 4 + LINE * line

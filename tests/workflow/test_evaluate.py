@@ -50,30 +50,6 @@ def one_line_error(capsys, *args):
     return error
 
 
-def test_classes_that_are_not_the_models(folder, capsys):
-    assert 'tells 10 classes apart and the data has 5' in one_line_error(capsys, 'test_mlfm_resnet', folder)
-    (folder / 'n01440764').mkdir(exist_ok=True)
-    (folder / 'n01440764' / 'image.png').write_bytes((folder / '0').glob('*').__next__().read_bytes())
-    message = one_line_error(capsys, 'test_mlfm_resnet', folder, '--imagenet100')
-    assert 'tells 10 classes apart and the data has 100' in message
-    model = timm.create_model('test_mlfm_resnet', pretrained=True)
-    with pytest.warns(UserWarning, match='1 folders .* are of no class and left out, n01440764 among them'):
-        assert evaluate(model, folder, class_names=[str(d) for d in range(10)]).total == 50
-
-
-@pytest.mark.parametrize('workers', ['0', '1'])
-@pytest.mark.parametrize('content', ['garbage', 'truncated'])
-def test_unreadable_image(content, workers, tmp_path, capsys):
-    _, test = load_split()
-    for digit in range(10):
-        (tmp_path / str(digit)).mkdir()
-        test.images[digit].resize((64, 64)).save(tmp_path / str(digit) / 'image.png')
-    bad = tmp_path / '7' / 'bad.png'
-    bad.write_bytes(b'garbage' if content == 'garbage' else (tmp_path / '7' / 'image.png').read_bytes()[:300])
-    message = one_line_error(capsys, 'test_mlfm_resnet', tmp_path, '--workers', workers)
-    assert f'{bad} cannot be decoded as an image' in message
-
-
 def test_damaged_folders(tmp_path, capsys):
     timm.models.save_for_hf(timm.create_model('test_mlfm_resnet'), tmp_path, safe_serialization=True)
     weights, config = (tmp_path / 'model.safetensors'), (tmp_path / 'config.json')
@@ -86,8 +62,7 @@ def test_damaged_folders(tmp_path, capsys):
         assert 'could not be loaded' in one_line_error(capsys, f'local-dir:{tmp_path}', tmp_path)
 
 
-@pytest.mark.parametrize('option', ['--img-size', '--batch-size'])
-@pytest.mark.parametrize('value', ['0', '-5', 'x'])
+@pytest.mark.parametrize('option, value', [('--img-size', '0'), ('--batch-size', 'x')])
 def test_options_out_of_range(option, value, capsys):
     with pytest.raises(SystemExit) as stop:
         main(['evaluate', 'test_mlfm_resnet', '.', f'{option}={value}'])
@@ -102,6 +77,4 @@ def test_options_out_of_range(option, value, capsys):
     ('local-dir:nowhere', '', 'nowhere'),
 ])
 def test_bad_input(model, data, message, tmp_path, capsys):
-    assert main(['evaluate', model, data or str(tmp_path)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith('error: ') and message in error and error.count('\n') == 1, error
+    assert message in one_line_error(capsys, model, data or tmp_path)

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from helpers.digit_folders import write_digits
+from helpers.reference import REFERENCE, needs_reference
 from mlfm_zoo.cli import main
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.workflow.predict import best_checkpoint, class_labels, find_images, predict
-from helpers.reference import REFERENCE, needs_reference
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,75 @@
+"""Folders of images against timm's own dataset and loader; unreadable images, wrong classes, missing devices."""
+
+import pytest
+import timm
+import torch
+from timm.data import create_dataset, create_loader, resolve_model_data_config
+
+from digits import load_split
+from mlfm_zoo.data.folders import data_config, image_mode, open_folder, open_images, read_batches, usable_device
+from mlfm_zoo.data.images import UnreadableImage
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three digits of each class, of the digits 0 to 4 only."""
+    _, test = load_split()
+    for digit in range(5):
+        (tmp_path / str(digit)).mkdir()
+        for i in (test.labels == digit).nonzero().flatten().tolist()[:3]:
+            test.images[i].resize((64, 64)).save(tmp_path / str(digit) / f'{i}.png')
+    return tmp_path
+
+
+@pytest.mark.parametrize('name', ['test_mlfm_resnet', 'resnet18'])
+def test_batches_are_timms(folder, name):
+    """Grey and RGB images, some of the classes only."""
+    model = timm.create_model(name)
+    config = data_config(model, 96)
+    expected = create_loader(
+        create_dataset('', folder, class_map={str(i): i + 1 for i in range(5)}, input_img_mode=image_mode(config)),
+        batch_size=4, use_prefetcher=False, **resolve_model_data_config(model, dict(img_size=96)))
+    actual = read_batches(open_folder(folder, 6, ['x', *'01234']), config, 4, num_workers=0)
+    batches = list(zip(actual, expected, strict=True))
+    assert len(batches) == 4
+    for (images, targets), (their_images, their_targets) in batches:
+        assert torch.equal(images, their_images) and torch.equal(targets, their_targets)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('content', ['garbage', 'truncated'])
+def test_unreadable_image(folder, content, workers):
+    bad = folder / '3' / 'bad.png'
+    bad.write_bytes(b'garbage' if content == 'garbage' else next((folder / '3').iterdir()).read_bytes()[:300])
+    config = data_config(timm.create_model('test_mlfm_resnet'))
+    with pytest.raises(UnreadableImage) as error:
+        list(read_batches(open_images(folder), config, 4, workers))
+    assert str(error.value) == f'{bad} cannot be decoded as an image: repair or remove it.'
+
+
+def test_classes(folder):
+    with pytest.raises(ValueError, match='distinguishes 10 classes and the data has 5'):
+        open_folder(folder, 10)
+    with pytest.raises(ValueError, match='distinguishes 10 classes and the data has 11'):
+        open_folder(folder, 10, [str(i) for i in range(11)])
+    with pytest.warns(UserWarning, match='2 folders in .* belong to no class and are left out, 3 among them'):
+        dataset = open_folder(folder, 4, ['2', '1', '0', 'x'])
+    assert dataset.reader.class_to_idx == {'2': 0, '1': 1, '0': 2, 'x': 3} and len(dataset) == 9
+    with pytest.raises(FileNotFoundError, match='There is no folder at .*none'):
+        open_images(folder / 'none')
+    (folder / 'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match='empty holds no images:'):
+        open_images(folder / 'empty')
+    with pytest.raises(FileNotFoundError, match='holds no images of the expected classes'):
+        open_images(folder, {'a': 0})
+
+
+def test_models_and_devices():
+    assert [image_mode(dict(input_size=(n, 8, 8))) for n in (1, 3, 4)] == ['L', 'RGB', 'RGBA']
+    model = timm.create_model('dct_resnet50_24s', dct_input='coefficients', device='meta')
+    with pytest.raises(ValueError, match='takes 24 channels, expected images of 1, 3 or 4'):
+        data_config(model)
+    assert usable_device('cpu') == torch.device('cpu')
+    for name in ('nothing', 'cuda:99'):
+        with pytest.raises(ValueError, match=f'There is no device {name} on this machine'):
+            usable_device(name)

@@ -1,0 +1,118 @@
+"""CocoImages against torchvision and pycocotools; damaged files."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coder
+from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+from torchvision.transforms import v2
+
+from helpers.detectors import TINY
+from mlfm_zoo.detection import CocoImages, collate, create_model
+
+
+def test_images_against_torchvision(photos):
+    """CocoDetection, wrapped for transforms, and without one."""
+    theirs = wrap_dataset_for_transforms_v2(
+        CocoDetection(photos / 'images', photos / 'annotations.json'), ('boxes', 'labels', 'masks', 'image_id'))
+    ours = CocoImages(photos / 'images', photos / 'annotations.json')
+    assert len(ours) == len(theirs) == 6 and ours.names == {1: 'coin'} and ours.num_classes == 2
+    for (image, target), (expected, expected_target) in zip(ours, theirs):
+        torch.testing.assert_close(torch.as_tensor(image), v2.functional.to_dtype(
+            v2.functional.pil_to_tensor(expected.convert('RGB')), torch.float32, scale=True))
+        assert {k: type(v) for k, v in target.items()} == {k: type(v) for k, v in expected_target.items()}
+        for key in ('boxes', 'labels', 'masks'):
+            assert torch.equal(target[key], expected_target[key])
+    flipped = CocoImages(photos / 'images', photos / 'annotations.json', v2.RandomHorizontalFlip(1), in_chans=1)
+    assert flipped[0][0].shape[0] == 1 and torch.equal(flipped[0][1]['masks'], ours[0][1]['masks'].flip(-1))
+
+
+@pytest.mark.parametrize('change, error', [
+    ('c.pop("categories")', 'annotation 1 is damaged .the file does not list its image or its category'),
+    ('c["images"] = 3', 'is not a JSON file in the form of COCO'),
+    ('c["categories"].append(dict(id=0, name="background"))', 'one of id 0, the background: number them from 1'),
+    ('a.pop("bbox")', "annotation 1 is damaged .KeyError: 'bbox'"),
+    ('a["bbox"] = [1, 2, 3]', 'annotation 1 is damaged .not enough values'),
+    ('a["bbox"][2] = float("nan")', 'annotation 1 is damaged .its bbox is not finite'),
+    ('a["image_id"] = 99', 'annotation 1 is damaged .the file does not list its image or its category'),
+    ('c["annotations"][1]["id"] = 1', 'annotation 1 is damaged .its id is 0 or given twice'),
+    ('a["id"] = 0', 'annotation 0 is damaged .its id is 0 or given twice'),
+    ('a.pop("segmentation")', 'annotation 1 has no segmentation: add it, or ask for masks=False'),
+    *((f'a["segmentation"] = {value}', 'annotation 1 is damaged') for value in (
+        '"a cat"', '5', '[1, 2, 3, 4, 5, 6]', '[[1, 2, 3, 4]]', '[[1, 2, 3, 4, 5, "6"]]',
+        '[[1, 2, 3, 4, 5, float("nan")]]', '[[1, 2, 3, 4, 5, 1e300]]', 'dict(counts=[135 * 155])',
+        'dict(size=[135, 155], counts=[135 * 155])', 'dict(size=[155, 135], counts=[-1, 135 * 155 + 1])',
+        'dict(size=[155, 135], counts="a cat")')),
+])
+def test_damaged_annotations(photos, tmp_path, change, error):
+    content = json.loads((photos / 'annotations.json').read_text())
+    exec(change, dict(c=content, a=content['annotations'][0]))
+    file = tmp_path / 'annotations.json'
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=error) as raised:
+        CocoImages(photos / 'images', file)[0]
+    assert str(file) in str(raised.value) and '\n' not in str(raised.value)
+
+
+def test_forms_of_annotations(tmp_path):
+    """Masks as polygons and as run lengths in numbers and compressed; more fields, ids that are strings, no area."""
+    mask = np.zeros((40, 31), dtype=np.uint8)
+    mask[10:30, 5:20] = 1
+    runs = [len(list(run)) for _, run in itertools.groupby(mask.ravel(order='F').tolist())]
+    compressed = coder.encode(np.asfortranarray(mask))['counts'].decode()
+    forms = [dict(size=[40, 31], counts=runs), dict(size=[40, 31], counts=compressed),
+             [[5, 10, 20, 10, 20, 30, 5, 30]], [[]]]
+    entry = dict(image_id='a', category_id=7, bbox=[5, 10, 15, 20], note='')
+    annotations = [dict(entry, id=900100000000 + n, segmentation=form) for n, form in enumerate(forms)]
+    annotations[3].update(iscrowd=1, area=7.25)
+    file = tmp_path / 'annotations.json'
+    file.write_text(json.dumps(dict(
+        info={}, images=[dict(id='a', file_name='a.png', height=40, width=31, license=1)], annotations=annotations,
+        categories=[dict(id=7, name='cat', supercategory='animal')])))
+    Image.new('L', (31, 40)).save(tmp_path / 'a.png')
+    data = CocoImages(tmp_path, file)
+    image, target = data[0]
+    assert image.shape == (3, 40, 31) and target['image_id'] == 'a' and target['labels'].tolist() == [7] * 3
+    assert target['boxes'].dtype == torch.float32 and target['boxes'].tolist() == [[5, 10, 20, 30]] * 3
+    assert all(np.array_equal(found, mask) for found in target['masks'])
+    assert [entry['area'] for entry in data.coco.anns.values()] == [300, 300, 300, 7.25]
+    assert not data.coco.anns[900100000003]['segmentation']
+
+
+def test_damaged_files(photos, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'none.json'):
+        CocoImages(photos / 'images', tmp_path / 'none.json')
+    whole = (photos / 'annotations.json').read_text()
+    for text in (whole[:-50], '', '[]'):
+        (tmp_path / 'cut.json').write_text(text)
+        with pytest.raises(ValueError, match='cut.json is not a JSON file in the form of COCO'):
+            CocoImages(photos / 'images', tmp_path / 'cut.json')
+    with pytest.raises(ValueError, match='There is no image at .*coins-0-0.png'):
+        CocoImages(tmp_path, photos / 'annotations.json')[0]
+    for file in (photos / 'images').iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match='coins-0-0.png cannot be decoded as an image'):
+        CocoImages(tmp_path, photos / 'annotations.json')[0]
+    Image.new('L', (17, 155)).save(tmp_path / 'coins-0-0.png')
+    with pytest.raises(ValueError, match='coins-0-0.png is 17 x 155 pixels, and 135 x 155 in .*annotations.json'):
+        CocoImages(tmp_path, photos / 'annotations.json')[0]
+
+
+def test_boxes_without_area(photos, tmp_path):
+    """COCO itself has some: left out, with a warning; and images without targets, if they are not wanted."""
+    content = json.loads((photos / 'annotations.json').read_text())
+    for entry in content['annotations'][:4]:
+        entry['bbox'][3] = 0
+    file = tmp_path / 'annotations.json'
+    file.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r'4 boxes in .*annotations.json have no area'):
+        dataset = CocoImages(photos / 'images', file)
+    with pytest.warns(UserWarning, match='no area'):
+        assert len(CocoImages(photos / 'images', file, keep_empty=False)) == 5
+    assert len(dataset) == 6 and dataset[0][1]['boxes'].shape == (0, 4) and dataset[0][1]['masks'].shape[0] == 0
+    model = create_model('mask_rcnn', 'mlfm_mobilenetv2_010', **TINY)
+    sum(model(*collate([dataset[0], dataset[1]])).values()).backward()
