@@ -24,8 +24,8 @@ from timm.models._input import update_model_args
 from timm.models.mobilevit import MobileVitV2Block
 
 __all__ = [
-    'FeatureGetterNet', 'MobileVitV2Block', 'config_of', 'decode_arch_def', 'feature_take_indices', 'resolve_act_layer',
-    'resolve_bn_args', 'round_channels', 'save_model', 'update_model_args',
+    'FeatureGetterNet', 'MobileVitV2Block', 'config_of', 'decode_arch_def', 'feature_take_indices', 'model_name',
+    'resolve_act_layer', 'resolve_bn_args', 'round_channels', 'save_model', 'update_model_args',
 ]
 
 
@@ -39,6 +39,18 @@ def config_of(model: nn.Module) -> Dict[str, Any]:
         The model's own, to read or to change; an empty one if timm did not make the model.
     """
     return getattr(model, 'pretrained_cfg', {})
+
+
+def model_name(model: nn.Module) -> str:
+    """The registered name of a model, or the name of its class if timm did not make it.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The name.
+    """
+    return config_of(model).get('architecture') or type(model).__name__
 
 
 def save_model(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from timm.models import reparameterize_model
 
 from mlfm_zoo import calibrate_memory
-from mlfm_zoo.convert import convert_checkpoint
+from mlfm_zoo.workflow.convert import convert_checkpoint
 from mlfm_zoo.memory import FoldedGate, LowFrequencyMemoryUnit
 from helpers.networks import SMALL, lived_in
 from helpers.reference import REFERENCE, load_fill, needs_reference
