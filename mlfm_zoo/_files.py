@@ -10,13 +10,13 @@ __all__ = ['written_whole']
 
 @contextlib.contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """Let a file be written beside its place, and move it there when it is whole.
+    """Write a file under a temporary name beside its place, then move it there.
 
     Args:
-        file: The file to write.
+        file: The file to write; one that is there is replaced.
 
     Yields:
-        The path to write to, with the same ending; what was written there is removed if anything fails.
+        The path to write to, with the same ending. It is removed if anything fails, and `file` stays as it was.
     """
     unfinished = file.with_name(f'.unfinished-{os.getpid()}-{file.name}')
     try:

@@ -10,9 +10,9 @@ from typing import Any, Dict, List
 import timm
 import torch.nn as nn
 
-from ..convert import convert_checkpoint
 from ..data import imagenet100
 from ..hub.manifest import load_manifest
+from ..workflow.convert import convert_checkpoint
 from ..workflow.evaluate import evaluate
 from ..workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
 from .arguments import AddCommand, key_value, positive, whole

@@ -1,6 +1,6 @@
-"""Released checkpoints, made into folders that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads."""
+"""Released checkpoints: read safely, recognized, and renamed to the parameters of the registered networks."""
 
-from .checkpoint import convert_checkpoint, convert_state_dict, read_checkpoint
+from .checkpoint import convert_state_dict, read_checkpoint
 from .form import Conversion
 
-__all__ = ['Conversion', 'convert_checkpoint', 'convert_state_dict', 'read_checkpoint']
+__all__ = ['Conversion', 'convert_state_dict', 'read_checkpoint']

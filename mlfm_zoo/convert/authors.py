@@ -1,19 +1,16 @@
 """Converter for the checkpoints of the authors' code (github.com/AlphaWuSeu/MLFM): MobileNetV2 and ResNet10/18/34.
 
-Everything is recognised from the parameters' names and shapes alone: the network, its width, whether it has a memory,
-how the memory is updated, which units have a supplement gate, and the number of classes. The result is checked against
-the registered network, name by name and shape by shape, before anything is written.
+Everything is recognized from the parameters' names and shapes alone: the network, its width, whether it has a memory,
+how the memory is updated, which units have a supplement gate, and the number of classes.
 """
 
 import re
 from typing import Any, Dict, List, Optional, Tuple
 
-import torch
-
 from .._timm import round_channels
-from .form import Conversion, StateDict, known, replace_prefix
+from .form import Conversion, StateDict, rename, shape_of, widths
 
-__all__ = ['convert_authors', 'mobilenetv2_block']
+__all__ = ['MOBILENETV2_BLOCKS', 'MOBILENETV2_HEAD', 'convert_authors', 'mobilenetv2_block']
 
 # The parts of a memory unit: the authors' names and ours.
 UNIT_PARTS = {
@@ -24,8 +21,15 @@ UNIT_PARTS = {
     'bnx': 'output_gate',
 }
 
+# Blocks and channels of the seven groups of a MobileNetV2, and the parts of a block, whose layers released code counts.
 MOBILENETV2_DEPTHS = (1, 2, 3, 4, 3, 3, 1)
 MOBILENETV2_CHANNELS = (16, 24, 32, 64, 96, 160, 320)
+MOBILENETV2_PARTS = {'0': 'conv_pw', '1': 'bn1', '3': 'conv_dw', '4': 'bn2', '6': 'conv_pwl', '7': 'bn3'}
+FIRST_PARTS = {'0': 'conv_dw', '1': 'bn1', '3': 'conv_pw', '4': 'bn2'}  # of the first block, which does not expand
+# Group and place in the group, by the number of a block.
+MOBILENETV2_BLOCKS = dict(enumerate((g, i) for g, depth in enumerate(MOBILENETV2_DEPTHS) for i in range(depth)))
+MOBILENETV2_HEAD = {
+    r'conv\.0\.(.+)': r'conv_head.\1', r'conv\.1\.(.+)': r'bn2.\1', r'classifier\.(.+)': r'classifier.\1'}
 MOBILENETV2_NETWORKS = {
     0.1: 'mlfm_mobilenetv2_010',
     0.35: 'mlfm_mobilenetv2_035',
@@ -41,7 +45,7 @@ RESNET_NETWORKS: Dict[Tuple[int, ...], str] = {
 
 
 def convert_authors(state_dict: StateDict) -> Optional[Conversion]:
-    """Recognise one of the authors' networks and rename its parameters.
+    """Recognize one of the authors' networks and rename its parameters.
 
     Args:
         state_dict: Parameters under the authors' names, as `read_checkpoint` returns them.
@@ -50,7 +54,7 @@ def convert_authors(state_dict: StateDict) -> Optional[Conversion]:
         The conversion, or None if the parameters are not of this form.
 
     Raises:
-        ValueError: The network, its width or a parameter was not recognised.
+        ValueError: The network, its width or a parameter was not recognized.
     """
     if 'featuresconv.0.weight' in state_dict or 'features.0.0.weight' in state_dict:
         return _convert_mobilenetv2(state_dict)
@@ -60,137 +64,104 @@ def convert_authors(state_dict: StateDict) -> Optional[Conversion]:
 
 
 def _convert_mobilenetv2(state_dict: StateDict) -> Conversion:
-    memory = 'featuresconv.0.weight' in state_dict
-    stem = 'featuresconv' if memory else 'features.0'
-    # the plain network counts its 17 blocks through, from 1; the one with memory has seven groups of them
-    blocks = [(group, i) for group, depth in enumerate(MOBILENETV2_DEPTHS) for i in range(depth)]
-    renamed = {}
-    for name, tensor in state_dict.items():
-        if match := re.fullmatch(r'features(\d)\.(\d+)\.conv\.(.+)', name):
-            new_name = mobilenetv2_block(int(match[1]), int(match[2]), match[3])
-        elif (match := re.fullmatch(r'features\.(\d+)\.conv\.(.+)', name)) and 1 <= int(match[1]) <= len(blocks):
-            new_name = mobilenetv2_block(*blocks[int(match[1]) - 1], match[2])
-        elif match := re.fullmatch(r'wavelet_(conv|\d)\.(.+)', name):
-            new_name = _unit('stem' if match[1] == 'conv' else f'blocks.{match[1]}', match[2])
-        else:
-            new_name = replace_prefix(name, {
-                f'{stem}.0.': 'conv_stem.', f'{stem}.1.': 'bn1.',
-                'conv.0.': 'conv_head.', 'conv.1.': 'bn2.',
-                'classifier.': 'classifier.',
-            })
-        renamed[known(name, new_name)] = tensor
-
-    try:
-        channels = [renamed['conv_stem.weight'].shape[0], renamed['blocks.0.0.conv_pw.weight'].shape[0]]
-        channels += [renamed[f'blocks.{i}.0.conv_pwl.weight'].shape[0] for i in range(1, len(MOBILENETV2_DEPTHS))]
-        channels += [renamed['conv_head.weight'].shape[0]]
-        model_args: Dict[str, Any] = dict(num_classes=renamed['classifier.weight'].shape[0])
-        if memory:
-            read = renamed['memory.blocks.1.input_gate.conv.weight'].shape[1]
-            written = renamed['memory.stem.input_gate.conv.weight'].shape[0]
-            model_args['memory_update'] = 'cat' if read == 2 * written else 'add'
-        else:
-            model_args['memory'] = False
-    except KeyError as error:
-        raise ValueError(f'The checkpoint looks like a MobileNetV2 but lacks the weight of {error}.') from None
-    except IndexError:
-        raise ValueError('The checkpoint looks like a MobileNetV2 but has weights of too few dimensions.') from None
-
-    width = _mobilenetv2_width(channels)
-    architecture = MOBILENETV2_NETWORKS.get(width)
-    if architecture is None:
-        architecture, model_args['channel_multiplier'] = 'mlfm_mobilenetv2_100', width
-    return Conversion(architecture, model_args, renamed)
+    renamed = rename(state_dict, {
+        # the network with memory has seven groups of blocks; the plain one counts its 17 blocks through, from 1
+        r'features(\d)\.(\d+)\.conv\.(\d)\.(.+)': lambda m: mobilenetv2_block((int(m[1]), int(m[2])), m[3], m[4]),
+        r'features\.(\d+)\.conv\.(\d)\.(.+)': lambda m: mobilenetv2_block(
+            MOBILENETV2_BLOCKS.get(int(m[1]) - 1), m[2], m[3]),
+        r'features(?:conv|\.0)\.0\.(.+)': r'conv_stem.\1',
+        r'features(?:conv|\.0)\.1\.(.+)': r'bn1.\1',
+        **MOBILENETV2_HEAD,
+        r'wavelet_conv\.(\w+)\.(.+)': lambda m: _unit('stem', m[1], m[2]),
+        r'wavelet_(\d)\.(\w+)\.(.+)': lambda m: _unit(f'blocks.{m[1]}', m[2], m[3]),
+    })
+    convs = ['conv_stem', 'blocks.0.0.conv_pw', *(f'blocks.{i}.0.conv_pwl' for i in range(1, 7)), 'conv_head']
+    width = _mobilenetv2_width([shape_of(renamed, f'{name}.weight', 'MobileNetV2')[0] for name in convs])
+    model_args: Dict[str, Any] = dict(num_classes=shape_of(renamed, 'classifier.weight', 'MobileNetV2', ndim=2)[0])
+    if 'featuresconv.0.weight' in state_dict:
+        model_args['memory_update'] = _memory_update(renamed, 'blocks.1', 'MobileNetV2')
+    else:
+        model_args['memory'] = False
+    if width not in MOBILENETV2_NETWORKS:
+        model_args['channel_multiplier'] = width
+    return Conversion(MOBILENETV2_NETWORKS.get(width, 'mlfm_mobilenetv2_100'), model_args, renamed)
 
 
 def _mobilenetv2_width(channels: List[int]) -> float:
     """Width multiplier of a MobileNetV2 with these channels: of stem, seven groups and head."""
-    # several multipliers can round to the same channels: prefer the registered ones, then round numbers
-    widths = [*MOBILENETV2_NETWORKS, *(i / 20 for i in range(1, 81)), *(i / 100 for i in range(5, 401))]
-    for width in widths:
+    for width in widths(*MOBILENETV2_NETWORKS):
         divisor = 4 if width == 0.1 else 8
         base = (32, *MOBILENETV2_CHANNELS)
         if channels == [*(round_channels(c, width, divisor) for c in base), max(1280, round_channels(1280, width))]:
             return width
     raise ValueError(
-        f'The width was not recognised: no multiplier from 0.05 to 4 gives a MobileNetV2 with {channels} channels '
+        f'The width was not recognized: no multiplier from 0.05 to 4 gives a MobileNetV2 with {channels} channels '
         '(stem, seven groups, head).')
 
 
-def mobilenetv2_block(group: int, block: int, part: str) -> Optional[str]:
-    """The registered name of a part of a block, of which the released code counts the layers; None if it has none.
+def mobilenetv2_block(block: Optional[Tuple[int, int]], layer: str, rest: str) -> Optional[str]:
+    """The registered name of a parameter of a block.
 
     Args:
-        group: Number of the group, from 0.
-        block: Number of the block in its group, from 0.
-        part: Released name below the block's.
+        block: Group and place in the group of the block, both from 0.
+        layer: Released number of the layer in the block.
+        rest: What follows in the name.
 
     Returns:
-        The name.
+        The name, or None if there is no such block or layer.
     """
-    if group == 0:  # its block does not expand
-        parts = {'0.': 'conv_dw.', '1.': 'bn1.', '3.': 'conv_pw.', '4.': 'bn2.'}
-    else:
-        parts = {'0.': 'conv_pw.', '1.': 'bn1.', '3.': 'conv_dw.', '4.': 'bn2.', '6.': 'conv_pwl.', '7.': 'bn3.'}
-    new_part = replace_prefix(part, parts)
-    return new_part and f'blocks.{group}.{block}.{new_part}'
+    if block is None:
+        return None
+    part = (FIRST_PARTS if block[0] == 0 else MOBILENETV2_PARTS).get(layer)
+    return part and f'blocks.{block[0]}.{block[1]}.{part}.{rest}'
 
 
 def _convert_resnet(state_dict: StateDict) -> Conversion:
-    depths = _resnet_depths(state_dict)
-    layers = tuple(sum(depths[stage]) for stage in range(1, 5))
-    architecture = RESNET_NETWORKS.get(layers)
-    if architecture is None or any('.conv3.' in name for name in state_dict):
-        kind = 'bottleneck' if any('.conv3.' in name for name in state_dict) else 'basic'
+    # 'stage3' is a whole stage, 'stage31' and 'stage32' are the halves of one; so for memory units
+    matches = (re.match(r'stage([1-4])([12]?)\.block(\d+)\.', name) for name in state_dict)
+    blocks = sorted({(int(m[1]), m[2], int(m[3])) for m in matches if m})
+    stages = {stage: [block for block in blocks if block[0] == stage] for stage in range(1, 5)}
+    layers = tuple(map(len, stages.values()))
+    bottleneck = any('.conv3.' in name for name in state_dict)
+    if layers not in RESNET_NETWORKS or bottleneck:
         raise ValueError(
-            f'The network was not recognised: a ResNet of {layers} {kind} blocks, expected ResNet10, 18 or 34, of '
-            'basic blocks.')
+            f'The network was not recognized: a ResNet of {layers} {"bottleneck" if bottleneck else "basic"} blocks, '
+            'expected ResNet10, 18 or 34, of basic blocks.')
 
-    renamed = {}
-    for name, tensor in state_dict.items():
-        # 'stage3' is a whole stage, 'stage31' and 'stage32' are the halves of one; so for memory units
-        if match := re.fullmatch(r'stage([1-4])([12]?)\.block(\d+)\.(.+)', name):
-            stage, half = int(match[1]), int(match[2] or 1)
-            block = sum(depths[stage][:half - 1]) + int(match[3]) - 1
-            part = match[4].replace('shortcut.conv.', 'downsample.0.').replace('shortcut.bn.', 'downsample.1.')
-            new_name: Optional[str] = f'layer{stage}.{block}.{part}'
-        elif match := re.fullmatch(r'wavelet_(?:conv|block0)\.(.+)', name):
-            new_name = _unit('stem', match[1])
-        elif match := re.fullmatch(r'wavelet_(?:pool|blockpool)\.(.+)', name):
-            new_name = _unit('pool', match[1])
-        elif match := re.fullmatch(r'wavelet_(?:block)?([1-4])([12]?)\.(.+)', name):
-            stage, half = int(match[1]), int(match[2] or len(depths[int(match[1])]))
-            new_name = _unit(f'layer{stage}.{sum(depths[stage][:half]) - 1}', match[3])
-        else:
-            new_name = replace_prefix(name, {'conv.': 'conv1.', 'bn.': 'bn1.', 'fc.': 'fc.'})
-        renamed[known(name, new_name)] = tensor
+    def block_of(m: Any) -> str:
+        index = stages[int(m[1])].index((int(m[1]), m[2], int(m[3])))
+        part = m[4].replace('shortcut.conv.', 'downsample.0.').replace('shortcut.bn.', 'downsample.1.')
+        return f'layer{m[1]}.{index}.{part}'
 
-    if 'fc.weight' not in renamed:
-        raise ValueError("The checkpoint looks like a ResNet but lacks the weight of 'fc.weight'.")
-    model_args: Dict[str, Any] = dict(num_classes=renamed['fc.weight'].shape[0])
+    def unit_of(m: Any) -> Optional[str]:
+        last = [i for i, (_, half, _) in enumerate(stages[int(m[1])]) if m[2] in ('', half)]
+        return _unit(f'layer{m[1]}.{last[-1]}', m[3], m[4]) if last else None
+
+    renamed = rename(state_dict, {
+        r'stage([1-4])([12]?)\.block(\d+)\.(.+)': block_of,
+        r'wavelet_(?:conv|block0)\.(\w+)\.(.+)': lambda m: _unit('stem', m[1], m[2]),
+        r'wavelet_(?:pool|blockpool)\.(\w+)\.(.+)': lambda m: _unit('pool', m[1], m[2]),
+        r'wavelet_(?:block)?([1-4])([12]?)\.(\w+)\.(.+)': unit_of,
+        r'(conv|bn)\.(.+)': r'\g<1>1.\2',
+        r'fc\.(.+)': r'fc.\1',
+    })
+    model_args: Dict[str, Any] = dict(num_classes=shape_of(renamed, 'fc.weight', 'ResNet', ndim=2)[0])
     if 'memory.stem.input_gate.conv.weight' not in renamed:
         model_args['memory'] = False
     else:
-        read = renamed.get('memory.pool.input_gate.conv.weight', torch.empty(0, 0)).shape[1]
-        written = renamed['memory.stem.input_gate.conv.weight'].shape[0]
         last = f'memory.layer4.{layers[3] - 1}.supplement_gate.conv.weight'
-        model_args['memory_update'] = 'cat' if read == 2 * written else 'add'
+        model_args['memory_update'] = _memory_update(renamed, 'pool', 'ResNet')
         model_args['memory_supplement'] = 'all' if last in renamed else 'all_but_last'
-        model_args['memory_split'] = len(depths[2]) == 2
-    return Conversion(architecture, model_args, renamed)
+        model_args['memory_split'] = any(half for _, half, _ in blocks)
+    return Conversion(RESNET_NETWORKS[layers], model_args, renamed)
 
 
-def _resnet_depths(state_dict: StateDict) -> Dict[int, List[int]]:
-    """Blocks of each stage, in one number, or in two where the stage is split in halves."""
-    depths: Dict[int, List[int]] = {}
-    for stage in range(1, 5):
-        halves = [f'stage{stage}1', f'stage{stage}2']
-        names = halves if any(k.startswith(f'{halves[0]}.') for k in state_dict) else [f'stage{stage}']
-        depths[stage] = [
-            len({m[1] for k in state_dict if (m := re.match(rf'{name}\.block(\d+)\.', k))}) for name in names]
-    return depths
+def _memory_update(weights: StateDict, second: str, kind: str) -> str:
+    """How the memory is updated: with 'cat', the second unit reads twice what the first one writes."""
+    read = shape_of(weights, f'memory.{second}.input_gate.conv.weight', kind)[1]
+    written = shape_of(weights, 'memory.stem.input_gate.conv.weight', kind)[0]
+    return 'cat' if read == 2 * written else 'add'
 
 
-def _unit(site: str, part: str) -> Optional[str]:
-    new_part = replace_prefix(part, {f'{old}.': f'{new}.' for old, new in UNIT_PARTS.items()})
-    return new_part and f'memory.{site}.{new_part}'
+def _unit(site: str, part: str, rest: str) -> Optional[str]:
+    return f'memory.{site}.{UNIT_PARTS[part]}.{rest}' if part in UNIT_PARTS else None

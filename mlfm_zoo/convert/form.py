@@ -1,38 +1,58 @@
-"""What the converters of all forms share: what they make, and how they speak of parameters."""
+"""What the converters of all forms share."""
 
-from typing import Any, Dict, Iterable, NamedTuple, Optional
+import re
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Union
 
 import torch
 
-__all__ = ['Conversion', 'StateDict', 'known', 'replace_prefix', 'some']
+__all__ = ['Conversion', 'StateDict', 'rename', 'shape_of', 'widths']
 
 StateDict = Dict[str, torch.Tensor]
 
 
 class Conversion(NamedTuple):
-    """A recognised checkpoint: registered network, the arguments that build it, and its weights under our names."""
+    """A recognized checkpoint: registered network, the arguments that build it, and its weights under our names."""
     architecture: str
     model_args: Dict[str, Any]
     state_dict: StateDict
 
 
-def replace_prefix(name: str, prefixes: Dict[str, str]) -> Optional[str]:
-    """A name with the first of some prefixes, old to new, that it starts with replaced; None if it has none of them."""
-    for old, new in prefixes.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return None
+def rename(state_dict: StateDict, rules: Mapping[str, Union[str, Callable[[Any], Optional[str]]]]) -> StateDict:
+    """Rename parameters by the first rule that applies to each.
+
+    Args:
+        state_dict: Parameters under their released names.
+        rules: For a pattern of the whole released name, the new name: a template, as `re.sub` takes it, or a function
+            of the match that returns None for a name that no network has.
+
+    Returns:
+        The same parameters under their new names.
+
+    Raises:
+        ValueError: No rule applies to a name.
+    """
+    renamed = {}
+    for name, tensor in state_dict.items():
+        matches = ((re.fullmatch(pattern, name), new) for pattern, new in rules.items())
+        new_name = next((m.expand(new) if isinstance(new, str) else new(m) for m, new in matches if m), None)
+        if new_name is None:
+            raise ValueError(
+                f'The parameter {name} was not recognized: no released network of this form has one of that name.')
+        renamed[new_name] = tensor
+    return renamed
 
 
-def known(name: str, new_name: Optional[str]) -> str:
-    """The new name of a parameter, refused if there is none."""
-    if new_name is None:
-        raise ValueError(
-            f'The parameter {name} was not recognised: no released network of this form has one of that name.')
-    return new_name
+def shape_of(weights: StateDict, name: str, kind: str, ndim: int = 4) -> torch.Size:
+    """The shape of a weight, which a converter needs; an error if it is missing or has other dimensions than `ndim`."""
+    if name not in weights:
+        raise ValueError(f'The checkpoint looks like a {kind} but lacks {name}.')
+    if weights[name].ndim != ndim:
+        raise ValueError(f'The checkpoint looks like a {kind}, but its {name} does not have {ndim} dimensions.')
+    return weights[name].shape
 
 
-def some(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
-    names = list(names)
-    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+def widths(*registered: float) -> Iterator[float]:
+    """Width multipliers to try. Several can give the same channels: registered ones first, then round numbers."""
+    yield from registered
+    yield from (i / 20 for i in range(1, 81))
+    yield from (i / 100 for i in range(5, 401))

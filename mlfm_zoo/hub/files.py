@@ -1,4 +1,4 @@
-"""Files of weights on this machine: what is known of them, and whether they are what they should be."""
+"""Files of weights on this machine, and whether they are what they should be."""
 
 import hashlib
 from pathlib import Path
@@ -8,28 +8,35 @@ __all__ = ['CheckpointError', 'Weights', 'compare_file', 'file_digest', 'git_blo
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be had, or its file is not the one that the manifest names."""
+    """A checkpoint is not available, or its file is not the one that the manifest names."""
 
 
 class Weights(NamedTuple):
     """A verified file of weights.
 
     Attributes:
-        path: Where it lies.
+        path: Where it is.
         model_args: Arguments of the network that the file's own shapes decide, such as `memory_update`.
     """
     path: Path
     model_args: Dict[str, Any] = {}
 
 
-def compare_file(path: Path, name: str, size: Optional[int] = None, sha256: Optional[str] = None) -> None:
-    """Compare a file with what is known of it.
+def compare_file(
+        path: Path,
+        name: str,
+        size: Optional[int] = None,
+        sha256: Optional[str] = None,
+        blob: Optional[str] = None,
+) -> None:
+    """Compare a file with what is known of it; None is not compared.
 
     Args:
         path: The file.
-        name: What it is called in messages.
-        size: Its bytes, if they are known.
-        sha256: Its digest, if that is known.
+        name: What the file is called in messages.
+        size: Its size in bytes.
+        sha256: Its SHA-256, in hexadecimal.
+        blob: Its git blob id, see `git_blob_id`.
 
     Raises:
         CheckpointError: The file is missing, or differs.
@@ -40,9 +47,11 @@ def compare_file(path: Path, name: str, size: Optional[int] = None, sha256: Opti
             raise CheckpointError(f'The file of {name} has {actual:,} bytes, expected {size:,}.')
         if sha256 is not None and (digest := file_digest(path)) != sha256:
             raise CheckpointError(f'The file of {name} has SHA-256 {digest}, expected {sha256}.')
+        if blob is not None and (digest := git_blob_id(path)) != blob:
+            raise CheckpointError(f'The file of {name} has the git blob id {digest}, expected {blob}.')
     except OSError as error:
         raise CheckpointError(
-            f'The file of {name} at {path} cannot be read ({error.strerror}): install or download it again.') from None
+            f'The file of {name} at {path} cannot be read ({error.strerror}): install or download it again.') from error
 
 
 def file_digest(path: Path) -> str:

@@ -1,8 +1,5 @@
-"""From a checkpoint of the manifest to a file on this machine whose bytes are the ones that the manifest names."""
+"""From a checkpoint of the manifest to a verified file on this machine."""
 
-import contextlib
-import dataclasses
-import errno
 import re
 from pathlib import Path
 from typing import Optional, Union
@@ -17,30 +14,27 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .files import CheckpointError, Weights, compare_file, file_digest
+from .files import CheckpointError, Weights, compare_file
 from .manifest import PACKAGE, Checkpoint, checkpoints_of
-from .released import fetch_released, released_file, verify_released
+from .released import fetch_released, read_record, released_file
 
-__all__ = [
-    'CheckpointError', 'cached_checkpoint', 'fetch_checkpoint', 'file_digest', 'find_checkpoint', 'verify_checkpoint',
-    'verify_file',
-]
+__all__ = ['CheckpointError', 'cached_checkpoint', 'fetch_checkpoint', 'find_checkpoint', 'verify_checkpoint']
 
 
 def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
-    """The checkpoint `model.tag`, which can be had.
+    """Find the available checkpoint `model.tag`.
 
     Args:
         model: Registered name.
-        tag: Tag of the weights; empty where the network has none to fall back on.
-        memory: Whether the network has its memory. Weights of the network without it are taken if there are any under
-            the tag, and else those of the network with it, whose trunk they hold.
+        tag: Tag of the weights; empty where the network has no default weights.
+        memory: Whether the network has its memory. Without it, weights of the network without memory are preferred;
+            otherwise those of the network with memory are taken, whose trunk they hold.
 
     Returns:
         The manifest's entry.
 
     Raises:
-        CheckpointError: It cannot be had; the message says what can, for this network, and how to make the rest.
+        CheckpointError: It is not available; the message lists what is, and how to make the rest.
     """
     checkpoints = checkpoints_of(model)
     tagged = [c for c in checkpoints if c.tag == tag and c.available]
@@ -64,31 +58,34 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
 
 
 def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Weights:
-    """The file of a checkpoint on this machine, downloaded if need be, and verified.
+    """Return the verified file of a checkpoint, downloaded if it is not in the cache.
 
-    Size and SHA-256 are the manifest's; of a file of the authors', size and git blob id are, and then what was
-    converted from it is compared with what was written. A file in the cache costs no request if the manifest pins its
-    commit. A file that differs is removed from the cache, so that no later call takes it.
+    A cached file at a pinned commit costs no request. A cached file that differs is removed from the cache.
 
     Args:
-        checkpoint: A checkpoint that can be had.
+        checkpoint: An available checkpoint.
         cache_dir: Cache of the Hub client, its own default if None.
 
     Returns:
-        Where it lies, and what it decides about the network.
+        The path, and the arguments of the network that the file decides.
 
     Raises:
-        CheckpointError: The file cannot be had, or is not the one that the manifest names.
+        CheckpointError: The file cannot be fetched, or is not the one that the manifest names.
     """
     place = checkpoint.places[0]
-    if place == 'package':
-        assert checkpoint.file
-        path = PACKAGE / checkpoint.file
-        verify_file(path, checkpoint)
-        return Weights(path)
     if place == 'authors':
-        return fetch_released(checkpoint, cache_dir)
-    return Weights(_fetch_from_hub(checkpoint, cache_dir))
+        path = fetch_released(checkpoint, cache_dir)
+    elif place == 'hub':
+        path = _fetch_from_hub(checkpoint, cache_dir)
+    else:
+        path = _in_package(checkpoint)
+    try:
+        verify_checkpoint(path, checkpoint)
+    except CheckpointError as error:
+        if place == 'package':
+            raise
+        raise CheckpointError(f'{str(error)[:-1]}; {_remove_from_cache(path)}') from error
+    return Weights(path, read_record(path, checkpoint)['model_args'] if place == 'authors' else {})
 
 
 def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Optional[Path]:
@@ -99,12 +96,11 @@ def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Pat
         cache_dir: Cache of the Hub client, its own default if None.
 
     Returns:
-        Where it lies; None if it is not here, or cannot be had.
+        Its path; None if it is not here.
     """
-    place = checkpoint.places[0] if checkpoint.places else None
+    place = checkpoint.places[0] if checkpoint.available else None
     if place == 'package':
-        assert checkpoint.file
-        return PACKAGE / checkpoint.file
+        return _in_package(checkpoint)
     if place == 'authors':
         path = released_file(checkpoint, cache_dir)
         return path if path.exists() else None
@@ -117,64 +113,71 @@ def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Pat
 
 
 def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
-    """Compare a file that `cached_checkpoint` found with all that is known of it, without loading it.
+    """Compare the file of a checkpoint with everything that is known of it.
+
+    A file from the Hub is compared with the manifest's size and SHA-256. Where the manifest has no SHA-256, the one by
+    which the Hub names the file is taken. A converted file is compared with what was recorded when it was made.
 
     Args:
-        path: The file.
+        path: The file, as `cached_checkpoint` returns it.
         checkpoint: What it should be.
 
     Returns:
-        Whether a digest of it was known.
+        Whether a SHA-256 of it was known.
 
     Raises:
-        CheckpointError: It differs.
+        CheckpointError: The file differs.
     """
+    size, sha256 = checkpoint.size, checkpoint.sha256
     if checkpoint.places[0] == 'authors':
-        verify_released(path, checkpoint)
-        return True
-    verify_file(path, checkpoint)
-    return checkpoint.sha256 is not None
+        record = read_record(path, checkpoint)
+        size, sha256 = record['size'], record['sha256']
+    elif sha256 is None and re.fullmatch('[0-9a-f]{64}', path.resolve().name):
+        sha256 = path.resolve().name  # in the Hub client's cache, an LFS file has its SHA-256 as its name
+    compare_file(path, checkpoint.title, size, sha256)
+    return sha256 is not None
+
+
+def _in_package(checkpoint: Checkpoint) -> Path:
+    assert checkpoint.file
+    return PACKAGE / checkpoint.file
 
 
 def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]) -> Path:
     assert checkpoint.hub_repo and checkpoint.file
-    where = f'{checkpoint.hub_repo}/{checkpoint.file}'
-    blobs = Path(cache_dir or constants.HF_HUB_CACHE, f'models--{checkpoint.hub_repo.replace("/", "--")}', 'blobs')
-    unfinished_before = set(blobs.glob('*.incomplete'))
     try:
-        path = Path(hf_hub_download(
+        return Path(hf_hub_download(
             checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir))
-    except Exception as error:  # the client raises those of its http library too, which differs between its versions
-        raise CheckpointError(_download_fault(error, checkpoint, where, cache_dir)) from error
-    finally:  # older clients leave what they had when they were stopped
-        for unfinished in set(blobs.glob('*.incomplete')) - unfinished_before:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
-    # The Hub names an LFS file by its SHA-256, and its client the file in the cache by that.
-    if checkpoint.sha256 is None and re.fullmatch('[0-9a-f]{64}', path.resolve().name):
-        checkpoint = dataclasses.replace(checkpoint, sha256=path.resolve().name)
-    try:
-        verify_file(path, checkpoint)
-    except CheckpointError as error:
-        raise CheckpointError(f'{str(error)[:-1]}; {_remove_from_cache(path)}') from None
-    return path
+    except Exception as error:  # the client also raises those of its HTTP library, which differs between its versions
+        where = f'{checkpoint.hub_repo}/{checkpoint.file}'
+        fault = _download_fault(error, checkpoint, Path(cache_dir or constants.HF_HUB_CACHE))
+        raise CheckpointError(
+            f'The weights of {checkpoint.name} could not be downloaded from {where}: {fault}.') from error
 
 
-def verify_file(path: Path, checkpoint: Checkpoint) -> None:
-    """Compare a file with what the manifest says of it. What the manifest does not know is not compared.
-
-    Args:
-        path: The file.
-        checkpoint: What it should be.
-
-    Raises:
-        CheckpointError: The file is missing, or its size or SHA-256 differs.
-    """
-    compare_file(path, checkpoint.title, checkpoint.size, checkpoint.sha256)
+def _download_fault(error: Exception, checkpoint: Checkpoint, cache: Path) -> str:
+    """Why a download failed, and what to do."""
+    if isinstance(error, GatedRepoError):
+        return 'the repository is gated; ask for access on its page, then log in with `hf auth login`'
+    if isinstance(error, RepositoryNotFoundError):
+        return 'there is no such repository, or it is private; log in with `hf auth login` if it is yours'
+    if isinstance(error, RevisionNotFoundError):
+        return f'the repository has no commit {checkpoint.commit}; update mlfm_zoo or its manifest'
+    if isinstance(error, LocalEntryNotFoundError):
+        if constants.HF_HUB_OFFLINE:
+            return f'HF_HUB_OFFLINE is set and the cache {cache} does not have them; unset it once'
+        return f'the Hub did not answer and the cache {cache} does not have them; check the network'
+    if isinstance(error, EntryNotFoundError):
+        return 'the repository has no such file at that commit; update mlfm_zoo or its manifest'
+    if isinstance(error, HfHubHTTPError):
+        return f'the Hub answered with an error ({type(error).__name__}); try again later'
+    if isinstance(error, OSError) and error.strerror:
+        return f'the cache {cache} cannot be written to ({error.strerror}); free space there, or name another cache_dir'
+    return f'the transfer broke off ({type(error).__name__}); try again'
 
 
 def _remove_from_cache(path: Path) -> str:
-    """Remove a file and the blob it links to from the Hub client's cache; say what was done, or what to do."""
+    """Remove a file, and the blob that it links to; return what was done, or what to do."""
     blob = path.resolve()
     try:
         for file in {path, blob}:
@@ -182,34 +185,3 @@ def _remove_from_cache(path: Path) -> str:
     except OSError:
         return f'it could not be removed from the cache, which is read-only: remove {blob}, or name another cache_dir.'
     return 'it was removed from the cache: try again, and report it if it happens again.'
-
-
-def _download_fault(error: BaseException, checkpoint: Checkpoint, where: str, cache_dir) -> str:
-    """One sentence on why a download failed, and what to do."""
-    cache = cache_dir or constants.HF_HUB_CACHE
-    causes = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
-        causes.append(cause)
-    codes = {getattr(cause, 'errno', None) for cause in causes}
-    # those of a connection have no file name
-    file_codes = {cause.errno for cause in causes if isinstance(cause, OSError) and cause.filename is not None}
-    start = f'The weights of {checkpoint.name} could not be downloaded from {where}'
-    if codes & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return f'{start}: no space is left in {cache}; free some, or name another cache_dir.'
-    if file_codes & {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}:
-        return f'{start}: the cache {cache} cannot be written to; name another cache_dir, or set HF_HOME.'
-    if isinstance(error, GatedRepoError):
-        return f'{start}: the repository is gated; ask for access on its page, then log in with `hf auth login`.'
-    if isinstance(error, RepositoryNotFoundError):
-        return f'{start}: there is no such repository, or it is private; log in with `hf auth login` if it is yours.'
-    if isinstance(error, RevisionNotFoundError):
-        return f'{start}: the repository has no commit {checkpoint.commit}; update mlfm_zoo or its manifest.'
-    if isinstance(error, LocalEntryNotFoundError):
-        if constants.HF_HUB_OFFLINE:
-            return f'{start}: HF_HUB_OFFLINE is set and the cache {cache} does not have them; unset it once.'
-        return f'{start}: the Hub did not answer and the cache {cache} does not have them; check the network.'
-    if isinstance(error, EntryNotFoundError):
-        return f'{start}: the repository has no such file at that commit; update mlfm_zoo or its manifest.'
-    if isinstance(error, HfHubHTTPError) and getattr(error, 'response', None) is not None:
-        return f'{start}: the Hub answered with status {error.response.status_code}; try again later.'
-    return f'{start}: the transfer broke off ({type(error).__name__}); try again.'

@@ -1,38 +1,36 @@
-"""Checkpoints that their authors released in a form of their own: fetched, verified, converted once, and kept.
+"""Checkpoints in their authors' own form: fetched, verified, converted once, and kept as safetensors.
 
-The file comes from the authors' repository at the manifest's commit, or from what `MLFM_ZOO_PAPER_MIRROR` names in its
-place: a folder that holds a clone of the repository, or an http(s) address that stands for its root. Its size, where
-known, and its git blob id are compared before a byte of it is parsed. What was converted is kept as safetensors, with
-its own size and SHA-256 beside it, in the folder for other libraries' files of the Hub client, below HF_HOME.
+The file comes from the authors' repository at the manifest's commit, or from what `MLFM_ZOO_PAPER_MIRROR` names
+instead: a folder with a clone of the repository, or an http(s) address that stands for its root. Its size and git blob
+id are compared before it is parsed. The converted file is kept below HF_HOME, in the Hub client's folder for files of
+other libraries, with its size and SHA-256 beside it.
 """
 
 import contextlib
-import errno
+import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, Optional, Tuple, Union
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import url2pathname
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Union
+from urllib.parse import quote
 
 import safetensors.torch
 from filelock import FileLock
 from huggingface_hub import constants, get_session
 from huggingface_hub.utils import tqdm
 
+from .._files import written_whole
 from ..convert import Conversion, convert_state_dict, read_checkpoint
-from .files import CheckpointError, Weights, compare_file, file_digest, git_blob_id
+from .files import CheckpointError, compare_file
 from .manifest import Checkpoint
 
-__all__ = ['fetch_released', 'released_file', 'source_url', 'verify_released']
+__all__ = ['fetch_released', 'read_record', 'released_file', 'source_url']
 
 MIRROR = 'MLFM_ZOO_PAPER_MIRROR'
 MAX_SIZE = 1 << 30  # bytes of a file whose size the manifest does not know
 CHUNK = 1 << 20
-RECORD = 'record.json'
 
 
 def source_url(checkpoint: Checkpoint) -> str:
@@ -43,14 +41,14 @@ def source_url(checkpoint: Checkpoint) -> str:
 
 
 def released_file(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Path:
-    """Say where the converted file of a checkpoint is kept.
+    """Return where the converted file of a checkpoint is kept.
 
     Args:
-        checkpoint: A checkpoint that can be had from the authors.
-        cache_dir: Folder in the place of the Hub client's own.
+        checkpoint: A checkpoint that is available from the authors.
+        cache_dir: Folder to use instead of the Hub client's own.
 
     Returns:
-        Its path, whether it is there or not.
+        Its path, whether the file exists or not.
     """
     assert checkpoint.source_blob
     name = checkpoint.name if checkpoint.memory else f'{checkpoint.name}.trunk'
@@ -58,225 +56,162 @@ def released_file(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] 
     return root / f'{name}.{checkpoint.source_blob[:16]}' / 'model.safetensors'
 
 
-def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Weights:
-    """The converted file of a checkpoint, fetched and converted if this was not done before.
+def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Path:
+    """Return the converted file of a checkpoint, fetched and converted if this was not done before.
 
-    Processes that ask at once do it once, and the others wait. No request is made for what is there.
+    Processes that ask at the same time do it once, and the others wait. A file that is there costs no request.
 
     Args:
-        checkpoint: A checkpoint that can be had from the authors.
-        cache_dir: Folder in the place of the Hub client's own.
+        checkpoint: A checkpoint that is available from the authors.
+        cache_dir: Folder to use instead of the Hub client's own.
 
     Returns:
-        Where it lies, and the options of the memory that it was recognised to have.
+        Its path.
 
     Raises:
-        CheckpointError: The file cannot be had, is not the one that the manifest names, or holds another network.
+        CheckpointError: The file cannot be fetched, is not the one that the manifest names, or holds another network.
     """
     path = released_file(checkpoint, cache_dir)
-    folder = path.parent
     try:
-        if not path.exists():  # nothing is written where it is, which may be a cache that others own
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_name(f'.{folder.name}.lock')):
-                if not path.exists():  # another process may have made it while this one waited
-                    _make(folder, checkpoint)
+        if not path.exists():  # nothing is written beside a file that is there: the cache may be read-only
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix('.lock')):
+                if not path.exists():  # another process may have made it meanwhile
+                    _make(path, checkpoint)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what = 'no space is left in' if full else 'nothing can be written to'
         raise CheckpointError(
-            f'The weights of {checkpoint.title} cannot be kept: {what} {folder.parent} ({error.strerror}); '
-            f'{"free some" if full else "set HF_HOME"}, or name another cache_dir.') from None
-    return verify_released(path, checkpoint)
+            f'The weights of {checkpoint.title} cannot be kept in {path.parent} ({error.strerror}): free space there, '
+            'name another cache_dir, or set HF_HOME.') from error
+    return path
 
 
-def verify_released(path: Path, checkpoint: Checkpoint) -> Weights:
-    """Compare a converted file with what was written down of it when it was made.
+def read_record(path: Path, checkpoint: Checkpoint) -> Dict[str, Any]:
+    """Read what was recorded of a converted file when it was made.
 
     Args:
-        path: The file.
+        path: The converted file.
         checkpoint: What it was made from.
 
     Returns:
-        The path, and the options of the memory that were written down.
+        `size` and `sha256` of the file, and `model_args`, the options of the memory that it was recognized to have.
 
     Raises:
-        CheckpointError: It differs; it is removed, so that no later call takes it.
+        CheckpointError: The record is missing or damaged.
     """
     try:
-        try:
-            record = json.loads(path.with_name(RECORD).read_text(encoding='utf-8'))
-            size, sha256, model_args = record['size'], record['sha256'], dict(record['model_args'])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise CheckpointError(f'The file of {checkpoint.title} at {path} lacks its record.') from None
-        compare_file(path, checkpoint.title, size, sha256)
-    except CheckpointError as error:
-        try:
-            shutil.rmtree(path.parent)
-        except OSError:
-            raise CheckpointError(
-                f'{str(error)[:-1]}; it could not be removed from the cache, which is read-only: remove {path.parent}, '
-                'or name another cache_dir.') from None
-        raise CheckpointError(f'{str(error)[:-1]}; it was removed from the cache: try again.') from None
-    return Weights(path, model_args)
+        record = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
+        return dict(size=record['size'], sha256=record['sha256'], model_args=dict(record['model_args']))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f'The file of {checkpoint.title} at {path} lacks its record.') from error
 
 
-def _make(folder: Path, checkpoint: Checkpoint) -> None:
-    """Fetch, verify and convert a checkpoint in a folder beside its own, and move that into place when it is whole."""
-    for left in folder.parent.glob(f'.{folder.name}.unfinished-*'):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.unfinished-', dir=folder.parent) as unfinished:
-        source, made = Path(unfinished, 'source'), Path(unfinished, 'made')
+def _make(path: Path, checkpoint: Checkpoint) -> None:
+    """Fetch, verify and convert a checkpoint. The weights are written last, so that they always have their record."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        source = Path(folder, 'source')
         where = _fetch(checkpoint, source)
-        _verify_source(source, checkpoint, where)
+        compare_file(
+            source, f'{checkpoint.title} at {where}', checkpoint.source_size, blob=checkpoint.source_blob)
         try:
             conversion = convert_state_dict(read_checkpoint(source))
         except ValueError as error:
-            raise CheckpointError(f'The weights of {checkpoint.title} cannot be converted: '
-                                  f'{str(error).replace(str(source), where)}') from None
-        _check_network(conversion, checkpoint, where)
-        made.mkdir()
-        file = made / 'model.safetensors'
-        _save(conversion, file)
-        record = dict(
-            size=file.stat().st_size, sha256=file_digest(file), source=where, source_blob=checkpoint.source_blob,
-            model_args={k: v for k, v in conversion.model_args.items() if k.startswith('memory_')})
-        (made / RECORD).write_text(json.dumps(record, indent=2), encoding='utf-8')
-        os.replace(made, folder)
-
-
-def _save(conversion: Conversion, file: Path) -> None:
-    try:
-        safetensors.torch.save_file(conversion.state_dict, file)
-    except safetensors.SafetensorError as error:  # which tells no number of what went wrong on the disk
-        no_space = 'No space' in str(error) or 'os error 28' in str(error) or 'os error 27' in str(error)
-        raise OSError(errno.ENOSPC if no_space else errno.EIO, str(error)) from None
-    file.chmod(0o644)  # safetensors makes its files private
-
-
-def _verify_source(source: Path, checkpoint: Checkpoint, where: str) -> None:
-    size = source.stat().st_size
-    if checkpoint.source_size is not None and size != checkpoint.source_size:
-        raise CheckpointError(f'The file {where} of {checkpoint.title} has {size:,} bytes, expected '
-                              f'{checkpoint.source_size:,}: nothing of it was read or kept; try again.')
-    if (blob := git_blob_id(source)) != checkpoint.source_blob:
-        raise CheckpointError(f'The file {where} of {checkpoint.title} has the git blob id {blob}, expected '
-                              f'{checkpoint.source_blob}: nothing of it was read or kept; try again.')
+            text = str(error).replace(str(source), where)
+            raise CheckpointError(f'The weights of {checkpoint.title} cannot be converted: {text}') from error
+    _check_network(conversion, checkpoint, where)
+    content = safetensors.torch.save(conversion.state_dict)
+    record = dict(
+        size=len(content), sha256=hashlib.sha256(content).hexdigest(), source=where, source_blob=checkpoint.source_blob,
+        model_args={k: v for k, v in conversion.model_args.items() if k.startswith('memory_')})
+    path.with_suffix('.json').write_text(json.dumps(record, indent=2), encoding='utf-8')
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def _check_network(conversion: Conversion, checkpoint: Checkpoint, where: str) -> None:
-    """The file holds the network whose name it stands under."""
+    """Refuse a file of another network than the manifest names it for."""
+    def describe(architecture: str, memory: bool, num_classes: int) -> str:
+        return f'{architecture} {"with" if memory else "without"} memory, {num_classes} classes'
+
     args = conversion.model_args
-    memory = args.get('memory', True)
-    if (conversion.architecture, memory, args['num_classes'], args.get('channel_multiplier')) != (
-            checkpoint.model, checkpoint.memory, checkpoint.num_classes, None):
-        name, weight = next(
-            (k, v) for k, v in conversion.state_dict.items() if k.endswith('conv_stem.weight') or v.ndim == 4)
+    found = describe(conversion.architecture, args.get('memory', True), args['num_classes'])
+    expected = describe(checkpoint.model, checkpoint.memory, checkpoint.num_classes)
+    if found != expected or 'channel_multiplier' in args:
         raise CheckpointError(
-            f'The file {where} holds {conversion.architecture} {"with" if memory else "without"} memory, '
-            f'{args["num_classes"]} classes and {name} of shape {tuple(weight.shape)}, expected {checkpoint.title} of '
-            f'{checkpoint.num_classes} classes: correct its manifest entry.')
+            f'The file {where} holds {found}, expected {expected} for {checkpoint.title}: correct its manifest entry.')
 
 
 def _fetch(checkpoint: Checkpoint, target: Path) -> str:
     """Copy the authors' file to a path; returns where it came from."""
     assert checkpoint.source_path
+    mirror = os.environ.get(MIRROR) or ''
     limit = checkpoint.source_size or MAX_SIZE
-    folder, url = _origin(checkpoint)
-    with open(target, 'wb') as file:
-        if folder is not None:
-            path = folder / checkpoint.source_path
-            try:
-                with open(path, 'rb') as original:
-                    chunks = iter(lambda: original.read(CHUNK), b'')
-                    _write(chunks, file, limit, path, checkpoint)
-            except OSError as error:
-                if error.filename is None:  # of what is written, not of what is read
-                    raise
-                raise CheckpointError(
-                    f'The weights of {checkpoint.title} cannot be read from {path} ({error.strerror}): {MIRROR} must '
-                    f'name a clone of {checkpoint.source_repo}.') from None
-            return str(path)
-        start = f'The weights of {checkpoint.title} could not be downloaded from {url}'
-        if constants.HF_HUB_OFFLINE:
-            raise CheckpointError(
-                f'{start}: HF_HUB_OFFLINE is set and they are not in the cache; unset it once, or let {MIRROR} name a '
-                f'clone of {checkpoint.source_repo}.')
+    if mirror and not mirror.startswith(('http://', 'https://')):
+        original = Path(mirror, checkpoint.source_path)
         try:
-            with _response(url) as (status, size, chunks):
-                if status != 200:
-                    again = 'try again later' if status >= 500 else 'update mlfm_zoo or its manifest'
-                    raise CheckpointError(f'{start}: the server answered with status {status}; {again}.')
-                with tqdm(total=size, unit='B', unit_scale=True, desc=checkpoint.title,
-                          disable=not sys.stderr.isatty()) as bar:
-                    _write(chunks, file, limit, url, checkpoint, bar)
-        except (CheckpointError, OSError) as error:
-            if isinstance(error, CheckpointError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise CheckpointError(f'{start}: {_transfer_fault(error)}.') from error
-        except Exception as error:  # the client raises those of its http library, which differs between its versions
-            raise CheckpointError(f'{start}: {_transfer_fault(error)}.') from error
-    return url
+            file = open(original, 'rb')
+        except OSError as error:
+            raise CheckpointError(
+                f'The weights of {checkpoint.title} cannot be read from {original} ({error.strerror}): {MIRROR} must '
+                f'name a clone of {checkpoint.source_repo}.') from error
+        with file:
+            _write(iter(lambda: file.read(CHUNK), b''), target, limit, str(original))
+        return str(original)
 
-
-def _origin(checkpoint: Checkpoint) -> Tuple[Optional[Path], str]:
-    """The folder to copy from, or else the address to download from."""
-    mirror = os.environ.get(MIRROR)
-    if not mirror:
-        return None, source_url(checkpoint)
-    assert checkpoint.source_path
-    scheme = urlsplit(mirror).scheme.lower() if '://' in mirror else ''
-    if scheme in ('http', 'https'):
-        return None, f'{mirror.rstrip("/")}/{quote(checkpoint.source_path)}'
-    if scheme not in ('', 'file'):
+    url = f'{mirror.rstrip("/")}/{quote(checkpoint.source_path)}' if mirror else source_url(checkpoint)
+    start = f'The weights of {checkpoint.title} could not be downloaded from {url}'
+    if constants.HF_HUB_OFFLINE:
         raise CheckpointError(
-            f'{MIRROR} is {mirror!r}, expected a folder or an address that starts with http, https or file: correct it '
-            'or unset it.')
-    folder = Path(url2pathname(unquote(urlsplit(mirror).path)) if scheme else mirror)
-    if not folder.is_dir():
-        raise CheckpointError(f'{MIRROR} is {mirror!r}, which is no folder: let it name a clone of '
-                              f'{checkpoint.source_repo}, or unset it.')
-    return folder, ''
+            f'{start}: HF_HUB_OFFLINE is set and they are not in the cache; unset it once, or let {MIRROR} name a '
+            f'clone of {checkpoint.source_repo}.')
+    try:
+        with _response(url) as (status, size, chunks):
+            if status != 200:
+                again = 'try again later' if status >= 500 else 'update mlfm_zoo or its manifest'
+                raise CheckpointError(f'{start}: the server answered with status {status}; {again}.')
+            hidden = not sys.stderr.isatty()
+            with tqdm(total=size, unit='B', unit_scale=True, desc=checkpoint.title, disable=hidden) as bar:
+                _write(chunks, target, limit, url, bar.update)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the client raises those of its HTTP library, which differs between its versions
+        if isinstance(error, OSError) and error.strerror:  # of the disk
+            raise
+        raise CheckpointError(
+            f'{start}: there was no answer, or the transfer broke off ({type(error).__name__}); try again, or let '
+            f'{MIRROR} name a clone of {checkpoint.source_repo}.') from error
+    return url
 
 
 @contextlib.contextmanager
 def _response(url: str) -> Iterator[Tuple[int, Optional[int], Iterator[bytes]]]:
-    """Status, size if it is told, and content of an answer, through the Hub client's own session, with its proxies."""
+    """Status, size if it is known, and content of an answer, through the Hub client's own session, with its proxies."""
     session: Any = get_session()
     headers = {'Accept-Encoding': 'identity'}
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     if callable(session.stream):  # httpx, from huggingface_hub 1.0 on; in requests it is a setting
-        answer = session.stream('GET', url, headers=headers, timeout=timeout, follow_redirects=True)
-        with answer as response:
-            yield response.status_code, _length(response.headers), response.iter_bytes(CHUNK)
+        opened = session.stream('GET', url, headers=headers, timeout=timeout, follow_redirects=True)
+        content = 'iter_bytes'
     else:
-        with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
-            yield response.status_code, _length(response.headers), response.iter_content(CHUNK)
+        opened = session.get(url, headers=headers, timeout=timeout, stream=True)
+        content = 'iter_content'
+    with opened as response:
+        length = response.headers.get('Content-Length', '')
+        yield response.status_code, int(length) if length.isdecimal() else None, getattr(response, content)(CHUNK)
 
 
-def _length(headers) -> Optional[int]:
-    text = headers.get('Content-Length', '')
-    return int(text) if text.isdecimal() else None
-
-
-def _write(chunks: Iterator[bytes], file: BinaryIO, limit: int, where, checkpoint: Checkpoint, bar=None) -> None:
-    """Write what comes, and stop when it is more than the limit."""
+def _write(
+        chunks: Iterator[bytes],
+        target: Path,
+        limit: int,
+        where: str,
+        progress: Callable[[int], Any] = lambda size: None,
+) -> None:
+    """Write chunks to a file, and stop when there are more bytes than the limit."""
     total = 0
-    for chunk in chunks:
-        total += len(chunk)
-        if total > limit:
-            raise CheckpointError(
-                f'The file {where} of {checkpoint.title} has more than {limit:,} bytes, which is what was expected at '
-                'the most: nothing of it was read or kept.')
-        file.write(chunk)
-        if bar is not None:
-            bar.update(len(chunk))
-
-
-def _transfer_fault(error: Exception) -> str:
-    kind = type(error).__name__
-    if kind in ('UnsupportedProtocol', 'InvalidSchema', 'MissingSchema', 'InvalidURL'):
-        return f'it leads to an address that is not http ({kind}), which is not followed'
-    if 'Connect' in kind or isinstance(error, ConnectionError):
-        return f'there was no answer ({kind}); check the network, or let {MIRROR} name a clone of the repository'
-    return f'the transfer broke off ({kind}); try again'
+    with open(target, 'wb') as file:
+        for chunk in chunks:
+            total += len(chunk)
+            if total > limit:
+                raise CheckpointError(f'The file {where} has more than {limit:,} bytes, the most that was expected.')
+            file.write(chunk)
+            progress(len(chunk))

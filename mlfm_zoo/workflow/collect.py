@@ -5,16 +5,18 @@ import csv
 import math
 import statistics
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import timm
 import torch
 import yaml
 from timm.models import load_state_dict
 
-__all__ = ['Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'half_interval', 'read_run']
+__all__ = [
+    'Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'half_interval', 'num_classes_of', 'read_args',
+    'read_run',
+]
 
-FILES = ('args.yaml', 'summary.csv')  # what a run has from its first epoch on, beside checkpoints
 Z95 = 1.96  # a normal variable lies within this many deviations in 95 of 100 cases
 
 
@@ -64,11 +66,16 @@ def read_run(folder: Union[str, Path]) -> Run:
         RunError: The run is not finished, its files do not belong together, or its weights do not fit the network.
     """
     folder = Path(folder)
-    for path, is_there in ((folder, folder.is_dir()), *((folder / f, (folder / f).is_file()) for f in FILES)):
-        if not is_there:
-            raise FileNotFoundError(
-                f"There is no {path.name} at {path.parent}: give an output folder of timm's train.py, whole.")
-    args = _read_args(folder / 'args.yaml')
+    for name in ('args.yaml', 'summary.csv'):  # which a run has from its first epoch on, beside checkpoints
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"There is no {name} in {folder}: give an output folder of timm's train.py, whole.")
+    args = read_args(folder / 'args.yaml')
+    if not (isinstance(args.get('model'), str) and isinstance(args.get('epochs'), int)):
+        raise RunError(f"{folder / 'args.yaml'} is not what timm's train.py writes: give its output folder.")
+    if 'mlfm_' not in args['model'] or not timm.is_model(args['model']):
+        raise RunError(f'{folder} is a run of {args["model"]}, expected a network of this package.')
+    if args.get('eval_metric', 'top1') != 'top1':
+        raise RunError(f'{folder} was run with --eval-metric {args["eval_metric"]}, expected top1.')
     model_args = dict(args.get('model_kwargs') or {})
     memory = model_args.pop('memory', True)
     top1 = _read_summary(folder / 'summary.csv')
@@ -76,7 +83,7 @@ def read_run(folder: Union[str, Path]) -> Run:
     epochs += (args.get('warmup_epochs') or 0) if args.get('warmup_prefix') else 0
     if max(top1) < epochs - 1:
         raise RunError(
-            f'{folder} is not finished, it has {max(top1) + 1} of {epochs} epochs: go on with --resume '
+            f'{folder} is not finished, it has {max(top1) + 1} of {epochs} epochs: resume it with --resume '
             f'{folder / "last.pth.tar"}.')
     last = Epoch(max(top1), top1[max(top1)], folder / 'last.pth.tar')
     number = max(top1, key=lambda epoch: (top1[epoch], -epoch))
@@ -142,19 +149,44 @@ def _summary(top1: List[float], num_images: int) -> Optional[Dict[str, Any]]:
         half_interval=half_interval(mean, num_images))
 
 
-def _read_args(path: Path) -> Dict[str, Any]:
+def read_args(path: Path) -> Dict[str, Any]:
+    """Read args.yaml, the arguments of a training run.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arguments by name.
+
+    Raises:
+        RunError: It is damaged, or holds something else.
+    """
     try:
         args = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        args = None
-    if not (isinstance(args, dict) and isinstance(args.get('model'), str) and isinstance(args.get('epochs'), int)
-            and isinstance(args.get('model_kwargs') or {}, dict)):
-        raise RunError(f"{path} is not what timm's train.py writes, expected its arguments: give its output folder.")
-    if 'mlfm_' not in args['model'] or not timm.is_model(args['model']):
-        raise RunError(f'{path.parent} is a run of {args["model"]}, expected a network of this package.')
-    if args.get('eval_metric', 'top1') != 'top1':
-        raise RunError(f'{path.parent} was run with --eval-metric {args["eval_metric"]}, expected top1.')
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is not what timm's train.py writes: copy the run again.") from error
+    if not isinstance(args, dict) or not isinstance(args.get('model_kwargs') or {}, dict):
+        raise RunError(f"{path} is not what timm's train.py writes, expected its arguments by name: correct it.")
     return args
+
+
+def num_classes_of(model: str, weights: Mapping[str, torch.Tensor]) -> int:
+    """Read the number of classes from the shape of a classifier.
+
+    Args:
+        model: Registered name.
+        weights: Weights of the network.
+
+    Returns:
+        Outputs of the classifier.
+
+    Raises:
+        ValueError: The weights have no classifier.
+    """
+    name = f'{timm.get_pretrained_cfg_value(model, "classifier")}.weight'
+    if name not in weights or weights[name].ndim != 2:
+        raise ValueError(f'The weights have no classifier {name}: give those of the whole network.')
+    return len(weights[name])
 
 
 def _read_summary(path: Path) -> Dict[int, float]:
@@ -200,9 +232,8 @@ def _check_checkpoint(epoch: Epoch, model: str, model_args: Dict[str, Any]) -> N
     weights = load_state_dict(str(epoch.checkpoint), weights_only=True)
     if not all(bool(v.isfinite().all()) for v in weights.values() if torch.is_tensor(v)):
         raise RunError(f'{epoch.checkpoint} has values that are not finite: the run diverged.')
-    classifier = weights.get(f'{timm.get_pretrained_cfg_value(model, "classifier")}.weight')
-    num_classes = {} if classifier is None else {'num_classes': len(classifier)}
-    network = timm.create_model(model, device='meta', **{**model_args, **num_classes})
+    num_classes = num_classes_of(model, weights)
+    network = timm.create_model(model, device='meta', **{**model_args, 'num_classes': num_classes})
     expected = {name: value.shape for name, value in network.state_dict().items()}
     if expected != {name: value.shape for name, value in weights.items()}:
         raise RunError(f'{epoch.checkpoint} has weights of another network than {model} with {model_args}.')

@@ -12,17 +12,21 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import timm
 import torch
+import torch.nn as nn
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from timm.data import resolve_data_config, resolve_model_data_config
 from timm.models import load_state_dict
 
+from .._files import written_whole
 from .._timm import config_of, save_model
 from ..data import imagenet100
 from ..hub.files import CheckpointError, file_digest
+from ..hub.loading import fetch_checkpoint
 from ..hub.manifest import Checkpoint, ManifestError, load_manifest, manifest_path, read_manifest
-from ..hub.released import fetch_released
 from .card import make_card
+from .collect import num_classes_of, read_args
 from .evaluate import evaluate
 
 __all__ = ['Repository', 'build_repository', 'target_manifest', 'upload_repository', 'write_manifest_entry']
@@ -54,8 +58,8 @@ def build_repository(
     Args:
         name: 'model.tag', a registered network and the tag of the weights.
         weights: File of weights, safetensors or a pickle that is read with `weights_only=True`. Arguments of the
-            training run are taken from an args.yaml beside it, if there. None takes those that the manifest says can be
-            had from the authors, fetched, verified and converted.
+            training run are taken from an args.yaml beside it, if there is one. None takes the authors' weights that
+            the manifest lists: fetched, verified and converted.
         namespace: Organisation or user on the Hub.
         folder: Existing empty folder to build in.
         model_args: Arguments that build the network, beside the registered ones.
@@ -83,20 +87,26 @@ def build_repository(
     known = load_manifest().get((model_name, tag, True))
     if weights is None:
         if known is None or 'authors' not in known.places:
-            raise ValueError(f'{name} cannot be had from its authors: give a file of weights, with --weights.')
-        weights, model_args = fetch_released(known)
+            raise ValueError(f'{name} is not available from its authors: give a file of weights, with --weights.')
+        weights, model_args = fetch_checkpoint(dataclasses.replace(known, places=('authors',)))
     weights = Path(weights)
     if not weights.is_file():
         raise FileNotFoundError(f'There are no weights at {weights}: give the path of a file.')
     if top1 is not None and data is None:
         raise ValueError('A top-1 accuracy is given, but no data to reproduce it on: give --data too.')
 
-    state_dict = _read_weights(weights)
-    model = timm.create_model(model_name, **dict(model_args or {}, num_classes=_num_classes(model_name, state_dict)))
+    try:
+        state_dict = load_state_dict(str(weights), weights_only=True)
+    except Exception as error:  # of any kind for a damaged file
+        raise ValueError(
+            f'{weights} is damaged or holds no weights ({type(error).__name__}): get the file again.') from error
+    num_classes = num_classes_of(model_name, state_dict)
+    model = timm.create_model(model_name, **dict(model_args or {}, num_classes=num_classes)).eval()
     model.load_state_dict(state_dict)
-    model.eval()
-    training_args = _training_args(weights)
-    _take_data_config(model, training_args)
+    training_file = weights.with_name('args.yaml')
+    training_args = read_args(training_file) if training_file.is_file() else {}
+    if training_args:
+        _take_data_config(model, training_args)
     if origin is None and known is None:
         raise ValueError(f'The manifest does not know {name}: say with --origin where the weights come from.')
 
@@ -151,14 +161,13 @@ def upload_repository(repository: Repository) -> Checkpoint:
         api.create_repo(repo, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo, folder_path=repository.folder, commit_message=f'Add {repository.checkpoint.name}')
-    except Exception as error:  # the client raises those of its http library too, which differs between its versions
-        status = getattr(getattr(error, 'response', None), 'status_code', None)
-        what = 'the connection broke off or was not made; try again'
-        if status in (401, 403):
-            what = f'the Hub refused it ({status}); run `hf auth login` with a token that may write to {repo}'
-        elif status is not None:
-            what = f'the Hub answered with status {status}; try again later'
-        raise CheckpointError(f'{repo} was not published: {what} ({type(error).__name__}).') from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        what = f'log in with `hf auth login`, with a token that may write to {repo}' if status in (
+            401, 403) else 'try again later'
+        raise CheckpointError(f'{repo} was not published, the Hub answered with status {status}: {what}.') from error
+    except Exception as error:  # the client also raises those of its HTTP library, which differs between its versions
+        raise CheckpointError(f'{repo} was not published ({type(error).__name__}): try again.') from error
     return dataclasses.replace(repository.checkpoint, commit=commit.oid)
 
 
@@ -188,7 +197,8 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
         path: The manifest, made if it is not there.
 
     Raises:
-        ManifestError: The manifest is broken or cannot be written; it is as it was then.
+        OSError: The manifest cannot be written.
+        ManifestError: The manifest is broken; it stays as it was.
     """
     text = path.read_text(encoding='utf-8') if path.exists() else 'version: 2\n\ncheckpoints:\n'
     lines = _entry_lines(checkpoint)
@@ -200,16 +210,10 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
         text = block.sub(lambda _: lines, text, count=1)
     else:
         text = f'{text.rstrip()}\n\n{lines}'
-    unfinished = path.with_name(f'.{path.name}.unfinished')
-    try:
+    with written_whole(path) as unfinished:
         unfinished.write_text(text, encoding='utf-8')
         if read_manifest(unfinished).checkpoints.get(checkpoint.key) != checkpoint:
             raise ManifestError(f'{path} is not in the form that this program writes: add {checkpoint.name} by hand.')
-        unfinished.replace(path)
-    except OSError as error:
-        raise ManifestError(f'{path} cannot be written ({error.strerror}): name another manifest.') from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _entry_lines(checkpoint: Checkpoint) -> str:
@@ -225,40 +229,8 @@ def _entry_lines(checkpoint: Checkpoint) -> str:
     return ''.join(f'  {line}\n' for line in dumped.splitlines())
 
 
-def _num_classes(model_name: str, state_dict: Dict[str, torch.Tensor]) -> int:
-    classifier = timm.get_pretrained_cfg_value(model_name, 'classifier')
-    weight = state_dict.get(f'{classifier}.weight')
-    if weight is None or weight.ndim != 2:
-        raise ValueError(f'The weights have no classifier {classifier}: give those of the whole network.')
-    return weight.shape[0]
-
-
-def _read_weights(weights: Path) -> Dict[str, torch.Tensor]:
-    try:
-        return load_state_dict(str(weights), weights_only=True)
-    except Exception as error:  # of any kind for a damaged file
-        raise ValueError(
-            f'{weights} is damaged or holds no weights ({type(error).__name__}): get the file again.') from None
-
-
-def _training_args(weights: Path) -> Dict[str, Any]:
-    """What an args.yaml beside the weights says, as timm's train.py writes it."""
-    file = weights.with_name('args.yaml')
-    if not file.is_file():
-        return {}
-    try:
-        args = yaml.safe_load(file.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        args = None
-    if not isinstance(args, dict):
-        raise ValueError(f'{file} is not a mapping of training arguments: correct or remove it.')
-    return args
-
-
-def _take_data_config(model: torch.nn.Module, training_args: Dict[str, Any]) -> None:
-    """Let the model say the image size that it was trained with; how images are prepared must be the network's own."""
-    if not training_args:
-        return
+def _take_data_config(model: nn.Module, training_args: Dict[str, Any]) -> None:
+    """Take the image size of the training run; how images were prepared must be the network's own way."""
     trained = resolve_data_config(training_args, model=model)
     own = resolve_model_data_config(model)
     for name in ('interpolation', 'mean', 'std', 'crop_pct'):
@@ -269,7 +241,7 @@ def _take_data_config(model: torch.nn.Module, training_args: Dict[str, Any]) -> 
     config_of(model)['input_size'] = trained['input_size']
 
 
-def _labels(model: torch.nn.Module) -> Dict[str, Any]:
+def _labels(model: nn.Module) -> Dict[str, Any]:
     """Names of the classes, and what they are in words, where they are known."""
     if model.num_classes == len(imagenet100.SYNSETS):
         return dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
@@ -277,14 +249,14 @@ def _labels(model: torch.nn.Module) -> Dict[str, Any]:
     return dict(label_names=list(names)) if len(names) == model.num_classes else {}
 
 
-def _verify_outputs(model: torch.nn.Module, folder: Path) -> None:
-    """The folder, loaded as users load it, answers as the network that was saved."""
+def _verify_outputs(model: nn.Module, folder: Path) -> None:
+    """Check that the folder, loaded as users load it, gives the outputs of the network that was saved."""
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     image = torch.randn(1, *config_of(model)['input_size'], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         if not torch.equal(loaded(image), model(image)):
-            raise RuntimeError('The repository, loaded again, does not give the outputs of its weights: nothing was '
-                               'published.')
+            raise RuntimeError(
+                'The repository, loaded again, does not give the outputs of its weights: nothing was published.')
 
 
 def describe(repository: Repository) -> List[str]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from mlfm_zoo.cli import main
 from mlfm_zoo.convert import convert_state_dict
+from mlfm_zoo.workflow.convert import convert_checkpoint
 from helpers.networks import lived_in
 
 
@@ -116,45 +117,52 @@ def test_outputs(order, width, architecture, kwargs, tmp_path):
                 assert (network(image) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-def test_order_without_kernels():
+def convert(weights, tmp_path, **model_args):
+    tmp_path.mkdir(exist_ok=True)
+    save_file(weights, tmp_path / 'checkpoint.safetensors')
+    return convert_checkpoint(tmp_path / 'checkpoint.safetensors', tmp_path / 'converted', model_args)
+
+
+def test_order_without_kernels(tmp_path):
     """A file that lacks the fixed kernels, as one saved without buffers, needs to be told the order."""
     weights = released(2, 0.5, num_classes=3).state_dict()
-    learnt = {k: v for k, v in weights.items() if not k.endswith('.0.weight') or '.2.0.' in k}
+    learned = {k: v for k, v in weights.items() if not k.endswith('.0.weight') or '.2.0.' in k}
     with pytest.raises(ValueError, match='give operators=order2 or operators=order1'):
-        convert_state_dict(learnt)
-    assert convert_state_dict(learnt, dict(operators='order1')).architecture == 'gssdnet_o1_050'
-    with pytest.raises(ValueError, match='other values than the fixed kernels'):
-        convert_state_dict(weights, dict(operators='order1'))
+        convert_state_dict(learned)
+    assert convert(learned, tmp_path, operators='order1').architecture == 'gssdnet_o1_050'
+    assert timm.create_model(f'local-dir:{tmp_path / "converted"}', pretrained=True)
+    with pytest.raises(RuntimeError, match="other kernels in .* than this network's fixed ones"):
+        convert(weights, tmp_path / 'other', operators='order1')
     with pytest.raises(ValueError, match='operators is .*, expected'):
-        convert_state_dict(weights, dict(operators='order3'))
+        convert(weights, tmp_path / 'other', operators='order3')
 
 
 @pytest.mark.parametrize('change, sentence', [
-    (lambda w: w.update({'features.stage2.1.0.weight': 2 * w['features.stage2.1.0.weight']}), 'fixed kernels'),
-    (lambda w: w.update({'features.stem.0.0.weight': w['features.stem.0.0.weight'].roll(1, 2)}), 'fixed kernels'),
-    (lambda w: w.update({'features.stage3.2.0.weight': w['features.stage3.2.0.weight'][:9]}), 'fixed kernels'),
-    (lambda w: w.pop('features.stage3.2.2.0.weight'), 'lacks the weight of'),
-    (lambda w: w.pop('classifier.1.weight'), 'lacks the weight of'),
-    (lambda w: w.pop('features.stage3.2.1.bias'), 'is missing'),
-    (lambda w: w.update({'features.stage5.0.1.bias': torch.ones(3)}), 'was not recognised'),
-    (lambda w: w.update({'features.stage3.9.1.bias': torch.ones(3)}), 'left over'),
-    (lambda w: w.update({'features.stage4.1.2.0.weight': torch.randn(511, 512, 1, 1)}), 'width was not recognised'),
-    (lambda w: w.update({'classifier.1.weight': torch.tensor(1.0)}), 'too few dimensions'),
+    (lambda w: w.update({'features.stage2.1.0.weight': 2 * w['features.stage2.1.0.weight']}), 'fixed ones'),
+    (lambda w: w.update({'features.stem.0.0.weight': w['features.stem.0.0.weight'].roll(1, 2)}), 'fixed ones'),
+    (lambda w: w.update({'features.stage3.2.0.weight': w['features.stage3.2.0.weight'][:9]}), 'fixed ones'),
+    (lambda w: w.pop('features.stage3.2.2.0.weight'), 'lacks stages.2.2.conv_pw.weight'),
+    (lambda w: w.pop('classifier.1.weight'), 'lacks head.fc.weight'),
+    (lambda w: w.pop('features.stage3.2.1.bias'), 'the file lacks stages.2.2.bn1.bias'),
+    (lambda w: w.update({'features.stage5.0.1.bias': torch.ones(3)}), 'was not recognized'),
+    (lambda w: w.update({'features.stage3.9.1.bias': torch.ones(3)}), 'which the model lacks'),
+    (lambda w: w.update({'features.stage4.1.2.0.weight': torch.randn(511, 512, 1, 1)}), 'width was not recognized'),
+    (lambda w: w.update({'classifier.1.weight': torch.tensor(1.0)}), 'does not have 2 dimensions'),
 ])
-def test_damaged(change, sentence):
+def test_damaged(change, sentence, tmp_path):
     weights = dict(released(2, 0.5, num_classes=3).state_dict())
     change(weights)
-    with pytest.raises(ValueError, match=sentence) as error:
-        convert_state_dict(weights)
+    with pytest.raises((ValueError, RuntimeError), match=sentence) as error:
+        convert({k: v.contiguous() for k, v in weights.items()}, tmp_path)
     assert '\n' not in str(error.value)
 
 
-def test_arguments_that_do_not_fit():
+def test_arguments_that_do_not_fit(tmp_path):
     weights = released(2, 0.5, num_classes=3).state_dict()
     for model_args, sentence in (
         (dict(num_classes=4), 'num_classes=4 was given'), (dict(memory=False), 'do not fit'),
-        (dict(in_chans=1), 'in_chans|is'),
+        (dict(in_chans=1), 'of shape'),
     ):
-        with pytest.raises(ValueError, match=sentence) as error:
-            convert_state_dict(weights, model_args)
+        with pytest.raises((ValueError, RuntimeError), match=sentence) as error:
+            convert(weights, tmp_path, **model_args)
         assert '\n' not in str(error.value)

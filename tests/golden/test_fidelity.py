@@ -95,7 +95,7 @@ def test_filled_weights(name, architecture, site_names):
 
 def test_real_photos(tmp_path):
     """27 of 50 right at the first answer and 44 within five, as the authors' own network with these weights."""
-    from mlfm_zoo.convert import convert_checkpoint
+    from mlfm_zoo.workflow.convert import convert_checkpoint
     convert_checkpoint(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', tmp_path / 'converted')
     model = timm.create_model(f'local-dir:{tmp_path}/converted', pretrained=True)
     photos = REFERENCE / 'imagenet100_samples' / 'val'

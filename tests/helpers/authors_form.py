@@ -15,12 +15,11 @@ def norm(name, chs):
 
 
 def unit(name, chs, memory_chs, supplement=True):
-    """A memory unit as the authors' code stores it, with the filters of its wavelet transform."""
+    """A memory unit as the authors' code stores it."""
     weights = conv(f'{name}.convinput', chs, memory_chs, bias=True) | norm(f'{name}.bninput', chs)
     if supplement:
         weights |= conv(f'{name}.convsupplement', chs, 3, 3, bias=True) | norm(f'{name}.bnsupplement', chs)
-    filters = {f'{name}.dwt.h{i}_{d}': torch.zeros(1, 1, 2, 1) for i in (0, 1) for d in ('col', 'row')}
-    return weights | norm(f'{name}.bnx', chs) | filters
+    return weights | norm(f'{name}.bnx', chs)
 
 
 def divisible(value, divisor):
@@ -92,8 +91,8 @@ def resnet(layers, memory=True, num_classes=100):
 
 
 def released(weights):
-    """A checkpoint file's content as the authors released it: wrapped, prefixed, with leftovers of a profiler."""
-    counters = {'total_ops': torch.zeros(1), 'wavelet_conv.total_params': torch.zeros(1)}
-    leftovers = counters | {'dwtLx8.h0_col': torch.ones(2)}
+    """A checkpoint file's content as the authors released it: wrapped and prefixed, with counters and Haar filters."""
+    leftovers = {'total_ops': torch.zeros(1), 'wavelet_conv.total_params': torch.zeros(1)}
+    leftovers |= {f'wavelet_conv.dwt.h{i}_{d}': torch.zeros(1, 1, 2, 1) for i in (0, 1) for d in ('col', 'row')}
     state_dict = {f'module.{k}': v for k, v in (leftovers | weights).items()}
     return {'epoch': 3, 'arch': 'mobilenetv2', 'state_dict': state_dict, 'optimizer': {'param_groups': [{'lr': 0.1}]}}

@@ -1,5 +1,7 @@
-"""Pretrained weights through timm: the embedded model, and files that are not what they should be."""
+"""Pretrained weights through timm: the embedded model, the Hub's, and files that are not what they should be."""
 
+import hashlib
+import json
 import logging
 import subprocess
 import sys
@@ -8,10 +10,16 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
+from timm.data import ImageNetInfo
 
 import mlfm_zoo
 from digits import load_split, to_batch
+from helpers.hub_server import HubServer, point_client_at
+from helpers.networks import lived_in
+from helpers.user import User
+from mlfm_zoo.data.imagenet100 import SYNSETS
+from mlfm_zoo.dct import to_dct
 from mlfm_zoo.models._network import image_convs
 
 WEIGHTS = Path(mlfm_zoo.__file__).parent / 'weights' / 'test_mlfm_resnet.digits.safetensors'
@@ -71,23 +79,6 @@ def test_every_conv_that_sees_the_image_adapts(in_chans, caplog):
             torch.testing.assert_close(model.eval()(grey), three(grey.repeat(1, 3, 1, 1)), rtol=1e-3, atol=1e-3)
 
 
-def test_other_classes_keep_the_features():
-    model = timm.create_model('test_mlfm_resnet', pretrained=True, num_classes=5)
-    features = timm.create_model('test_mlfm_resnet', pretrained=True, num_classes=0).eval()
-    image = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        assert model.eval()(image).shape == (2, 5)
-        assert torch.equal(model.forward_head(model.forward_features(image), pre_logits=True), features(image))
-
-
-def test_features_only_with_pretrained_weights():
-    model = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
-    features = timm.create_model('test_mlfm_resnet', pretrained=True, features_only=True).eval()
-    image = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        torch.testing.assert_close(features(image)[-1], model.forward_features(image))
-
-
 def test_hub_folder_round_trip(tmp_path):
     model = timm.create_model('test_mlfm_resnet', pretrained=True, memory_supplement='all').eval()
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
@@ -95,13 +86,6 @@ def test_hub_folder_round_trip(tmp_path):
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(loaded(image), model(image))
-
-
-@pytest.mark.parametrize('name', ['mlfm_resnet50', 'mlfm_seresnet10', 'mlfm_convnext_tiny_k3'])
-def test_no_weights_is_an_error(name):
-    with pytest.raises(RuntimeError, match=f'ImageNet100 weights of {name} are not published: ') as error:
-        timm.create_model(name, pretrained=True)
-    assert '\n' not in str(error.value)
 
 
 def create_from(file, name='test_mlfm_resnet', **kwargs):
@@ -175,3 +159,121 @@ def test_trunk_takes_no_weights_that_were_trained_with_memory():
     with pytest.raises(RuntimeError, match='has memory.*, which the model lacks') as error:
         create_from(WEIGHTS, memory=False)
     assert one_sentence(error)
+
+
+def test_weights_of_a_manifest_of_ones_own(tmp_path):
+    """Arguments of timm, the default of a network, and a warm start that timm knows nothing of."""
+    torch.manual_seed(0)
+    files = {tag: save(lived_in(timm.create_model('test_mlfm_resnet', num_classes=10, memory=tag != 'trunk')).state_dict())
+             for tag in ('mine', 'digits', 'trunk')}
+    with HubServer() as server:
+        user, entries = User(server, tmp_path), []
+        for tag, content in files.items():
+            commit = server.add_repo(f'org/{tag}', {'model.safetensors': content, 'config.json': b'{}'})
+            entry = dict(model='test_mlfm_resnet', tag=tag, kind='trained', places=['hub'], repo=f'org/{tag}',
+                         commit=commit, file='model.safetensors', sha256=hashlib.sha256(content).hexdigest(),
+                         size=len(content), num_classes=10, input_size=[3, 64, 64], license='mit', origin='a test')
+            entries.append(entry | (dict(kind='warm_start', commit=None, sha256=None) if tag == 'trunk' else {}))
+            (tmp_path / f'{tag}.safetensors').write_bytes(content)
+        user.manifest.write_text(json.dumps({'version': 2, 'checkpoints': entries}))
+        result = user.code('''
+from safetensors.torch import load_file
+image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+def create(tag, **kwargs):
+    return timm.create_model(f'test_mlfm_resnet{tag}', pretrained=True, **kwargs).eval()
+def same(model, tag):
+    given = load_file(f'{tag}.safetensors')
+    return all(torch.equal(v, given[k]) for k, v in model.state_dict().items() if not k.startswith('fc.'))
+mine, five, one, none = (create('.mine', **k) for k in ({}, {'num_classes': 5}, {'in_chans': 1}, {'num_classes': 0}))
+features, crop = create('.mine', features_only=True), create('.mine', pretrained_cfg_overlay={'crop_pct': 0.5})
+warm, trunk = create('.trunk'), create('.trunk', memory=False)
+try:
+    create('.trunk', imagenet100_head=True)
+except ValueError as error:
+    head = str(error)
+with torch.inference_mode():
+    print(json.dumps(dict(
+        same=[same(mine, 'mine'), same(five, 'mine'), same(create(''), 'digits'), same(trunk, 'trunk')],
+        five=list(five(image).shape), crop=crop.pretrained_cfg['crop_pct'],
+        grey=(one(image[:, :1]) - mine(image[:, :1].repeat(1, 3, 1, 1))).abs().max().item(),
+        embedding=torch.equal(none(image), mine.forward_head(mine.forward_features(image), pre_logits=True)),
+        features=torch.equal(features(image)[-1], mine.forward_features(image)),
+        warm=(warm(image) - trunk(image)).abs().max().item(), head=head,
+        registered=timm.get_pretrained_cfg('test_mlfm_resnet.mine').file, cfg=mine.pretrained_cfg)))
+''')
+    assert result['same'] == [True] * 4 and result['five'] == [2, 5] and result['crop'] == 0.5
+    assert result['grey'] < 1e-4 and result['warm'] < 1e-5 and result['embedding'] and result['features']
+    assert 'expected one of test_mlfm_resnet of 1,000 classes' in result['head'] and result['registered'] is None
+    cfg = result['cfg']
+    assert cfg.get('file') is None and cfg['hf_hub_id'] == f'org/mine@{entries[0]["commit"]}'
+    assert (cfg['hf_hub_filename'], cfg['tag'], cfg['num_classes']) == ('model.safetensors', 'mine', 10)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub that gets timm's repositories by their names, each with a network of new weights."""
+    with HubServer() as server:
+        point_client_at(monkeypatch, server.endpoint)
+
+        def add(name):
+            torch.manual_seed(0)
+            timm.models.save_for_hf(lived_in(timm.create_model(name)), tmp_path / name, safe_serialization=True)
+            server.add_repo(f'timm/{name}', {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()})
+            return lambda name, **kwargs: timm.create_model(
+                name, pretrained=True, cache_dir=str(tmp_path / 'cache'), **kwargs).eval()
+        yield add
+
+
+def assert_close(actual, expected):
+    assert actual.shape == expected.shape and (actual - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize('name', [
+    'resnet50.a1_in1k', 'mobilenetv2_100.ra_in1k', 'regnetx_002.pycls_in1k', 'convnext_tiny.fb_in1k',
+    'inception_next_tiny.sail_in1k',
+])
+@torch.inference_mode()
+def test_warm_start(hub, name):
+    create = hub(name)
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    theirs, ours = create(name), create(f'mlfm_{name}')
+    logits = theirs(image)
+    assert (logits[0] - logits[1]).abs().max() > 1e-3 * logits.abs().max()  # the images do matter
+    assert len(list(ours.memory.parameters())) and ours.pretrained_cfg.get('file') is None
+    for key in ('hf_hub_id', 'mean', 'crop_pct'):
+        assert ours.pretrained_cfg[key] == theirs.pretrained_cfg[key]
+    assert_close(ours(image), logits)
+    assert_close(create(f'mlfm_{name}', in_chans=1)(image[:, :1]), theirs(image[:, :1].repeat(1, 3, 1, 1)))
+    head = create(f'mlfm_{name}', imagenet100_head=True)
+    rows = [sorted(ImageNetInfo('imagenet-1k').label_names()).index(synset) for synset in sorted(SYNSETS)]
+    assert_close(head(image), logits[:, rows])
+    assert head.num_classes == head.pretrained_cfg['num_classes'] == 100
+    ten = create(f'mlfm_{name}', num_classes=10)
+    assert ten(image).shape == (2, 10) and torch.equal(ten.forward_features(image), ours.forward_features(image))
+
+
+@pytest.mark.parametrize('name, trunk', [
+    ('dct_resnet50_24s', 'resnet50.tv_in1k'), ('dct_resnet50_ycbcr', 'resnet50.tv_in1k'),
+    ('dct_mobilenetv2_100_192_gate', 'mobilenetv2_100.ra_in1k')])
+def test_initialisation(hub, name, trunk):
+    """What a network on DCT coefficients starts from is what `to_dct` makes of timm's pretrained network."""
+    create = hub(trunk)
+    channels, gate = name.removesuffix('_gate').split('_')[-1], name.endswith('_gate')
+    full_name = f'{name}.init_{trunk.split(".")[1]}'
+    ours, ten, theirs = create(full_name), create(full_name, num_classes=10), create(trunk)
+    if channels != 'ycbcr':
+        theirs = to_dct(theirs, channels, gate=gate)
+    given = theirs.state_dict()
+    new = {'blocks.0.0.conv_dw.weight', 'conv_stem.1.conv1.weight', 'conv_stem.1.conv2.weight'} if gate else set()
+    assert {k for k, v in ours.state_dict().items() if not torch.equal(v, given[k])} == new
+    assert given.keys() == ours.state_dict().keys() and ours.default_cfg['tag'].startswith('init_')
+    assert all(k.startswith(('fc.', 'classifier.')) for k, v in ten.state_dict().items() if v.shape != given[k].shape)
+
+
+def test_imagenet100_head_needs_a_warm_start():
+    for name, kwargs in (
+        ('mlfm_resnet50', {}), ('mlfm_resnet50.a1_in1k', {}), ('test_mlfm_resnet', {'pretrained': True}),
+    ):
+        with pytest.raises(ValueError, match='imagenet100_head cuts the classifier of a warm start') as error:
+            timm.create_model(name, imagenet100_head=True, **kwargs)
+        assert '\n' not in str(error.value)

@@ -1,47 +1,34 @@
-"""`pretrained=True` of what the authors released: fetched from loopback and folders, verified, converted and kept."""
+"""What the authors released: fetched from loopback and folders, verified, converted and kept."""
 
 import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from huggingface_hub import constants
+from safetensors.torch import load_file
 
 from helpers.authors_form import mobilenetv2, released
-from helpers.hub_server import Client, ClientError, git_oid
-from mlfm_zoo.convert import convert_state_dict
-from mlfm_zoo.hub.manifest import load_manifest
-from mlfm_zoo.hub.released import source_url
+from helpers.disks import full_disk, reader_of
+from helpers.hub_server import environment, git_oid
 from helpers.raw_server import RawServer
 from helpers.reference import REFERENCE, load_fill, needs_reference
+from mlfm_zoo.data.imagenet100 import SYNSETS
+from mlfm_zoo.hub.files import CheckpointError
+from mlfm_zoo.hub.loading import cached_checkpoint, fetch_checkpoint, verify_checkpoint
+from mlfm_zoo.hub.manifest import Checkpoint, load_manifest
+from mlfm_zoo.hub.released import source_url
+from mlfm_zoo.workflow.evaluate import evaluate
 
 NAME = 'mlfm_mobilenetv2_010'
-SETUP = '''
-import os, resource, timm, torch, mlfm_zoo
-image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-def create(name, **kwargs):
-    return timm.create_model(name, pretrained=True, **kwargs).eval()
-
-def logits(name, **kwargs):
-    with torch.inference_mode():
-        return create(name, **kwargs)(image).tolist()
-'''
-
-
-class Evil:
-    """Makes a folder where its pickle is executed."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
+PATH = 'MLFM classification/a b/model_best.pth.tar'
 
 
 def as_file(weights) -> bytes:
@@ -50,231 +37,142 @@ def as_file(weights) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture(scope='module')
-def files(tmp_path_factory):
-    """Contents of made-up files of the authors', by the width and the kind in their path."""
-    torch.manual_seed(0)
-    evil = tmp_path_factory.mktemp('evil') / 'executed'
-    contents = {
-        ('0.1', 'wavelet'): released(mobilenetv2(0.1)),
-        ('0.1', 'ori'): released(mobilenetv2(0.1, update=None)),
-        ('0.35', 'wavelet'): released(mobilenetv2(0.35, update='add')),
-        ('0.35', 'ori'): released(mobilenetv2(0.1, update=None)),  # of another width
-        ('0.5', 'wavelet'): released(mobilenetv2(0.5, update=None)),  # a plain trunk
-        ('0.5', 'ori'): released(mobilenetv2(0.5, update='cat')),  # no plain trunk
-        ('0.75', 'wavelet'): released(mobilenetv2(0.75, num_classes=7)),
-    }
-    data = {key: as_file(value) for key, value in contents.items()}
-    data['0.75', 'ori'] = as_file({'state_dict': {'a': torch.zeros(1)}, 'extra': Evil(str(evil))})
-    data['1.0', 'wavelet'] = pickle.dumps(Evil(str(evil)), protocol=2)
-    data['1.0', 'ori'] = b'no checkpoint'
-    return {path(*key): content for key, content in data.items()}, evil
+class Evil:
+    """Makes a folder where its pickle is executed."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
 
 
-def path(width, kind):
-    return f'MLFM classification/MobileNet/mobilenetv2_MLFM/checkpoint/mobilenetv2_{width}_{kind}/model_best.pth.tar'
+WEIGHTS = mobilenetv2(0.1)
+CONTENT = as_file(released(WEIGHTS))
 
 
 class Zoo:
-    """A server of the files, a manifest of one's own that pins them, and clients with a cache."""
+    """A server of one file of the authors', the checkpoint that pins it, and a cache."""
 
-    def __init__(self, root: Path, files: dict):
-        self.root, self.server = root, RawServer()
-        self.server.files.update(files)
-        self.entries = []
-        for checkpoint in load_manifest().values():
-            if checkpoint.kind == 'paper':
-                content = files[checkpoint.source_path]
-                self.entries.append(dict(
-                    model=checkpoint.model, tag=checkpoint.tag, memory=checkpoint.memory, kind='paper',
-                    places=['authors'], num_classes=100, input_size=[3, 224, 224], license='apache-2.0',
-                    origin='made by a test', source_repo='github.com/a/b', source_commit='0' * 40,
-                    source_path=checkpoint.source_path, source_blob=git_oid(content), source_size=len(content)))
-        self.manifest = root / 'manifest.yaml'
-        self.write()
+    def __init__(self, server, cache):
+        self.server, self.cache = server, cache
+        server.files[PATH] = CONTENT
 
-    def write(self, **changes):
-        entries = [dict(e, **changes) if e['model'] == NAME and e['memory'] else e for e in self.entries]
-        self.manifest.write_text(json.dumps({'version': 2, 'checkpoints': entries}))
+    def checkpoint(self, content=CONTENT, **fields):
+        return Checkpoint(**dict(
+            dict(model=NAME, tag='paper_in100', kind='paper', places=('authors',), license='mit', origin='a test',
+                 num_classes=100, input_size=(3, 224, 224), source_repo='github.com/a/b', source_commit='0' * 40,
+                 source_path=PATH, source_blob=git_oid(content), source_size=len(content)), **fields))
 
-    def start(self, mirror=None, home='home', env=None, **kwargs) -> Client:
-        client = Client(self.server.endpoint, self.root / home, env={
-            'MLFM_ZOO_MANIFEST': str(self.manifest), 'MLFM_ZOO_PAPER_MIRROR': mirror or self.server.endpoint,
-            **(env or {})}, **kwargs)
-        client(SETUP)
-        return client
+    def fetch(self, content=CONTENT, **fields):
+        return fetch_checkpoint(self.checkpoint(content, **fields), self.cache)
 
+    def refusal(self, content=CONTENT, **fields):
+        """The one sentence that says why the file is not taken."""
+        with pytest.raises(CheckpointError) as error:
+            self.fetch(content, **fields)
+        text = str(error.value)
+        assert '\n' not in text and text.endswith('.') and '. ' not in text and len(text) < 700, text
+        return text
 
-@pytest.fixture(scope='module')
-def module_zoo(files):
-    with tempfile.TemporaryDirectory() as root:
-        os.chmod(root, 0o755)  # which other users may read, unlike tmp_path
-        zoo = Zoo(Path(root), files[0])
-        with zoo.server, zoo.start() as zoo.client:
-            yield zoo
+    def kept(self):
+        """What a later call could take for weights."""
+        return list(self.cache.rglob('*.safetensors'))
 
 
 @pytest.fixture
-def zoo(module_zoo):
-    yield module_zoo
-    module_zoo.server.fault = None
-    module_zoo.server.requests.clear()
+def zoo(monkeypatch):
+    with RawServer() as server, tempfile.TemporaryDirectory() as root:
+        os.chmod(root, 0o755)  # which other users may read, unlike tmp_path
+        monkeypatch.setenv('MLFM_ZOO_PAPER_MIRROR', server.endpoint)
+        yield Zoo(server, Path(root, 'cache'))
 
 
-def kept(cache: Path) -> list[str]:
-    """What a later call could take for weights."""
-    return [str(p) for p in cache.rglob('*') if p.is_file() and p.suffix != '.lock'] if cache.is_dir() else []
-
-
-def refusal(client, cache, name=NAME, kind='CheckpointError', **kwargs) -> str:
-    arguments = ''.join(f', {k}={v!r}' for k, v in dict(kwargs, cache_dir=str(cache)).items())
-    with pytest.raises(ClientError) as error:
-        client(f'create({name!r}{arguments})')
-    assert error.value.kinds[0] == kind, error.value
-    text = str(error.value).removeprefix(f'{kind}: ')
-    assert '\n' not in text and text.endswith('.') and '. ' not in text and len(text) < 700, text
-    return text
-
-
-def reference_logits(files, width, kind):
-    weights = torch.load(io.BytesIO(files[path(width, kind)]), weights_only=True)['state_dict']
-    conversion = convert_state_dict({k.removeprefix('module.'): v for k, v in weights.items()
-                                     if 'total_' not in k and not k.rpartition('.')[2].startswith(('h0_', 'h1_'))})
-    model = timm.create_model(conversion.architecture, **conversion.model_args).eval()
-    model.load_state_dict(conversion.state_dict)
-    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        return model(image)
-
-
-def test_loads_by_name_and_makes_no_second_request(zoo, files):
-    for memory, kind in ((True, 'wavelet'), (False, 'ori')):
-        expected = reference_logits(files[0], '0.1', kind)
-        assert torch.equal(torch.tensor(zoo.client(f'logits("{NAME}", memory={memory})')), expected)
-        [request] = zoo.server.requests
-        assert '%20' in request and ' ' not in request
-        zoo.server.requests.clear()
-        for name in (NAME, f'{NAME}.paper_in100'):
-            assert torch.equal(torch.tensor(zoo.client(f'logits("{name}", memory={memory})')), expected)
-    assert not zoo.server.requests
-    with zoo.start(offline=True) as client:
-        assert torch.equal(torch.tensor(client(f'logits("{NAME}", memory=False)')), expected)
-    assert not zoo.server.requests
-    cfg = zoo.client(f'model = create("{NAME}", memory=False)\nresult = model.pretrained_cfg')
-    assert 'file' not in cfg and cfg['num_classes'] == 100
-    assert cfg['url'].endswith('mobilenetv2_0.1_ori/model_best.pth.tar')
-
-
-def test_the_file_decides_the_update(zoo):
-    """x0.35 is 'add' here, which is not what its name stands for."""
-    model = 'mlfm_mobilenetv2_035'
-    update = 'model.memory.stem.update'
-    assert zoo.client(f'model = create("{model}", num_classes=5, in_chans=1)\nresult = {update}') == 'add'
-    assert zoo.client('list(model(torch.zeros(1, 1, 64, 64)).shape)') == [1, 5]
-    assert zoo.client(f'create("{model}", memory_update="add", features_only=True).feature_info.channels()')
-    text = refusal(zoo.client, zoo.root / 'home', model, 'ValueError', memory_update='cat')
-    assert text.startswith(f"memory_update is 'cat', but the weights {model}.paper_in100 were trained with 'add'")
-    assert zoo.client(f'timm.create_model("{model}", memory_update="cat").memory.stem.update') == 'cat'
+def test_a_converted_file_costs_no_request(zoo, monkeypatch):
+    assert cached_checkpoint(zoo.checkpoint(), zoo.cache) is None
+    weights = zoo.fetch()
+    assert zoo.server.requests == ['/MLFM%20classification/a%20b/model_best.pth.tar']
+    tensors = load_file(weights.path)
+    assert torch.equal(tensors['conv_stem.weight'], WEIGHTS['featuresconv.0.weight'])
+    assert timm.create_model(NAME, num_classes=100).state_dict().keys() == tensors.keys()
+    assert weights.model_args == {'memory_update': 'cat'}
+    assert zoo.fetch() == weights
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    assert zoo.fetch() == weights and len(zoo.server.requests) == 1
+    assert cached_checkpoint(zoo.checkpoint(), zoo.cache) == weights.path
+    assert verify_checkpoint(weights.path, zoo.checkpoint())
+    assert 'HF_HUB_OFFLINE is set' in zoo.refusal(memory=False)
 
 
 @pytest.mark.parametrize('fault, expected', [
     ('missing', 'the server answered with status 404; update'), ('error', 'status 500; try again later'),
     ('cut', 'the transfer broke off'), ('short', 'bytes, expected'), ('longer', 'has more than'),
-    ('flipped', 'has the git blob id'), ('redirect_file', 'an address that is not http'),
-    ('redirect_ftp', 'an address that is not http'),
+    ('flipped', 'has the git blob id'), ('file:///etc/hostname?', 'broke off'), ('ftp://127.0.0.1', 'broke off'),
 ])
-def test_what_goes_wrong_leaves_nothing(zoo, tmp_path, fault, expected):
+def test_what_goes_wrong_leaves_nothing(zoo, fault, expected):
     zoo.server.fault = fault
-    assert expected in refusal(zoo.client, tmp_path)
-    assert not kept(tmp_path)
-    zoo.server.fault = 'redirect'  # to http is followed
-    zoo.client(f'create("{NAME}", cache_dir={str(tmp_path)!r})')
-    assert len(kept(tmp_path)) == 2
+    assert expected in zoo.refusal()
+    assert not zoo.kept()
+    zoo.server.fault = f'{zoo.server.endpoint}/moved'  # is followed
+    assert zoo.fetch().path in zoo.kept()
 
 
-def test_wrong_entries(zoo, tmp_path):
-    try:
-        zoo.write(source_blob='f' * 40)
-        assert f'expected {"f" * 40}' in refusal(zoo.client, tmp_path)
-        zoo.write(source_size=10)
-        assert 'has more than 10 bytes' in refusal(zoo.client, tmp_path)
-        zoo.write(source_path='nothing/there')
-        assert 'status 404' in refusal(zoo.client, tmp_path)
-    finally:
-        zoo.write()
-    for name, memory, expected in (
-        ('mlfm_mobilenetv2_035', False,
-         'holds mlfm_mobilenetv2_010 without memory, 100 classes and conv_stem.weight of shape (4, 3, 3, 3), '
-         'expected mlfm_mobilenetv2_035.paper_in100 (memory=False)'),
-        ('mlfm_mobilenetv2_050', True, 'holds mlfm_mobilenetv2_050 without memory'),
-        ('mlfm_mobilenetv2_050', False, 'holds mlfm_mobilenetv2_050 with memory'),
-        ('mlfm_mobilenetv2_075', True, 'with memory, 7 classes'),
+def test_wrong_entries(zoo):
+    assert f'expected {"f" * 40}' in zoo.refusal(source_blob='f' * 40)
+    assert 'has more than 10 bytes' in zoo.refusal(source_size=10)
+    assert 'status 404' in zoo.refusal(source_path='nothing/there')
+    for fields, expected in (
+        (dict(model='mlfm_mobilenetv2_035'), f'holds {NAME} with memory, 100 classes, expected mlfm_mobilenetv2_035'),
+        (dict(memory=False), 'expected mlfm_mobilenetv2_010 without memory'), (dict(num_classes=7), '7 classes'),
     ):
-        assert expected in refusal(zoo.client, tmp_path, name, memory=memory)
-    assert not kept(tmp_path)
+        assert expected in zoo.refusal(**fields)
+    assert not zoo.kept()
 
 
-def test_nothing_is_executed(zoo, tmp_path, files):
-    for width, memory in (('075', False), ('100', True), ('100', False)):
-        text = refusal(zoo.client, tmp_path, f'mlfm_mobilenetv2_{width}', memory=memory)
-        assert 'cannot be converted' in text and 'unfinished' not in text
-    assert not files[1].exists() and not kept(tmp_path)
+def test_nothing_is_executed(zoo, tmp_path):
+    evil = tmp_path / 'executed'
+    for content in (
+        as_file({'state_dict': WEIGHTS, 'extra': Evil(evil)}), pickle.dumps(Evil(evil), protocol=2), b'no checkpoint',
+    ):
+        zoo.server.files[PATH] = content
+        text = zoo.refusal(content)
+        assert 'cannot be converted' in text and f'{zoo.server.endpoint}/MLFM' in text
+    assert not evil.exists() and not zoo.kept()
 
 
-def test_full_disk(zoo, tmp_path):
-    """A limit on the size of files stands for it: in the download, and in what is made of it."""
-    pytest.importorskip('resource')
-    for limit in (100_000, len(zoo.server.files[path('0.1', 'ori')]) - 100_000):
-        zoo.client(f'limits = resource.getrlimit(resource.RLIMIT_FSIZE)\n'
-                   f'resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, limits[1]))')
-        try:
-            text = refusal(zoo.client, tmp_path, memory=False)
-        finally:
-            zoo.client('resource.setrlimit(resource.RLIMIT_FSIZE, limits)')
-        assert f'no space is left in {tmp_path}' in text and not kept(tmp_path)
-    zoo.client(f'create("{NAME}", memory=False, cache_dir={str(tmp_path)!r})')
+def test_full_disk(zoo):
+    """In the download, and in what is made of it."""
+    zoo.cache.mkdir()
+    converted = 4 * sum(v.numel() for v in WEIGHTS.values())
+    zoo.server.files[PATH] = content = as_file({k: v.half() if v.is_floating_point() else v for k, v in WEIGHTS.items()})
+    for limit in (100_000, converted // 4):
+        with full_disk(limit):
+            assert 'cannot be kept in' in (text := zoo.refusal(content)) and 'free space there' in text
+        assert not zoo.kept()
+    zoo.fetch(content)
 
 
-@pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='no users here')
 def test_read_only_cache(zoo):
-    """As a user who may read the cache, but not write to it; root may."""
-    cache = zoo.root / 'readonly'
-    cache.mkdir()
-
-    def as_reader(action):
-        folders = [cache, *(p for p in cache.rglob('*') if p.is_dir())]
-        for folder in folders:
-            folder.chmod(0o555)
-        zoo.client('root = os.geteuid() == 0\nif root: os.seteuid(65534)')
-        try:
-            return action()
-        finally:
-            zoo.client('if root: os.seteuid(0)')
-            for folder in folders:
-                folder.chmod(0o755)
-
-    create = f'create("{NAME}", cache_dir={str(cache)!r}) is not None'
-    zoo.client(f'create("{NAME}")')  # all is imported then, from where others may not read
-    text = as_reader(lambda: refusal(zoo.client, cache))
-    assert f'nothing can be written to {cache}' in text and 'another cache_dir' in text and not kept(cache)
-    assert zoo.client(create)
+    zoo.cache.mkdir()
+    with pytest.raises(CheckpointError, match='cannot be kept in .*another cache_dir'), reader_of(zoo.cache):
+        zoo.fetch()
+    path = zoo.fetch().path
     zoo.server.requests.clear()
-    assert as_reader(lambda: zoo.client(create)) and not zoo.server.requests
-    [file] = cache.rglob('model.safetensors')
-    data = bytearray(file.read_bytes())
+    with reader_of(zoo.cache):
+        assert zoo.fetch().path == path and not zoo.server.requests
+    data = bytearray(path.read_bytes())
     data[-1] ^= 1
-    file.write_bytes(data)
-    assert 'could not be removed from the cache' in as_reader(lambda: refusal(zoo.client, cache))
-    assert 'it was removed from the cache: try again' in refusal(zoo.client, cache)
-    assert not kept(cache) and zoo.client(create)
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match='could not be removed from the cache'), reader_of(zoo.cache):
+        zoo.fetch()
+    assert 'it was removed from the cache: try again' in zoo.refusal()
+    assert not zoo.kept() and zoo.fetch()
 
 
 @pytest.mark.parametrize('damage', ['flip', 'cut', 'no record', 'broken record', 'other record'])
-def test_damage_in_the_cache_is_noticed(zoo, tmp_path, damage):
-    create = f'create("{NAME}", cache_dir={str(tmp_path)!r}) is not None'
-    assert zoo.client(create)
-    [file] = tmp_path.rglob('model.safetensors')
-    record = file.with_name('record.json')
+def test_damage_in_the_cache_is_noticed(zoo, damage):
+    file = zoo.fetch().path
+    record = file.with_suffix('.json')
     data = bytearray(file.read_bytes())
     if damage == 'flip':
         data[len(data) // 2] ^= 1
@@ -285,57 +183,62 @@ def test_damage_in_the_cache_is_noticed(zoo, tmp_path, damage):
         record.unlink()
     else:
         record.write_text('{' if damage == 'broken record' else '{"size": 3, "sha256": "", "model_args": {}}')
-    assert 'it was removed from the cache: try again' in refusal(zoo.client, tmp_path)
-    assert not kept(tmp_path) and zoo.client(create)
+    assert 'it was removed from the cache: try again' in zoo.refusal()
+    assert not zoo.kept() and zoo.fetch()
 
 
 def test_many_processes_fetch_once(zoo):
-    clients = [zoo.start(home='shared') for _ in range(4)]
-    for client in clients:
-        client.start(f'logits("{NAME}")[0][0]')
-    assert len({client.wait() for client in clients}) == 1
+    code = f'''
+import sys
+from pathlib import Path
+sys.path[:0] = {sys.path!r}
+from mlfm_zoo.hub.loading import fetch_checkpoint
+from mlfm_zoo.hub.manifest import Checkpoint
+print(fetch_checkpoint({zoo.checkpoint()!r}, {str(zoo.cache)!r}).path)
+'''
+    env = environment(zoo.server.endpoint, zoo.cache.parent)
+    processes = [subprocess.Popen([sys.executable, '-c', code], env=env, stdout=subprocess.PIPE) for _ in range(2)]
+    assert {process.communicate()[0].decode().strip() for process in processes} == {str(*zoo.kept())}
     assert len(zoo.server.requests) == 1
-    for client in clients:
-        client.kill()
 
 
-def test_a_killed_process_leaves_nothing_in_the_way(zoo, tmp_path):
-    [entry] = [e for e in zoo.entries if e['model'] == NAME and e['memory']]
-    name = f'{NAME}.paper_in100.{entry["source_blob"][:16]}'
-    left = tmp_path / 'mlfm_zoo' / f'.{name}.unfinished-abc'
-    (left / 'made').mkdir(parents=True)
-    (left / 'source').write_bytes(b'half')
-    (tmp_path / 'mlfm_zoo' / f'.{name}.lock').touch()
-    assert zoo.client(f'create("{NAME}", cache_dir={str(tmp_path)!r}) is not None')
-    assert not left.exists()
+def test_a_killed_process_leaves_nothing_in_the_way(zoo):
+    folder = zoo.fetch().path.parent
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / 'tmpabc').mkdir()
+    (folder / 'tmpabc' / 'source').write_bytes(b'half')
+    (folder / '.unfinished-1-model.safetensors').write_bytes(b'half')
+    (folder / 'model.lock').touch()
+    assert zoo.fetch()
 
 
-def test_folders_and_addresses(zoo, files, tmp_path):
-    clone = tmp_path / 'clone'
-    for name in (path('0.1', 'wavelet'), path('0.1', 'ori')):
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        (clone / name).write_bytes(files[0][name])
-    for i, mirror in enumerate((str(clone), clone.as_uri())):
-        with zoo.start(mirror, f'folder{i}', offline=True) as client:  # which needs no network
-            assert client(f'create("{NAME}") is not None')
-            assert 'cannot be read from' in refusal(client, tmp_path / 'cache', 'mlfm_mobilenetv2_035')
-    for mirror, expected in (
-        ('ftp://127.0.0.1/x', "'ftp://127.0.0.1/x', expected a folder or an address"),
-        ('data://x', 'expected a folder'), (str(tmp_path / 'nothing'), 'which is no folder'),
-        ('http://127.0.0.1:9', 'there was no answer'),
-    ):
-        with zoo.start(mirror, 'nowhere') as client:
-            assert expected in refusal(client, tmp_path / 'cache')
-    with zoo.start(home='nowhere', offline=True) as client:
-        assert 'HF_HUB_OFFLINE is set' in refusal(client, tmp_path / 'cache')
-    assert not kept(tmp_path / 'cache') and not zoo.server.requests
+def test_folders(zoo, tmp_path, monkeypatch):
+    (tmp_path / PATH).parent.mkdir(parents=True)
+    (tmp_path / PATH).write_bytes(CONTENT)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)  # a folder needs no network
+    monkeypatch.setenv('MLFM_ZOO_PAPER_MIRROR', str(tmp_path))
+    assert zoo.fetch() and not zoo.server.requests
+    (tmp_path / PATH).write_bytes(CONTENT[:-1] + b'x')
+    assert 'git blob id' in zoo.refusal(memory=False)
+    monkeypatch.setenv('MLFM_ZOO_PAPER_MIRROR', str(tmp_path / 'nothing'))
+    assert 'must name a clone of github.com/a/b' in zoo.refusal(memory=False)
 
 
-def test_proxies_are_honoured(zoo):
+def test_no_answer(zoo, monkeypatch):
+    monkeypatch.setenv('MLFM_ZOO_PAPER_MIRROR', 'http://127.0.0.1:9')
+    assert 'could not be downloaded from http://127.0.0.1:9/MLFM%20class' in (text := zoo.refusal())
+    assert 'there was no answer' in text
+
+
+def test_proxies_are_honored(zoo):
     """Those of the environment, as the Hub client does."""
-    env = {'HTTP_PROXY': zoo.server.endpoint, 'http_proxy': zoo.server.endpoint, 'NO_PROXY': None, 'no_proxy': None}
-    with zoo.start('http://example.invalid', 'proxied', env=env) as client:
-        assert client(f'create("{NAME}") is not None')
+    env = environment(zoo.server.endpoint, zoo.cache.parent) | {
+        'HTTP_PROXY': zoo.server.endpoint, 'http_proxy': zoo.server.endpoint,
+        'MLFM_ZOO_PAPER_MIRROR': 'http://example.invalid', 'PYTHONPATH': os.pathsep.join(sys.path)}
+    code = ('from mlfm_zoo.hub.loading import fetch_checkpoint\nfrom mlfm_zoo.hub.manifest import Checkpoint\n'
+            f'fetch_checkpoint({zoo.checkpoint()!r})')
+    subprocess.run([sys.executable, '-c', code], env=env, check=True)
     [request] = zoo.server.requests
     assert request.startswith('http://example.invalid/MLFM%20classification/')
 
@@ -346,45 +249,46 @@ def test_addresses_are_those_of_the_repository():
         'MobileNet/mobilenetv2_MLFM/checkpoint/mobilenetv2_1.0_wavelet/model_best.pth.tar')
 
 
-@pytest.fixture(scope='module', params=['server', 'folder'])
-def authors(request, tmp_path_factory):
-    """A client that gets the authors' two files of width 0.1 from a server, or from a folder."""
-    root = tmp_path_factory.mktemp('authors')
-    with RawServer() as server:
-        for kind, file in (('wavelet', 'mlfm'), ('ori', 'baseline')):
-            content = (REFERENCE / 'authors' / f'mobilenetv2_0.1_{file}.pth.tar').read_bytes()
-            server.files[path('0.1', kind)] = content
-            target = root / 'clone' / path('0.1', kind)
-            target.parent.mkdir(parents=True)
-            target.write_bytes(content)
-        mirror = server.endpoint if request.param == 'server' else str(root / 'clone')
-        with Client(server.endpoint, root / 'home', env={
-                'MLFM_ZOO_MANIFEST': None, 'MLFM_ZOO_PAPER_MIRROR': mirror}) as client:
-            client(SETUP)
-            yield client, server, root
+def write_manifest(path, *checkpoints):
+    path.write_text(json.dumps({'version': 2, 'checkpoints': [
+        {k: v for k, v in vars(c).items() if v not in (None, {})} for c in checkpoints]}))
+    return str(path)
+
+
+def test_by_name(zoo, tmp_path, monkeypatch):
+    """The file decides how the memory is updated: here 'add', which is not what the name stands for."""
+    monkeypatch.setenv('MLFM_ZOO_MANIFEST', write_manifest(tmp_path / 'manifest.yaml', *(
+        zoo.checkpoint(zoo.server.files.setdefault(kind, as_file(released(mobilenetv2(0.35, update)))),
+                       model='mlfm_mobilenetv2_035', source_path=kind, memory=kind == 'memory')
+        for kind, update in (('memory', 'add'), ('trunk', None)))))
+
+    def create(**kwargs):
+        return timm.create_model('mlfm_mobilenetv2_035', pretrained=True, cache_dir=str(zoo.cache), **kwargs)
+
+    model = create(num_classes=5, in_chans=1)
+    assert model.memory.stem.update == 'add' and model(torch.zeros(2, 1, 64, 64)).shape == (2, 5)
+    assert create(memory_update='add', features_only=True).feature_info.channels()
+    with pytest.raises(ValueError, match="memory_update is 'cat', but the weights .* were trained with 'add'"):
+        create(memory_update='cat')
+    trunk = create(memory=False)
+    assert not hasattr(trunk, 'memory') and trunk.num_classes == 100 and 'file' not in trunk.pretrained_cfg
+    assert trunk.pretrained_cfg['url'].endswith('/trunk')
 
 
 @needs_reference
-def test_the_authors_own(authors):
+def test_the_authors_own(zoo):
     """The authors' outputs and their counts of right answers on 50 photos, by name, and again with the source gone."""
-    client, server, root = authors
-    save_file({'image': torch.from_numpy(load_fill().image('input', (2, 3, 224, 224)))}, root / 'image.safetensors')
-    client('from safetensors.torch import load_file\n'
-           f'golden_image = load_file({str(root / "image.safetensors")!r})["image"]')
+    image = torch.from_numpy(load_fill().image('input', (2, 3, 224, 224)))
+    for kind, file in (('wavelet', 'mlfm'), ('ori', 'baseline')):
+        known = load_manifest()[NAME, 'paper_in100', kind == 'wavelet']
+        zoo.server.files[known.source_path] = (REFERENCE / 'authors' / f'mobilenetv2_0.1_{file}.pth.tar').read_bytes()
     for _ in range(2):
         for memory, file, top1, top5 in ((True, 'mlfm', 27, 44), (False, 'baseline', 28, 43)):
-            logits = torch.tensor(client(
-                f'model = create("{NAME}", memory={memory})\nwith torch.inference_mode():\n'
-                '    result = model(golden_image).tolist()'))
+            model = timm.create_model(NAME, pretrained=True, memory=memory, cache_dir=str(zoo.cache)).eval()
             golden = load_file(REFERENCE / 'golden' / f'mobilenetv2_0.1_{file}_authors_224.safetensors')['logits']
-            assert (logits - golden).abs().max() / golden.abs().max() < 1e-4
-            accuracy = client(
-                'from mlfm_zoo.workflow.evaluate import evaluate\n'
-                f'result = evaluate(model, {str(REFERENCE / "imagenet100_samples" / "val")!r}, '
-                'class_names=mlfm_zoo.imagenet100.SYNSETS, num_workers=0)')
-            assert accuracy == [top1, top5, 50]
-        server.files.clear()
-        server.requests.clear()
-        for file in (root / 'clone').rglob('*.tar'):
-            file.unlink()
-    assert not server.requests
+            with torch.inference_mode():
+                assert (model(image) - golden).abs().max() / golden.abs().max() < 1e-4
+            photos = REFERENCE / 'imagenet100_samples' / 'val'
+            assert tuple(evaluate(model, photos, class_names=SYNSETS, num_workers=0)) == (top1, top5, 50)
+        zoo.server.files.clear()
+        assert len(zoo.server.requests) == 2

@@ -13,8 +13,8 @@ from timm.models import reparameterize_model
 from helpers.networks import SMALL, lived_in
 from helpers.reference import REFERENCE, load_fill, needs_reference
 from mlfm_zoo import calibrate_memory
-from mlfm_zoo.convert import convert_checkpoint
 from mlfm_zoo.memory import FoldedNorm, LowFrequencyMemoryUnit
+from mlfm_zoo.workflow.convert import convert_checkpoint
 
 small = pytest.mark.parametrize('name', SMALL)
 

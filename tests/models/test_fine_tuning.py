@@ -49,10 +49,10 @@ def test_example_from_a_warm_start(data, trained_trunk, tmp_path):
     with HubServer() as server:
         user = User(server, tmp_path)
         server.add_repo('org/trunk', {'model.safetensors': save(trunk.state_dict())})
-        entry = dict(model='test_mlfm_resnet', tag='trunk', kind='warm_start', published=True, repo='org/trunk',
+        entry = dict(model='test_mlfm_resnet', tag='trunk', kind='warm_start', places=['hub'], repo='org/trunk',
                      file='model.safetensors', num_classes=trunk.num_classes, input_size=[3, 64, 64],
                      license='apache-2.0', origin='made by a test')
-        user.manifest.write_text(json.dumps({'version': 1, 'checkpoints': [entry]}))
+        user.manifest.write_text(json.dumps({'version': 2, 'checkpoints': [entry]}))
         before, after, identity = user.code(f'''
 import contextlib, io, sys
 sys.path.insert(0, {str(ROOT / 'examples')!r})

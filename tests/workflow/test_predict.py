@@ -104,7 +104,7 @@ def test_default_is_the_best_that_can_be_had():
 @needs_reference
 def test_photos(tmp_path, monkeypatch):
     """The authors' x0.1 network, converted: 27 of the 50 photos, as it should be."""
-    from mlfm_zoo.convert import convert_checkpoint
+    from mlfm_zoo.workflow.convert import convert_checkpoint
     convert_checkpoint(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', tmp_path / 'converted')
     model = timm.create_model(f'local-dir:{tmp_path / "converted"}', pretrained=True)
     files = find_images([REFERENCE / 'imagenet100_samples' / 'val'])

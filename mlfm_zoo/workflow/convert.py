@@ -1,0 +1,62 @@
+"""From a released checkpoint to a folder that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, Mapping, Optional, Union
+
+import timm
+
+from .._timm import save_model
+from ..convert import Conversion, convert_state_dict, read_checkpoint
+from ..models._network import refuse_misfit, weight_faults
+from ..models.gssdnet import FixedConv2d
+
+__all__ = ['convert_checkpoint']
+
+
+def convert_checkpoint(
+        path: Union[str, Path],
+        output: Union[str, Path],
+        model_args: Optional[Mapping[str, Any]] = None,
+) -> Conversion:
+    """Convert a released checkpoint into a folder with `model.safetensors` and `config.json`.
+
+    Args:
+        path: The checkpoint, see `convert.read_checkpoint`.
+        output: The folder to make, which must not exist or be empty. Its files appear only when they are whole,
+            config.json last.
+        model_args: Arguments of the network that no checkpoint tells, such as `thumbnail` of GSSDNet.
+
+    Returns:
+        What was recognized.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        FileExistsError: `output` exists and is not an empty folder.
+        OSError: `output` cannot be written.
+        ValueError: The file was not read or not recognized, or the arguments do not fit the network.
+        RuntimeError: The file lacks parameters of the network that it looks like, or they have other shapes.
+    """
+    output = Path(output)
+    if output.is_file() or output.is_dir() and any(output.iterdir()):
+        raise FileExistsError(f'{output} exists and is not empty: name another folder, or remove it.')
+    conversion = convert_state_dict(read_checkpoint(path), model_args)
+    try:
+        model = timm.create_model(conversion.architecture, **conversion.model_args)
+    except TypeError as error:
+        raise ValueError(
+            f'The arguments {conversion.model_args} do not fit {conversion.architecture}: correct them.') from error
+    kernels = {f'{name}.weight': m.weight for name, m in model.named_modules() if isinstance(m, FixedConv2d)}
+    state_dict = {**kernels, **conversion.state_dict}  # which may lack kernels that are fixed
+    faults = weight_faults(model.state_dict(), state_dict)
+    refuse_misfit(model, state_dict, faults, 'get the file again, or correct the arguments')
+    model.load_state_dict(state_dict)
+
+    output = output.resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as unfinished:
+        save_model(model, Path(unfinished), model_args=conversion.model_args)
+        output.mkdir(exist_ok=True)
+        for name in ('model.safetensors', 'config.json'):
+            Path(unfinished, name).replace(output / name)
+    return conversion

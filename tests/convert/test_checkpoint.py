@@ -1,0 +1,190 @@
+"""Reading checkpoint files: damage of any kind is one sentence, and nothing in a file is executed."""
+
+import io
+import json
+import os
+import pickle
+import random
+import struct
+import zipfile
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from helpers.authors_form import mobilenetv2, released
+from mlfm_zoo.convert import convert_state_dict, read_checkpoint
+
+SMALL = mobilenetv2(0.1)
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+class Claim:
+    """A pickled tensor that claims any sizes and strides on a storage of four values."""
+
+    def __init__(self, size, stride, offset=0):
+        self.args = torch.ones(4)._typed_storage(), offset, size, stride, False, OrderedDict()
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.args
+
+
+def torch_save(content, legacy=False):
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    return file.getvalue()
+
+
+def read(tmp_path, content, name='a.pth'):
+    (tmp_path / name).write_bytes(content)
+    return read_checkpoint(tmp_path / name)
+
+
+def refusal(tmp_path, content, name='a.pth'):
+    with pytest.raises(ValueError) as error:
+        read(tmp_path, content, name)
+    message = str(error.value)
+    assert message.startswith(str(tmp_path / name)) and '\n' not in message and len(message) < 500, message
+    return message.removeprefix(f'{tmp_path / name} ')
+
+
+def test_forms(tmp_path):
+    for name, content in {
+        'plain.pth': torch_save(SMALL), 'legacy.pth': torch_save(SMALL, legacy=True),
+        'model.pth': torch_save({'model': SMALL, 'global_step': 5}), 'plain.safetensors': save(SMALL),
+        'released.pth.tar': torch_save(released(SMALL)),
+    }.items():
+        weights = read(tmp_path, content, name)
+        assert weights.keys() == SMALL.keys() and all(torch.equal(weights[k], v) for k, v in SMALL.items())
+        assert convert_state_dict(weights).architecture == 'mlfm_mobilenetv2_010'
+
+
+def test_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no checkpoint at'):
+        read_checkpoint(tmp_path / 'none.pth')
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.pth.tar', 'a.safetensors'])
+def test_nothing_is_executed(name, tmp_path):
+    evil = tmp_path / 'executed'
+    pickles = [
+        pickle.dumps(Payload(evil), protocol=2), torch_save({'state_dict': SMALL, 'extra': Payload(evil)}),
+        torch_save({'state_dict': SMALL, 'extra': Payload(evil)}, legacy=True)]
+    for content in pickles:
+        expected = 'damaged' if name.endswith('.safetensors') else 'could run code'
+        assert expected in refusal(tmp_path, content, name)
+        assert not evil.exists()
+    for content in pickles[1:]:  # they would
+        torch.load(io.BytesIO(content), weights_only=False)
+        evil.rmdir()
+
+
+@pytest.mark.parametrize('content', [
+    b'', b'hello', b'PK\x03\x04', b'\x89HDF\r\n', bytes(100_000),
+    # opcodes that claim gigabytes: a text, bytes, a number, memo indices, a mark nowhere
+    *(b'\x80\x02' + code for code in (
+        b'X' + struct.pack('<I', 2 ** 32 - 1), b'\x8d' + struct.pack('<Q', 2 ** 62), b'\x8b\xff\xff\xff\xff',
+        b'Nr\xff\xff\xff\xff', b't', b'j\xff\xff\xff\xff', b'}(' * 10_000, b'R.')),
+])
+def test_other_files(content, tmp_path):
+    assert 'damaged or no PyTorch checkpoint' in refusal(tmp_path, content, 'a.safetensors')
+    assert 'get the file again' in (message := refusal(tmp_path, content)) or 'could run code' in message
+
+
+@pytest.mark.parametrize('content', [[1, 2], {}, 5, {'state_dict': [1]}, {'model': {}}, SMALL['conv.0.weight']])
+def test_no_state_dict(content, tmp_path):
+    assert 'holds no state dict' in refusal(tmp_path, torch_save(content))
+
+
+@pytest.mark.parametrize('tensor, message', [
+    (torch.zeros(4, 4).to_sparse(), 'expected dense numbers'),
+    (torch.zeros(4, 4, dtype=torch.int64), 'expected dense numbers'),
+    (torch.zeros(4, 4, dtype=torch.complex64), 'expected dense numbers'),
+    (torch.full((4, 4), torch.nan), 'not finite'),
+    (torch.zeros(1).expand(10 ** 11), 'but not that many values'),
+    (torch.zeros(3, device='meta'), 'but not that many values'),
+    (Claim((10 ** 6, 10 ** 6), (0, 0)), 'but not that many values'),
+    (Claim((10 ** 12,), (1,)), 'damaged'), (Claim((4,), (1,), 2 ** 40), 'damaged'), (Claim((-5,), (1,)), 'damaged'),
+])
+def test_odd_tensors(tensor, message, tmp_path):
+    assert message in refusal(tmp_path, torch_save(SMALL | {'conv.0.weight': tensor}))
+
+
+def test_odd_names(tmp_path):
+    for name in ('two\nlines', '', 'x' * 5000, '\x1b[31m'):
+        assert 'holds a parameter named' in refusal(tmp_path, torch_save(SMALL | {name: torch.zeros(1)}))
+
+
+@pytest.mark.parametrize('factor', [1, 30])
+def test_packed_archives(factor, tmp_path):
+    """A compressed archive, which may be far larger in memory than on the disk."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(torch_save({'a': torch.zeros(100_000)}))) as old:
+        with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as new:
+            for info in old.infolist():
+                new.writestr(info.filename, old.read(info) * factor)
+    assert 'damaged' in refusal(tmp_path, file.getvalue())
+
+
+@pytest.mark.parametrize('change', [
+    dict(dtype='F64'), dict(dtype='F4'), dict(dtype=5), dict(shape=[2 ** 62, 4]), dict(shape=[-1]), dict(shape='x'),
+    dict(data_offsets=[0, 2 ** 40]), dict(data_offsets=[4, 0]), dict(data_offsets=[-1, 5]), dict(data_offsets=None),
+])
+def test_headers_of_safetensors(change, tmp_path):
+    data = save(SMALL)
+    length, = struct.unpack('<Q', data[:8])
+    header = json.loads(data[8:8 + length])
+    header['conv.0.weight'].update(change)
+    text = json.dumps(header).encode()
+    assert 'damaged' in refusal(tmp_path, struct.pack('<Q', len(text)) + text + data[8 + length:], 'a.safetensors')
+    for wrong in (0, 2 ** 31, 2 ** 63, len(data), length + 1):
+        assert 'damaged' in refusal(tmp_path, struct.pack('<Q', wrong) + data[8:], 'a.safetensors')
+
+
+def damage(rng, data):
+    """Cut, flip, overwrite, repeat or drop a part of a file, mostly where its names and sizes are."""
+    data, start = bytearray(data), rng.randrange(rng.choice([len(data), min(len(data), 20_000)]))
+    length = rng.choice([1, 4, 100, 5000])
+    kind = rng.randrange(5)
+    if kind == 0:
+        return bytes(data[:start])
+    if kind == 1:
+        for _ in range(rng.choice([1, 3, 30])):
+            data[rng.randrange(start + 1)] ^= 1 << rng.randrange(8)
+    elif kind == 2:
+        data[start:start + length] = rng.randbytes(length)
+    elif kind == 3:
+        data[start:start] = data[start:start + length] * rng.choice([1, 50])
+    else:
+        del data[start:start + length]
+    return bytes(data)
+
+
+@pytest.mark.parametrize('seed, count', [(2024, 150), pytest.param(7, 3000, marks=pytest.mark.slow)])
+def test_damaged(seed, count, tmp_path):
+    """Files that were damaged anywhere are read or refused in one sentence, and nothing else happens."""
+    rng = random.Random(seed)
+    evil = tmp_path / 'executed'
+    whole = [('a.pth', torch_save(SMALL)), ('a.pth', torch_save(SMALL, legacy=True)), ('a.safetensors', save(SMALL)),
+             ('a.pth', torch_save({'state_dict': SMALL, 'extra': Payload(evil)}))]
+    refused = 0
+    for _ in range(count):
+        name, content = rng.choice(whole)
+        (tmp_path / name).write_bytes(damage(rng, content))
+        try:
+            convert_state_dict(read_checkpoint(tmp_path / name))
+        except ValueError as error:
+            assert len(str(error).splitlines()) == 1 and len(str(error)) < 1000
+            refused += 1
+        assert not evil.exists()
+    assert refused > count // 2

@@ -1,0 +1,74 @@
+"""From a released file to a folder that timm loads, through the command line."""
+
+import pytest
+import timm
+import torch
+
+from helpers.authors_form import mobilenetv2, released
+from mlfm_zoo.cli import main
+from mlfm_zoo.workflow.convert import convert_checkpoint
+
+
+def fails_on(weights, capsys, tmp_path):
+    """Message of a conversion that must fail: one line, and no output left behind."""
+    torch.save(weights, tmp_path / 'checkpoint.pth')
+    assert main(['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(tmp_path / 'converted')]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith('error: ') and message.count('\n') == 1, message
+    assert not (tmp_path / 'converted').exists()
+    return message
+
+
+@pytest.mark.parametrize('update', ['cat', None])
+def test_folder(update, tmp_path):
+    weights = mobilenetv2(0.1, update, num_classes=37)
+    torch.save(released(weights), tmp_path / 'checkpoint.pth.tar')
+    conversion = convert_checkpoint(tmp_path / 'checkpoint.pth.tar', tmp_path / 'converted')
+    model = timm.create_model(f'local-dir:{tmp_path}/converted', pretrained=True)
+    assert all(torch.equal(v, conversion.state_dict[k]) for k, v in model.state_dict().items())
+    assert hasattr(model, 'memory') == (update is not None) and model.num_classes == 37
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / 'converted').iterdir()} == {0o644}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.pth.tar', 'converted']
+    assert sorted(p.name for p in (tmp_path / 'converted').iterdir()) == ['config.json', 'model.safetensors']
+
+
+def test_weights_that_do_not_fit(tmp_path, capsys):
+    for update, lost, named in (
+        ('cat', 'wavelet_2.bnx.weight', 'memory.blocks.2.output_gate.weight'), (None, 'conv.1.bias', 'bn2.bias'),
+    ):
+        weights = mobilenetv2(0.1, update)
+        del weights[lost]
+        message = fails_on(weights, capsys, tmp_path)
+        assert f'do not fit mlfm_mobilenetv2_010: the file lacks {named}; get the file again' in message or (
+            update is None and f'the file lacks {named}; get the file again' in message), message
+    weights = mobilenetv2(0.1) | {'wavelet_3.bnx.weight': torch.zeros(5)}
+    message = fails_on(weights, capsys, tmp_path)
+    assert 'memory.blocks.3.output_gate.weight of shape (5,) where the model has (8,)' in message
+
+
+def test_output_that_is_there_is_kept(tmp_path, capsys):
+    torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
+    (tmp_path / 'converted').mkdir()
+    (tmp_path / 'converted' / 'mine').write_text('kept')
+    assert main(['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(tmp_path / 'converted')]) == 1
+    assert 'exists and is not empty' in capsys.readouterr().err
+    assert (tmp_path / 'converted' / 'mine').read_text() == 'kept'
+
+
+def test_output_may_be_an_empty_folder(tmp_path, monkeypatch):
+    torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'link').symlink_to('target')
+    (tmp_path / 'target').mkdir()
+    monkeypatch.chdir(tmp_path / 'empty')
+    for output in ('.', '../link'):
+        assert main(['convert', '../checkpoint.pth', '--output', output]) == 0
+    for folder in ('empty', 'target'):
+        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == ['config.json', 'model.safetensors']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.pth', 'empty', 'link', 'target']
+
+
+def test_command_says_what_it_found(tmp_path, capsys):
+    torch.save(mobilenetv2(0.35, 'add'), tmp_path / 'checkpoint.pth')
+    assert main(['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(tmp_path / 'converted')]) == 0
+    assert "mlfm_mobilenetv2_035 (num_classes=100, memory_update='add')" in capsys.readouterr().out
