@@ -317,7 +317,7 @@ def test_bad_models_and_data(data, tmp_path, capsys):
     with pytest.raises(ValueError, match='There is no model'):
         frequency.Probe({}, data)
     headless = timm.create_model(MODEL, num_classes=0)
-    with pytest.raises(ValueError, match='0 classes apart and the data has 10'):
+    with pytest.raises(ValueError, match='0 classes and the data has 10'):
         frequency.Probe({MODEL: headless}, data)
 
 
