@@ -304,7 +304,7 @@ def test_bad_models_and_data(data, tmp_path, capsys):
     for model, folder, sentence in (
         ('resnet_999', data, 'timm knows no model named resnet_999'),
         (MODEL, tmp_path / 'nowhere', 'There is no folder at'),
-        (MODEL, tmp_path / 'empty', 'holds no images'), (MODEL, one.parent, '10 classes apart and the data has 1'),
+        (MODEL, tmp_path / 'empty', 'holds no images'), (MODEL, one.parent, '10 classes and the data has 1'),
         ('mlfm_resnet18', data, 'not published'), ('mlfm_resnet18,depth', data, 'NAME=VALUE'),
     ):
         command = ['frequency', model, str(folder), '--output', str(tmp_path / 'out'), '--workers', '0']
@@ -317,7 +317,7 @@ def test_bad_models_and_data(data, tmp_path, capsys):
     with pytest.raises(ValueError, match='There is no model'):
         frequency.Probe({}, data)
     headless = timm.create_model(MODEL, num_classes=0)
-    with pytest.raises(ValueError, match='0 classes apart and the data has 10'):
+    with pytest.raises(ValueError, match='0 classes and the data has 10'):
         frequency.Probe({MODEL: headless}, data)
 
 
