@@ -7,7 +7,7 @@ Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org
     low_pass    Gaussians on the first half of the channels, of a sigma that rises from 0.707 to 1.414 over them
     derivative  order 1: d/dx and d/dy in turn; order 2: also d2/dx2, d2/dy2 and d2/dxdy; on the first half of them
 
-VanillaNet has a learnt depthwise convolution in the place of each. What differs from the released networks: an operator
+VanillaNet has a learned depthwise convolution in place of each. What differs from the released networks: an operator
 on half of the channels is one convolution over all of them, whose kernel for a channel that passes is 1 in the middle,
 where theirs splits and concatenates. Outputs are the same.
 """
@@ -471,20 +471,20 @@ def gssdnet_o1_050(pretrained: bool = False, **kwargs) -> GSSDNet:
 
 @register_model
 def gssdnet_vanilla_100(pretrained: bool = False, **kwargs) -> GSSDNet:
-    """VanillaNet x1.0: GSSDNet with learnt depthwise convolutions."""
+    """VanillaNet x1.0: GSSDNet with learned depthwise convolutions."""
     model_args = dict(operators='learned', channel_multiplier=1.0)
     return _create_gssdnet('gssdnet_vanilla_100', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def gssdnet_vanilla_075(pretrained: bool = False, **kwargs) -> GSSDNet:
-    """VanillaNet x0.75: GSSDNet with learnt depthwise convolutions."""
+    """VanillaNet x0.75: GSSDNet with learned depthwise convolutions."""
     model_args = dict(operators='learned', channel_multiplier=0.75)
     return _create_gssdnet('gssdnet_vanilla_075', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def gssdnet_vanilla_050(pretrained: bool = False, **kwargs) -> GSSDNet:
-    """VanillaNet x0.5: GSSDNet with learnt depthwise convolutions."""
+    """VanillaNet x0.5: GSSDNet with learned depthwise convolutions."""
     model_args = dict(operators='learned', channel_multiplier=0.5)
     return _create_gssdnet('gssdnet_vanilla_050', pretrained, **dict(model_args, **kwargs))

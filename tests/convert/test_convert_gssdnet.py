@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from helpers.networks import lived_in
 from mlfm_zoo.cli import main
 from mlfm_zoo.convert import convert_state_dict
-from helpers.networks import lived_in
 
 
 class Operator(nn.Module):

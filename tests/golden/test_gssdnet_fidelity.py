@@ -10,9 +10,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlfm_zoo.cli import main
-from mlfm_zoo.convert import convert_state_dict
 from helpers.reference import REFERENCE, load_fill, needs_reference
+from mlfm_zoo.cli import main
 
 pytestmark = needs_reference
 
@@ -99,10 +98,3 @@ def test_fixed_values_of_the_original():
     kinds = [m for m in network.modules() if getattr(m, 'kind', '') == 'order2']
     passing = torch.eye(9)[4]
     assert sum((m.weight.flatten(1) != passing).any(1).sum().item() * 9 for m in kinds) == 13_275
-
-
-def test_order_is_told_by_the_kernels():
-    for name, architecture, model_args, _ in RECORDED:
-        conversion = convert_state_dict(released(name)[0], model_args)
-        assert conversion.architecture == architecture
-        assert conversion.model_args == dict(num_classes=1000, **model_args)
