@@ -4,18 +4,16 @@ Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.
 the first depthwise one runs over the coefficients, or, of all 192, is a grouped one from 192 to 32 channels.
 """
 
-from functools import partial
 from typing import Any, Dict
 
-import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import EfficientNet, register_model
 
-from .._timm import decode_arch_def, resolve_act_layer, resolve_bn_args, round_channels
 from ..dct.network import DCTOptions
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory.options import check_option
 from ._dct import create_dct_network
+from .mlfm_efficientnet import mobilenetv2_args
 
 __all__ = ['DCTEfficientNet']
 
@@ -41,24 +39,7 @@ class DCTEfficientNet(EfficientNet):
 
 
 def _gen_dct_mobilenetv2(variant: str, pretrained: bool = False, channel_multiplier: float = 1.0, **kwargs) -> Any:
-    arch_def = [
-        ['ds_r1_k3_s1_c16'],
-        ['ir_r2_k3_s2_e6_c24'],
-        ['ir_r3_k3_s2_e6_c32'],
-        ['ir_r4_k3_s2_e6_c64'],
-        ['ir_r3_k3_s1_e6_c96'],
-        ['ir_r3_k3_s2_e6_c160'],
-        ['ir_r1_k3_s1_e6_c320'],
-    ]
-    round_chs_fn = partial(round_channels, multiplier=channel_multiplier)
-    model_args = dict(
-        block_args=decode_arch_def(arch_def),
-        num_features=max(1280, round_chs_fn(1280)),
-        stem_size=32,
-        round_chs_fn=round_chs_fn,
-        norm_layer=kwargs.pop('norm_layer', None) or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
-        act_layer=resolve_act_layer(kwargs, 'relu6'),
-    )
+    model_args = mobilenetv2_args(kwargs, channel_multiplier)
     feature_cfg = dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True)
     return create_dct_network(
         DCTEfficientNet, variant, pretrained, feature_cfg=feature_cfg, **dict(model_args, **kwargs))

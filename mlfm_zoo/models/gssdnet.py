@@ -7,7 +7,7 @@ Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org
     low_pass    Gaussians on the first half of the channels, of a sigma that rises from 0.707 to 1.414 over them
     derivative  order 1: d/dx and d/dy in turn; order 2: also d2/dx2, d2/dy2 and d2/dxdy; on the first half of them
 
-VanillaNet has a learnt depthwise convolution in the place of each. What differs from the released networks: an operator
+VanillaNet has a learned depthwise convolution in place of each. What differs from the released networks: an operator
 on half of the channels is one convolution over all of them, whose kernel for a channel that passes is 1 in the middle,
 where theirs splits and concatenates. Outputs are the same.
 """
@@ -19,18 +19,18 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead, get_device_dtype, to_2tuple
+from timm.layers import ClassifierHead, get_device_dtype
 from timm.models import checkpoint_seq, register_model
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .._folding import InferenceOnly as Fused
-from .._timm import feature_take_indices
+from .._buffers import FixedBuffers
+from .._folding import fuse_trunk, scale_and_shift
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory.options import check_option
 from ._create import create_network
+from ._features import take_features
 from ._network import refuse_misfit, refuse_other_weights, weight_faults
 
-__all__ = ['FixedConv2d', 'FusedGSSDBlock', 'GSSDBlock', 'GSSDNet', 'fixed_kernels']
+__all__ = ['FixedConv2d', 'GSSDBlock', 'GSSDNet', 'fixed_kernels']
 
 OPERATORS = ('order2', 'order1', 'learned')
 REMEDY = 'give weights of this network, made with the same operators and width'
@@ -82,11 +82,11 @@ def fixed_kernels(kind: str, num_chs: int) -> torch.Tensor:
     return kernels[:, None]
 
 
-class FixedConv2d(nn.Module):
+class FixedConv2d(FixedBuffers):
     """Depthwise 3x3 convolution with the kernels of `fixed_kernels`, zero-padded so that stride 1 keeps the size.
 
-    The kernels are a buffer. A state dict carries them, and one with others is refused, since it is of another network.
-    They are made anew after whatever else may have changed them: a change of dtype, and `to_empty`.
+    The kernels are a buffer. State dicts carry them; loading other kernels is an error, since they belong to another
+    network.
 
     Args:
         kind: 'blur', 'low_pass', 'order1' or 'order2'.
@@ -94,7 +94,7 @@ class FixedConv2d(nn.Module):
         stride: Stride.
         dilation: Distance of the pixels that a kernel sees.
         device: Device of the kernels.
-        dtype: Type of the kernels.
+        dtype: Dtype of the kernels.
     """
 
     weight: torch.Tensor
@@ -114,42 +114,30 @@ class FixedConv2d(nn.Module):
         self.stride = stride
         self.dilation = dilation
         self.register_buffer('weight', torch.empty(num_chs, 1, 3, 3, device=device, dtype=dtype))
-        self.restore_kernels()
+        self.init_non_persistent_buffers()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Filter x (N, C, H, W); stride s makes H and W ceil(H / s) and ceil(W / s)."""
         return F.conv2d(
             x, self.weight, stride=self.stride, padding=self.dilation, dilation=self.dilation, groups=self.num_chs)
 
-    @torch.jit.ignore
-    def restore_kernels(self) -> None:
-        """Put the kernels right if they are not; those without values stay so."""
-        if type(self.weight) is not torch.Tensor or self.weight.is_meta:  # or a fake one, of which nothing can be asked
-            return
-        kernels = fixed_kernels(self.kind, self.num_chs).to(self.weight)
-        if not torch.equal(self.weight, kernels):
-            self.weight = kernels
+    def fixed_buffers(self) -> Dict[str, torch.Tensor]:
+        return {'weight': fixed_kernels(self.kind, self.num_chs)}
 
-    @torch.jit.ignore
     def has_kernels(self, given: torch.Tensor) -> bool:
         """Whether `given` are the kernels, to the rounding of their dtype."""
         kernels = fixed_kernels(self.kind, self.num_chs)
         if given.shape != kernels.shape or not given.is_floating_point():
             return False
-        difference = given.detach().to('cpu', torch.float32) - kernels
-        return bool((difference.abs() <= max(torch.finfo(given.dtype).eps, 1e-5)).all())
+        tolerance = max(torch.finfo(given.dtype).eps, 1e-5)
+        return torch.allclose(given.detach().cpu().float(), kernels, rtol=0, atol=tolerance)
 
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self.restore_kernels()
-        return self
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):
+    def _load_from_state_dict(self, state_dict, prefix, *args):
         given = state_dict.get(f'{prefix}weight')
         if given is not None and not given.is_meta and not self.has_kernels(given):
-            error_msgs.append(f'{prefix}weight has other values than the fixed kernels of this network.')
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
-        self.restore_kernels()
+            raise RuntimeError(f'{prefix}weight differs from the fixed kernels of this network; {REMEDY}.')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.init_non_persistent_buffers()  # those of a narrower dtype are rounded
 
     def extra_repr(self) -> str:
         return f"'{self.kind}', {self.num_chs}, stride={self.stride}, dilation={self.dilation}"
@@ -159,13 +147,13 @@ class GSSDBlock(nn.Module):
     """Depthwise operator, norm, 1x1 convolution, norm and ReLU.
 
     Args:
-        in_chs: Channels read.
-        out_chs: Channels put out.
+        in_chs: Input channels.
+        out_chs: Output channels.
         operator: Kind of `FixedConv2d`, or 'learned' for a convolution that is trained.
         stride: Stride of the operator.
         dilation: Dilation of the operator.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Dtype of the parameters.
     """
 
     def __init__(
@@ -194,64 +182,9 @@ class GSSDBlock(nn.Module):
         return self.act(self.bn2(self.conv_pw(self.bn1(self.conv_dw(x)))))
 
     @torch.jit.ignore
-    def fuse(self) -> 'FusedGSSDBlock':
-        """The block in its form for inference, see `FusedGSSDBlock`; this one is left as it is."""
-        return FusedGSSDBlock(self)
-
-
-class FusedGSSDBlock(Fused):
-    """A block for inference, its norms folded into its convolutions.
-
-    Outputs are those of eval mode, to rounding. It cannot be trained, or saved as a checkpoint.
-
-    Args:
-        block: The block, which is left as it is.
-    """
-
-    fused_part = 'network'
-
-    def __init__(self, block: GSSDBlock):
-        super().__init__()
-        self.conv_dw = _fold(block.conv_dw, block.bn1)
-        self.conv_pw = _fold(block.conv_pw, block.bn2)
-        self.act = nn.ReLU(inplace=True)
-        self.eval()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As `GSSDBlock.forward`."""
-        return self.act(self.conv_pw(self.conv_dw(x)))
-
-    @torch.jit.ignore
-    def train(self, mode: bool = True) -> 'FusedGSSDBlock':
-        """Refuse training mode.
-
-        Args:
-            mode: Whether training mode is asked for.
-
-        Returns:
-            The block itself.
-
-        Raises:
-            RuntimeError: `mode` is true.
-        """
-        if mode:
-            raise RuntimeError('The network is fused for inference, without the norms that training needs: train it as '
-                               'it was before fuse().')
-        return super().train(mode)
-
-
-def _fold(conv: Union[nn.Conv2d, FixedConv2d], norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """A convolution that does what `conv` and `norm` do in eval mode."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    out_chs, in_chs, size, _ = conv.weight.shape
-    stride, dilation = to_2tuple(conv.stride), to_2tuple(conv.dilation)
-    depthwise = size > 1
-    folded = nn.Conv2d(
-        out_chs if depthwise else in_chs, out_chs, size, stride, padding=dilation if depthwise else 0,
-        dilation=dilation, groups=out_chs if depthwise else 1, device='meta')
-    folded.weight, folded.bias = fuse_conv_bn_weights(
-        conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-    return folded
+    def fuse(self) -> 'GSSDBlock':
+        """Fold the norms into the convolutions, as `timm.models.reparameterize_model` asks for it."""
+        return fuse_trunk(self)
 
 
 class GSSDNet(nn.Module):
@@ -263,12 +196,12 @@ class GSSDNet(nn.Module):
         num_classes: Outputs of the classifier; 0 for none.
         in_chans: Channels of the image.
         global_pool: Pooling before the classifier; '' for none.
-        output_stride: Image size over size of the deepest feature, 8, 16 or 32. Where it forbids a stride, later
-            operators are dilated, and every second pixel of a feature is what it is without.
+        output_stride: Image size over size of the deepest feature, 8, 16 or 32. Strides that this rules out become
+            dilation; every second pixel of a feature then equals the undilated feature.
         thumbnail: Whether the first two strides are 1, for small images.
         drop_rate: Dropout before the classifier.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Dtype of the parameters.
 
     Raises:
         ValueError: An argument is out of range.
@@ -326,7 +259,7 @@ class GSSDNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Draw new values for all that is learnt."""
+        """Initialize all that is learned."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
@@ -339,12 +272,12 @@ class GSSDNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
-        """Layers for rates that depend on depth."""
+        """Layers for learning rates that depend on depth."""
         return dict(stem=r'^stem', blocks=r'^stages\.(\d+)' if coarse else r'^stages\.(\d+)\.(\d+)')
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether blocks compute their insides again in the backward pass."""
+        """Set whether blocks compute their activations again in the backward pass."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
@@ -353,42 +286,10 @@ class GSSDNet(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
-        """Make a new classifier.
-
-        Args:
-            num_classes: Outputs; 0 for none.
-            global_pool: Pooling before it; as it was if None.
-        """
+        """Make a new classifier, and pooling before it if `global_pool` is given."""
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool, in_features=self.num_features, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
-
-    def _forward_stages(
-            self,
-            x: torch.Tensor,
-            indices: List[int],
-            last: int,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Walk stem and stages.
-
-        Args:
-            x: Image batch (N, in_chans, H, W).
-            indices: Features to keep, 0 the stem's, 1 to 4 the stages'.
-            last: Stage after which to stop, 0 for the stem.
-
-        Returns:
-            The feature that the walk ends at, and the kept features in order.
-        """
-        features: List[torch.Tensor] = []
-        x = self.stem(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(self.stem, x)
-        if 0 in indices:
-            features.append(x)
-        for i, stage in enumerate(self.stages):
-            if i < last:
-                x = stage(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(stage, x)
-                if i + 1 in indices:
-                    features.append(x)
-        return x, features
 
     def forward_intermediates(
             self,
@@ -399,7 +300,7 @@ class GSSDNet(nn.Module):
             output_fmt: str = 'NCHW',
             intermediates_only: bool = False,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        """Features of the stem (0) and the stages (1 to 4).
+        """Compute features of the stem (0) and the stages (1 to 4).
 
         Args:
             x: Image batch (N, in_chans, H, W).
@@ -412,12 +313,14 @@ class GSSDNet(nn.Module):
         Returns:
             The features, after the last one computed unless `intermediates_only`.
         """
-        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
-        take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
-        x, intermediates = self._forward_stages(x, take_indices, max_index if stop_early else len(self.stages))
-        if intermediates_only:
-            return intermediates
-        return x, intermediates
+        parts = [self.stem, *self.stages]
+        take_indices, max_index = take_features(len(parts), indices, output_fmt)
+        intermediates = []
+        for i, part in enumerate(parts[:max_index + 1] if stop_early else parts):
+            x = checkpoint_seq(part, x) if self.grad_checkpointing else part(x)
+            if i in take_indices:
+                intermediates.append(x)
+        return intermediates if intermediates_only else (x, intermediates)
 
     def prune_intermediate_layers(
             self,
@@ -430,7 +333,7 @@ class GSSDNet(nn.Module):
         Args:
             indices: Features to keep, as for `forward_intermediates`.
             prune_norm: Without effect: there is no last norm.
-            prune_head: Whether to remove the classifier even where its features are kept.
+            prune_head: Whether to remove the classifier even if its features are kept.
 
         Returns:
             The features that are kept.
@@ -444,11 +347,12 @@ class GSSDNet(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """From an image batch (N, in_chans, H, W) to the deepest feature (N, num_features, H / 32, W / 32)."""
-        x, _ = self._forward_stages(x, [], len(self.stages))
-        return x
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq([self.stem, *self.stages], x, flatten=True)
+        return self.stages(self.stem(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """From the deepest feature to logits (N, num_classes), or with `pre_logits` to what the classifier reads."""
+        """From the deepest feature to logits (N, num_classes), or with `pre_logits` to the classifier's input."""
         return self.head(x, pre_logits=True) if pre_logits else self.head(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -456,44 +360,15 @@ class GSSDNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     @torch.jit.ignore
-    def train(self, mode: bool = True) -> 'GSSDNet':
-        """Set training mode, which fused blocks refuse before anything is changed."""
-        for module in self.modules():
-            if isinstance(module, FusedGSSDBlock):
-                module.train(mode)
-        return super().train(mode)
-
-    @torch.jit.ignore
     def fuse(self) -> 'GSSDNet':
-        """Fold the norms for inference, as `timm.models.reparameterize_model` does.
-
-        Outputs are those of eval mode before, to rounding. A fused network cannot be saved as a checkpoint.
-
-        Returns:
-            The network itself.
-        """
-        for blocks in (self.stem, *self.stages):
-            for i, block in enumerate(blocks):
-                if isinstance(block, GSSDBlock):
-                    blocks[i] = block.fuse()
-        return self
+        """Fold the norms for inference, see `mlfm_zoo.fuse_trunk`; returns the network itself."""
+        return fuse_trunk(self)
 
     # Says in one sentence why weights do not fit, where torch would list every parameter.
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         if strict:
             refuse_misfit(self, state_dict, weight_faults(self.state_dict(), state_dict), REMEDY)
-        _refuse_other_kernels(self, state_dict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-
-def _refuse_other_kernels(model: GSSDNet, state_dict: Mapping[str, Any]) -> None:
-    """Refuse weights with other kernels than the network's fixed ones."""
-    for name, module in model.named_modules():
-        given = state_dict.get(f'{name}.weight')
-        if isinstance(module, FixedConv2d) and torch.is_tensor(given) and not given.is_meta:
-            if not module.has_kernels(given):
-                fault = f"has other kernels in {name}.weight than this network's fixed ones"
-                refuse_misfit(model, state_dict, [fault], REMEDY)
 
 
 def _prepare_state_dict(
@@ -502,45 +377,24 @@ def _prepare_state_dict(
         checkpoint: Any,
 ) -> Dict[str, torch.Tensor]:
     """Refuse weights that do not fit, before timm adapts the first convolution to `in_chans`, and the classifier."""
-    first = 'stem.0.conv_pw.weight'
-    shape = state_dict[first].shape if first in state_dict else ()
-    if len(shape) == 4 and shape[1] != model.in_chans:
-        if not isinstance(model.get_submodule('stem.0.conv_dw'), FixedConv2d):
-            raise RuntimeError(
-                f'The weights were learnt on {shape[1]} image channels, each with a kernel of its own, and cannot be '
-                f'adapted to {model.in_chans}: give in_chans={shape[1]}, or build the network with pretrained=False.')
-        state_dict = _free_first_conv(state_dict, model)
-    refuse_other_weights(model, state_dict, {first}, REMEDY)
-    _refuse_other_kernels(model, state_dict)
-    return state_dict
-
-
-def _free_first_conv(state_dict: Dict[str, torch.Tensor], model: GSSDNet) -> Dict[str, torch.Tensor]:
-    """The same network with the norm before its first 1x1 convolution folded away: any image channels fit there.
-
-    All channels have the same kernel, so blurring them and what timm makes of the convolution's weight commute. Weights
-    that are not whole are returned as they are.
-    """
-    norm: Any = model.get_submodule('stem.0.bn1')
-    out_chs, in_chs = state_dict['stem.0.conv_pw.weight'].shape[:2]
-    kernels = state_dict.get('stem.0.conv_dw.weight')
-    shapes = {
-        'stem.0.bn2.running_mean': (out_chs,),
-        **{f'stem.0.bn1.{part}': (in_chs,) for part in ('weight', 'bias', 'running_mean', 'running_var')}}
-    if any(getattr(state_dict.get(name), 'shape', None) != shape for name, shape in shapes.items()) or (
-            kernels is not None and not FixedConv2d('blur', in_chs).has_kernels(kernels)):
-        return state_dict  # which fits no network of this kind
-    scale = state_dict['stem.0.bn1.weight'] * (state_dict['stem.0.bn1.running_var'] + norm.eps).rsqrt()
-    shift = state_dict['stem.0.bn1.bias'] - state_dict['stem.0.bn1.running_mean'] * scale
+    of_image = [name for name in state_dict if name.startswith(('stem.0.conv_', 'stem.0.bn1.'))]
+    refuse_other_weights(model, state_dict, of_image, REMEDY)
     weight = state_dict['stem.0.conv_pw.weight']
-    ones = torch.ones(model.in_chans)
-    return dict(state_dict, **{
-        'stem.0.conv_dw.weight': fixed_kernels('blur', model.in_chans),
-        'stem.0.bn1.weight': ones,
-        'stem.0.bn1.bias': 0 * ones,
-        'stem.0.bn1.running_mean': 0 * ones,
-        'stem.0.bn1.running_var': ones - norm.eps,
-        'stem.0.conv_pw.weight': weight * scale[:, None, None],
+    in_chs = weight.shape[1]
+    if in_chs == model.in_chans:
+        return state_dict
+    if not isinstance(model.get_submodule('stem.0.conv_dw'), FixedConv2d):
+        raise RuntimeError(
+            f'The weights were learned on {in_chs} image channels, each with a kernel of its own, and cannot be '
+            f'adapted to {model.in_chans}: give in_chans={in_chs}, or build the network with pretrained=False.')
+    # Fold the first norm into the 1x1 convolution, where any image channels fit: all have the same kernel, so blurring
+    # them and what timm makes of the convolution's weight commute. The network's own norm, still new, follows the blur.
+    norm = nn.BatchNorm2d(in_chs)
+    norm.load_state_dict({k: state_dict[f'stem.0.bn1.{k}'] for k in norm.state_dict()})
+    scale, shift = scale_and_shift(norm)
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(('stem.0.conv_dw.', 'stem.0.bn1.'))}
+    return dict(state_dict, **own, **{
+        'stem.0.conv_pw.weight': weight * scale[:, None, None] * math.sqrt(1 + norm.eps),
         'stem.0.bn2.running_mean': state_dict['stem.0.bn2.running_mean'] - weight[..., 0, 0] @ shift,
     })
 
@@ -619,20 +473,20 @@ def gssdnet_o1_050(pretrained: bool = False, **kwargs) -> GSSDNet:
 
 @register_model
 def gssdnet_vanilla_100(pretrained: bool = False, **kwargs) -> GSSDNet:
-    """VanillaNet x1.0: GSSDNet with learnt depthwise convolutions."""
+    """VanillaNet x1.0: GSSDNet with learned depthwise convolutions."""
     model_args = dict(operators='learned', channel_multiplier=1.0)
     return _create_gssdnet('gssdnet_vanilla_100', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def gssdnet_vanilla_075(pretrained: bool = False, **kwargs) -> GSSDNet:
-    """VanillaNet x0.75: GSSDNet with learnt depthwise convolutions."""
+    """VanillaNet x0.75: GSSDNet with learned depthwise convolutions."""
     model_args = dict(operators='learned', channel_multiplier=0.75)
     return _create_gssdnet('gssdnet_vanilla_075', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def gssdnet_vanilla_050(pretrained: bool = False, **kwargs) -> GSSDNet:
-    """VanillaNet x0.5: GSSDNet with learnt depthwise convolutions."""
+    """VanillaNet x0.5: GSSDNet with learned depthwise convolutions."""
     model_args = dict(operators='learned', channel_multiplier=0.5)
     return _create_gssdnet('gssdnet_vanilla_050', pretrained, **dict(model_args, **kwargs))

@@ -15,8 +15,9 @@ import torch
 import torch.nn as nn
 from timm.models import ByobNet, checkpoint_seq
 
-from .._timm import MobileVitV2Block, feature_take_indices
+from .._timm import MobileVitV2Block
 from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
+from ._features import take_features
 from ._network import MemoryNetwork, rounds_up
 
 __all__ = ['MLFMByobNet']
@@ -129,8 +130,7 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
             intermediates_only: bool = False,
             exclude_final_conv: bool = False,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
-        take_indices, max_index = feature_take_indices(len(self.stage_ends), indices)
+        take_indices, max_index = take_features(len(self.stage_ends), indices, output_fmt)
         take_indices = [self.stage_ends[i] for i in take_indices]
         end = self.stage_ends[-1]
         last = self.stage_ends[max_index] if stop_early else len(self.stages)
@@ -143,13 +143,9 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
             return intermediates
         return x, intermediates
 
-    def prune_intermediate_layers(
-            self,
-            indices: Union[int, List[int]] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
-    ) -> List[int]:
-        take_indices = super().prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
+        """As timm's, and the memory units of the stages that go."""
+        take_indices = super().prune_intermediate_layers(*args, **kwargs)
         self.memory.stages = self.memory.stages[:len(self.stages)]
         if len(self.stages) == 0 and isinstance(self.memory.stem, nn.ModuleList):
             self.memory.stem[-1] = PassThrough()

@@ -17,13 +17,13 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_device_dtype
 from timm.models import ConvNeXt, register_model
 
-from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, memory_family
 from ._create import create_mlfm_model
+from ._features import take_features
 from ._network import MemoryNetwork
 
-__all__ = ['MLFMConvNeXt', 'PartialConvNeXt']
+__all__ = ['ConvNeXtMemory', 'MLFMConvNeXt', 'PartialConvNeXt']
 
 
 class PartialDepthwiseConv2d(nn.Conv2d):
@@ -85,17 +85,8 @@ class PartialConvNeXt(ConvNeXt):
                     nn.init.zeros_(block.conv_dw.bias)
 
 
-@memory_family(ConvNeXt, PartialConvNeXt)
-class MLFMConvNeXt(MemoryNetwork, PartialConvNeXt):
-    """ConvNeXt with a memory unit after the stem and after every stage.
-
-    Args:
-        *args: As `PartialConvNeXt`.
-        **kwargs: As `PartialConvNeXt`, and the options of the memory, see `MemoryOptions`.
-
-    Raises:
-        ValueError: A memory option or `conv_ratio` is out of range.
-    """
+class ConvNeXtMemory(MemoryNetwork):
+    """What ConvNeXt and MetaNeXt share, to be put before timm's class: units after the stem and after every stage."""
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         conv = [m for m in self.stem if isinstance(m, nn.Conv2d)][-1]
@@ -143,9 +134,13 @@ class MLFMConvNeXt(MemoryNetwork, PartialConvNeXt):
                     features.append(x)
         return x, features
 
+    def _forward_end(self, x: torch.Tensor) -> torch.Tensor:
+        """What `forward_features` does after the last stage."""
+        return x
+
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         x, _ = self._forward_stages(x, [], len(self.stages) - 1)
-        return self.norm_pre(x)
+        return self._forward_end(x)
 
     def forward_intermediates(
             self,
@@ -156,29 +151,40 @@ class MLFMConvNeXt(MemoryNetwork, PartialConvNeXt):
             output_fmt: str = 'NCHW',
             intermediates_only: bool = False,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
-        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        take_indices, max_index = take_features(len(self.stages), indices, output_fmt)
         end = len(self.stages) - 1
         last = max_index if stop_early else end
         x, intermediates = self._forward_stages(x, take_indices, last)
         if norm and end in take_indices:
-            intermediates[take_indices.index(end)] = self.norm_pre(intermediates[take_indices.index(end)])
+            intermediates[take_indices.index(end)] = self._forward_end(intermediates[take_indices.index(end)])
         if intermediates_only:
             return intermediates
         if last == end:
-            x = self.norm_pre(x)
+            x = self._forward_end(x)
         return x, intermediates
 
-    def prune_intermediate_layers(
-            self,
-            indices: Union[int, List[int]] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
-    ) -> List[int]:
-        take_indices = super().prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
+        """As timm's, and the memory units of the stages that go."""
+        take_indices = super().prune_intermediate_layers(*args, **kwargs)
         self.memory.stages = self.memory.stages[:len(self.stages)]
         self.memory.update_levels()
         return take_indices
+
+
+@memory_family(ConvNeXt, PartialConvNeXt)
+class MLFMConvNeXt(ConvNeXtMemory, PartialConvNeXt):
+    """ConvNeXt with a memory unit after the stem and after every stage.
+
+    Args:
+        *args: As `PartialConvNeXt`.
+        **kwargs: As `PartialConvNeXt`, and the options of the memory, see `MemoryOptions`.
+
+    Raises:
+        ValueError: A memory option or `conv_ratio` is out of range.
+    """
+
+    def _forward_end(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm_pre(x)
 
 
 def _create_mlfm_convnext(variant: str, pretrained: bool = False, **kwargs) -> ConvNeXt:

@@ -16,36 +16,27 @@ import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import EfficientNet, checkpoint_seq, register_model
 
-from .._timm import decode_arch_def, feature_take_indices, resolve_act_layer, resolve_bn_args, round_channels
+from .._timm import decode_arch_def, resolve_act_layer, resolve_bn_args, round_channels
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, memory_family
 from ._create import create_mlfm_model
+from ._features import take_features
 from ._network import MemoryNetwork, rounds_up
 
-__all__ = ['MLFMEfficientNet']
+__all__ = ['EfficientNetMemory', 'MLFMEfficientNet', 'mobilenetv2_args', 'stage_site']
 
 
-@memory_family(EfficientNet)
-class MLFMEfficientNet(MemoryNetwork, EfficientNet):
-    """EfficientNet with a memory unit after the stem and after every stage but the first and the last.
+def stage_site(trunk: Any, stage: int) -> MemorySite:
+    """The site after a stage of a timm EfficientNet or MobileNetV3, counted from 0."""
+    blocks = trunk.blocks[stage]
+    num_chs = blocks[-1].feature_info('bottleneck')['num_chs']
+    # feature_info lists the last stage of each resolution; `stage` counts from 1 there
+    reduction = next(info['reduction'] for info in trunk.feature_info if info['stage'] > stage)
+    return MemorySite(f'blocks.{stage}', num_chs, reduction, rounds_up(blocks))
 
-    Args:
-        *args: As `timm.models.EfficientNet`.
-        **kwargs: As `timm.models.EfficientNet`, and the options of the memory, see `MemoryOptions`.
 
-    Raises:
-        ValueError: A memory option is out of range.
-    """
-
-    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
-        sites = [MemorySite('stem', self.conv_stem.out_channels, 2, rounds_up(self.conv_stem))]
-        for i in range(1, len(self.blocks) - 1):
-            stage: Any = self.blocks[i]
-            num_chs = stage[-1].feature_info('bottleneck')['num_chs']
-            # feature_info lists the last stage of each resolution; `stage` counts from 1 there
-            reduction = next(info['reduction'] for info in self.feature_info if info['stage'] > i)
-            sites.append(MemorySite(f'blocks.{i}', num_chs, reduction, rounds_up(self.blocks[i])))
-        return sites, {'blocks': len(self.blocks)}
+class EfficientNetMemory(MemoryNetwork):
+    """What EfficientNet and MobileNetV3 share, to be put before timm's class: stages are in `blocks`."""
 
     def as_sequential(self) -> nn.Sequential:
         raise NotImplementedError('A sequence of layers would bypass the memory: call the model itself.')
@@ -57,7 +48,6 @@ class MLFMEfficientNet(MemoryNetwork, EfficientNet):
             blocks=[
                 (r'^blocks\.(\d+)' if coarse else r'^blocks\.(\d+)\.(\d+)', None),
                 (r'^memory\.blocks\.(\d+)', None if coarse else (99,)),
-                (r'conv_head|bn2', (99999,)),
             ],
         )
 
@@ -91,9 +81,13 @@ class MLFMEfficientNet(MemoryNetwork, EfficientNet):
                     features.append(x)
         return x, features
 
+    def _forward_end(self, x: torch.Tensor) -> torch.Tensor:
+        """What `forward_features` does after the last stage."""
+        return x
+
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         x, _ = self._forward_stages(x, [], len(self.blocks))
-        return self.bn2(self.conv_head(x))
+        return self._forward_end(x)
 
     def forward_intermediates(
             self,
@@ -105,34 +99,95 @@ class MLFMEfficientNet(MemoryNetwork, EfficientNet):
             intermediates_only: bool = False,
             extra_blocks: bool = False,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
         stage_ends = list(range(len(self.blocks) + 1)) if extra_blocks else self.stage_ends
-        take_indices, max_index = feature_take_indices(len(stage_ends), indices)
-        take_indices = [stage_ends[i] for i in take_indices]
+        take_indices, max_index = take_features(len(stage_ends), indices, output_fmt)
         last = stage_ends[max_index] if stop_early else len(self.blocks)
-        x, intermediates = self._forward_stages(x, take_indices, last)
+        x, intermediates = self._forward_stages(x, [stage_ends[i] for i in take_indices], last)
         if intermediates_only:
             return intermediates
         if last == self.stage_ends[-1]:
-            x = self.bn2(self.conv_head(x))
+            x = self._forward_end(x)
         return x, intermediates
 
-    def prune_intermediate_layers(
-            self,
-            indices: Union[int, List[int]] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
-            extra_blocks: bool = False,
-    ) -> List[int]:
-        take_indices = super().prune_intermediate_layers(
-            indices, prune_norm=prune_norm, prune_head=prune_head, extra_blocks=extra_blocks)
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
+        """As timm's, and the memory units of the stages that go."""
+        take_indices = super().prune_intermediate_layers(*args, **kwargs)
         self.memory.blocks = self.memory.blocks[:len(self.blocks)]
         self.memory.update_levels()
         return take_indices
 
 
+@memory_family(EfficientNet)
+class MLFMEfficientNet(EfficientNetMemory, EfficientNet):
+    """EfficientNet with a memory unit after the stem and after every stage but the first and the last.
+
+    Args:
+        *args: As `timm.models.EfficientNet`.
+        **kwargs: As `timm.models.EfficientNet`, and the options of the memory, see `MemoryOptions`.
+
+    Raises:
+        ValueError: A memory option is out of range.
+    """
+
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
+        sites = [MemorySite('stem', self.conv_stem.out_channels, 2, rounds_up(self.conv_stem))]
+        sites += [stage_site(self, i) for i in range(1, len(self.blocks) - 1)]
+        return sites, {'blocks': len(self.blocks)}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        groups = super().group_matcher(coarse)
+        groups['blocks'].append((r'conv_head|bn2', (99999,)))
+        return groups
+
+    def _forward_end(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn2(self.conv_head(x))
+
+
 def _create_mlfm_efficientnet(variant: str, pretrained: bool = False, **kwargs) -> EfficientNet:
     return create_mlfm_model(MLFMEfficientNet, EfficientNet, variant, pretrained, **kwargs)
+
+
+def mobilenetv2_args(
+        kwargs: Dict[str, Any],
+        channel_multiplier: float = 1.0,
+        channel_divisor: int = 8,
+        depth_multiplier: float = 1.0,
+        group_size: Optional[int] = None,
+        fix_stem_head: bool = False,
+) -> Dict[str, Any]:
+    """Arguments that make timm's EfficientNet a MobileNetV2, https://arxiv.org/abs/1801.04381, table 2.
+
+    Args:
+        kwargs: The caller's arguments, from which those about norms and activations are taken.
+        channel_multiplier: Width.
+        channel_divisor: Channels are rounded to multiples of it.
+        depth_multiplier: Depth.
+        group_size: As in timm.
+        fix_stem_head: Whether the multipliers leave out the stem, the head, and the first and the last stage.
+
+    Returns:
+        Arguments of `timm.models.EfficientNet`.
+    """
+    arch_def = [
+        ['ds_r1_k3_s1_c16'],
+        ['ir_r2_k3_s2_e6_c24'],
+        ['ir_r3_k3_s2_e6_c32'],
+        ['ir_r4_k3_s2_e6_c64'],
+        ['ir_r3_k3_s1_e6_c96'],
+        ['ir_r3_k3_s2_e6_c160'],
+        ['ir_r1_k3_s1_e6_c320'],
+    ]
+    round_chs_fn = partial(round_channels, multiplier=channel_multiplier, divisor=channel_divisor)
+    return dict(
+        block_args=decode_arch_def(arch_def, depth_multiplier, fix_first_last=fix_stem_head, group_size=group_size),
+        num_features=1280 if fix_stem_head else max(1280, round_chs_fn(1280)),
+        stem_size=32,
+        fix_stem=fix_stem_head,
+        round_chs_fn=round_chs_fn,
+        norm_layer=kwargs.pop('norm_layer', None) or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
+        act_layer=resolve_act_layer(kwargs, 'relu6'),
+    )
 
 
 def _gen_mobilenetv2(
@@ -145,30 +200,10 @@ def _gen_mobilenetv2(
         fix_stem_head: bool = False,
         **kwargs,
 ) -> EfficientNet:
-    """MobileNetV2, https://arxiv.org/abs/1801.04381, table 2."""
-    arch_def = [
-        ['ds_r1_k3_s1_c16'],
-        ['ir_r2_k3_s2_e6_c24'],
-        ['ir_r3_k3_s2_e6_c32'],
-        ['ir_r4_k3_s2_e6_c64'],
-        ['ir_r3_k3_s1_e6_c96'],
-        ['ir_r3_k3_s2_e6_c160'],
-        ['ir_r1_k3_s1_e6_c320'],
-    ]
-    round_chs_fn = partial(round_channels, multiplier=channel_multiplier, divisor=channel_divisor)
-    return _create_mlfm_efficientnet(
-        variant,
-        pretrained,
-        block_args=decode_arch_def(arch_def, depth_multiplier, fix_first_last=fix_stem_head, group_size=group_size),
-        num_features=1280 if fix_stem_head else max(1280, round_chs_fn(1280)),
-        stem_size=32,
-        fix_stem=fix_stem_head,
-        round_chs_fn=round_chs_fn,
-        norm_layer=kwargs.pop('norm_layer', None) or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
-        act_layer=resolve_act_layer(kwargs, 'relu6'),
-        memory_args=dict(memory_update='cat', memory_forget_last=True),
-        **kwargs,
-    )
+    model_args = mobilenetv2_args(
+        kwargs, channel_multiplier, channel_divisor, depth_multiplier, group_size, fix_stem_head)
+    memory_args = dict(memory_update='cat', memory_forget_last=True)
+    return _create_mlfm_efficientnet(variant, pretrained, memory_args=memory_args, **model_args, **kwargs)
 
 
 def _gen_efficientnet(

@@ -11,10 +11,10 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import RegNet, RegNetCfg, register_model
 
-from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
 from ._create import create_mlfm_model
+from ._features import take_features
 from ._network import MemoryNetwork
 
 __all__ = ['MLFMRegNet']
@@ -97,8 +97,7 @@ class MLFMRegNet(MemoryNetwork, RegNet):
             output_fmt: str = 'NCHW',
             intermediates_only: bool = False,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
-        take_indices, max_index = feature_take_indices(5, indices)
+        take_indices, max_index = take_features(5, indices, output_fmt)
         last = max_index if stop_early else 4
         x, intermediates = self._forward_stages(x, take_indices, last)
         if intermediates_only:
@@ -107,13 +106,9 @@ class MLFMRegNet(MemoryNetwork, RegNet):
             x = self.final_conv(x)
         return x, intermediates
 
-    def prune_intermediate_layers(
-            self,
-            indices: Union[int, List[int]] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
-    ) -> List[int]:
-        take_indices = super().prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
+        """As timm's, and the memory units of the stages that go."""
+        take_indices = super().prune_intermediate_layers(*args, **kwargs)
         for stage in range(max(take_indices) + 1, 5):
             setattr(self.memory, f's{stage}', PassThrough())
         self.memory.update_levels()

@@ -14,13 +14,13 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint, register_model
+from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint, checkpoint_seq, register_model
 
-from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
 from ..memory.options import check_option
 from ._create import create_mlfm_model
+from ._features import take_features
 from ._network import MemoryNetwork, rounds_up
 
 __all__ = ['MLFMResNet']
@@ -53,6 +53,10 @@ class MLFMResNet(MemoryNetwork, ResNet):
     """
 
     options_cls = ResNetMemoryOptions
+
+    def add_memory(self, options: Any) -> None:
+        super().add_memory(options)
+        self.memory_split = options.memory_split
 
     def memory_sites(self, options: ResNetMemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         stem = self.feature_info[0]
@@ -102,27 +106,45 @@ class MLFMResNet(MemoryNetwork, ResNet):
             features.append(x)
         x, memory = self.memory.pool(self.maxpool(x), memory, bands)
         if last >= 1:
-            for block, unit in zip(self.layer1, self.memory.layer1):
-                x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
-                x, memory = unit(x, memory, bands)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_seq(self.layer1, x)
+            else:
+                x = self.layer1(x)
+            x, memory = self.memory.layer1[-1](x, memory, bands)
             if 1 in indices:
                 features.append(x)
         if last >= 2:
-            for block, unit in zip(self.layer2, self.memory.layer2):
-                x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
-                x, memory = unit(x, memory, bands)
+            if self.memory_split:
+                for block, unit in zip(self.layer2, self.memory.layer2):
+                    x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
+                    x, memory = unit(x, memory, bands)
+            else:
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    x = checkpoint_seq(self.layer2, x)
+                else:
+                    x = self.layer2(x)
+                x, memory = self.memory.layer2[-1](x, memory, bands)
             if 2 in indices:
                 features.append(x)
         if last >= 3:
-            for block, unit in zip(self.layer3, self.memory.layer3):
-                x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
-                x, memory = unit(x, memory, bands)
+            if self.memory_split:
+                for block, unit in zip(self.layer3, self.memory.layer3):
+                    x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
+                    x, memory = unit(x, memory, bands)
+            else:
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    x = checkpoint_seq(self.layer3, x)
+                else:
+                    x = self.layer3(x)
+                x, memory = self.memory.layer3[-1](x, memory, bands)
             if 3 in indices:
                 features.append(x)
         if last >= 4:
-            for block, unit in zip(self.layer4, self.memory.layer4):
-                x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
-                x, memory = unit(x, memory, bands)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_seq(self.layer4, x)
+            else:
+                x = self.layer4(x)
+            x, memory = self.memory.layer4[-1](x, memory, bands)
             if 4 in indices:
                 features.append(x)
         return x, features
@@ -140,23 +162,16 @@ class MLFMResNet(MemoryNetwork, ResNet):
             output_fmt: str = 'NCHW',
             intermediates_only: bool = False,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        assert output_fmt in ('NCHW',), 'Output shape must be NCHW.'
-        take_indices, max_index = feature_take_indices(5, indices)
+        take_indices, max_index = take_features(5, indices, output_fmt)
         x, intermediates = self._forward_stages(x, take_indices, max_index if stop_early else 4)
-        if intermediates_only:
-            return intermediates
-        return x, intermediates
+        return intermediates if intermediates_only else (x, intermediates)
 
-    def prune_intermediate_layers(
-            self,
-            indices: Union[int, List[int]] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
-    ) -> List[int]:
-        take_indices = super().prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
+        """As timm's, and the memory units of the stages that go."""
+        take_indices = super().prune_intermediate_layers(*args, **kwargs)
         last = max(take_indices)
         for stage in range(last + 1, 5):
-            setattr(self.memory, f'layer{stage}', nn.ModuleList())
+            setattr(self.memory, f'layer{stage}', nn.ModuleList([PassThrough()]))
         if last == 0:
             self.memory.pool = PassThrough()
         self.memory.update_levels()

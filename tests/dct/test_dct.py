@@ -14,6 +14,7 @@ from scipy.fft import dctn
 from torch import nn
 
 import mlfm_zoo
+from helpers.networks import DCT, lived_in
 from mlfm_zoo.cli import main
 from mlfm_zoo.cli.arguments import key_value
 from mlfm_zoo.convert import convert_state_dict
@@ -31,7 +32,6 @@ from mlfm_zoo.dct import (
     to_dct,
 )
 from mlfm_zoo.workflow.cost import count_cost
-from helpers.networks import DCT, lived_in
 
 ON_BLOCKS = [name for name in DCT if 'ycbcr' not in name]
 

@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 
-from int8 import export_onnx
 from helpers.networks import DCT, lived_in
+from int8 import export_onnx
 
 
 @pytest.mark.parametrize('name', [

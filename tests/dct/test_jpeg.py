@@ -17,10 +17,10 @@ from timm.data import create_dataset, create_loader, resolve_model_data_config
 
 from helpers import jpeg_mutations
 from helpers.jpeg_mutations import check, make_files, photo, pixels_of
+from helpers.reference import REFERENCE, needs_reference
 from mlfm_zoo.dct import DCTStem, JPEGCoefficients, read_coefficients, select_channels, store_jpegs
 from mlfm_zoo.dct.jpeg import Window, _coefficients
 from mlfm_zoo.dct.jpeg_file import parse_jpeg, read_jpeg
-from helpers.reference import REFERENCE, needs_reference
 
 PLAIN = ([0.0] * 192, [1.0] * 192)
 

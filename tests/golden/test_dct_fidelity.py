@@ -7,8 +7,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlfm_zoo.cli import main
 from helpers.reference import REFERENCE, load_fill, needs_reference
+from mlfm_zoo.cli import main
 
 pytestmark = needs_reference
 

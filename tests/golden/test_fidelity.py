@@ -7,11 +7,11 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from helpers.reference import REFERENCE, load_fill, needs_reference
 from mlfm_zoo import LowFrequencyMemoryUnit
 from mlfm_zoo.convert import convert_state_dict, read_checkpoint
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.workflow.evaluate import evaluate
-from helpers.reference import REFERENCE, load_fill, needs_reference
 
 pytestmark = needs_reference
 

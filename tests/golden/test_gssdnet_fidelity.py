@@ -10,9 +10,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlfm_zoo.cli import main
-from mlfm_zoo.convert import convert_state_dict
 from helpers.reference import REFERENCE, load_fill, needs_reference
+from mlfm_zoo.cli import main
 
 pytestmark = needs_reference
 
@@ -67,22 +66,30 @@ def test_outputs(name, architecture, model_args, shape, tmp_path):
 SAVE_KERNELS = """
 import sys, timm, mlfm_zoo
 from safetensors.torch import save_file
-convs = [m for n, m in timm.create_model(sys.argv[1]).named_modules() if n.endswith('conv_dw')]
-save_file({f'{i:02}': conv.weight for i, conv in enumerate(convs)}, sys.argv[2])
+for name in sys.argv[2:]:
+    convs = [m for n, m in timm.create_model(name).named_modules() if n.endswith('conv_dw')]
+    save_file({f'{i:02}': conv.weight for i, conv in enumerate(convs)}, f'{sys.argv[1]}/{name}.safetensors')
 """
 
 
+@pytest.fixture(scope='module')
+def own_kernels(tmp_path_factory):
+    """The kernels of our networks, by name, in the order of their layers."""
+    folder = tmp_path_factory.mktemp('kernels')
+    names = [architecture for _, architecture, *_ in RECORDED]
+    # MKL rounds exp otherwise on every kind of processor, unless it is told to compute as all of them do
+    subprocess.run([sys.executable, '-c', SAVE_KERNELS, str(folder), *names],
+                   env=os.environ | {'MKL_CBWR': 'COMPATIBLE'}, check=True)
+    return {n: [weight for _, weight in sorted(load_file(folder / f'{n}.safetensors').items())] for n in names}
+
+
 @recorded
-def test_fixed_kernels(name, architecture, model_args, shape, tmp_path):
+def test_fixed_kernels(name, architecture, model_args, shape, own_kernels):
     """Ours are the original's to the bit, and 1 in the middle for the channels that it lets pass."""
     weights, golden = released(name)
-    # MKL rounds exp otherwise on every kind of processor, unless it is told to compute as all of them do
-    command = [sys.executable, '-c', SAVE_KERNELS, architecture, str(tmp_path / 'kernels.safetensors')]
-    subprocess.run(command, env=os.environ | {'MKL_CBWR': 'COMPATIBLE'}, check=True)
     kernels = {k.removeprefix('fixed.'): v for k, v in golden.items() if k.startswith('fixed.')}
-    ours = [weight for _, weight in sorted(load_file(tmp_path / 'kernels.safetensors').items())]
     order = [k for k in weights if k.endswith('.2.0.weight') and k not in kernels]
-    for key, kernel in zip(order, ours, strict=True):
+    for key, kernel in zip(order, own_kernels[architecture], strict=True):
         recorded = kernels.pop(key.replace('.2.0.weight', '.0.weight'))
         assert torch.equal(kernel[:len(recorded)], recorded)
         assert len(kernel) == weights[key].shape[1]
@@ -99,10 +106,3 @@ def test_fixed_values_of_the_original():
     kinds = [m for m in network.modules() if getattr(m, 'kind', '') == 'order2']
     passing = torch.eye(9)[4]
     assert sum((m.weight.flatten(1) != passing).any(1).sum().item() * 9 for m in kinds) == 13_275
-
-
-def test_order_is_told_by_the_kernels():
-    for name, architecture, model_args, _ in RECORDED:
-        conversion = convert_state_dict(released(name)[0], model_args)
-        assert conversion.architecture == architecture
-        assert conversion.model_args == dict(num_classes=1000, **model_args)

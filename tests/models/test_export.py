@@ -7,8 +7,8 @@ import timm
 import torch
 from torch.export import Dim
 
-from int8 import QUANTISED, export_onnx, quantise
 from helpers.networks import ALL, GSSDNET, SMALL, SMALL_GSSDNET, lived_in
+from int8 import QUANTISED, export_onnx, quantise
 
 EVERY = {**SMALL, **SMALL_GSSDNET}
 SIZES = ((1, 64, 64), (3, 65, 97), (2, 128, 96))

@@ -17,13 +17,13 @@ from safetensors.torch import save
 from timm.models import group_parameters
 from torch import nn
 
-from helpers.digit_folders import write_digits
 from digits import load_split
+from helpers.digit_folders import write_digits
 from helpers.hub_server import HubServer
-from mlfm_zoo.hub.manifest import load_manifest
 from helpers.networks import ALL, SMALL, SMALL_GSSDNET, WEIGHTS
 from helpers.reference import REFERENCE, needs_reference
 from helpers.user import User
+from mlfm_zoo.hub.manifest import load_manifest
 
 ROOT = Path(__file__).parents[2]
 EVERY = {**SMALL, **SMALL_GSSDNET}

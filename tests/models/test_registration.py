@@ -7,9 +7,9 @@ import sys
 import timm
 
 import mlfm_zoo
-from mlfm_zoo.hub.manifest import load_manifest
 from helpers.networks import ALL, DCT, GSSDNET
 from helpers.reference import REFERENCE, needs_reference
+from mlfm_zoo.hub.manifest import load_manifest
 
 
 def run(code):

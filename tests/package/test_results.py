@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
-from mlfm_zoo.hub.manifest import load_manifest
 from helpers.reference import REFERENCE, needs_reference
+from mlfm_zoo.hub.manifest import load_manifest
 
 
 @needs_reference

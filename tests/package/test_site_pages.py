@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import site_pages
-from mlfm_zoo.hub.manifest import own_checkpoints
 from helpers.networks import ALL, DCT, GSSDNET
+from mlfm_zoo.hub.manifest import own_checkpoints
 from run_notebook import markdown_of, run
 
 ROOT = Path(__file__).parents[2]

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
+from helpers.shape_folders import LABELS as SHAPES
+from helpers.shape_folders import shapes, write_shapes
 from mlfm_zoo.segmentation.data import (
     IGNORE_INDEX,
     LABELS,
@@ -21,8 +23,6 @@ from mlfm_zoo.segmentation.data import (
     voc_colors,
 )
 from mlfm_zoo.segmentation.pictures import color_labels, draw_prediction, mask_of
-from helpers.shape_folders import LABELS as SHAPES
-from helpers.shape_folders import shapes, write_shapes
 
 
 def put(file, array, mode=None):

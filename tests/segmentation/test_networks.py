@@ -19,14 +19,14 @@ from torchvision.models.segmentation import fcn_resnet50
 from torchvision.models.segmentation.fcn import FCNHead
 
 from helpers.hub_server import HubServer
-from int8 import export_onnx
 from helpers.literal_unet import LiteralUNet
-from mlfm_zoo.hub.manifest import load_manifest
-from mlfm_zoo.memory.network import LowFrequencyMemory
-from mlfm_zoo.segmentation import NAMES, LearntUpsample, SegmentationNetwork, create_model, segmentation_loss
 from helpers.networks import SMALL, SMALL_GSSDNET, lived_in
 from helpers.reference import REFERENCE, needs_reference
 from helpers.user import IMPORTS, User
+from int8 import export_onnx
+from mlfm_zoo.hub.manifest import load_manifest
+from mlfm_zoo.memory.network import LowFrequencyMemory
+from mlfm_zoo.segmentation import NAMES, LearntUpsample, SegmentationNetwork, create_model, segmentation_loss
 
 EVERY = {**SMALL, **SMALL_GSSDNET}
 RESNET = dict(channels=(8, 16, 24, 32), stem_width=8)

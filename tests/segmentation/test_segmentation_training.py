@@ -18,12 +18,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import mlfm_zoo
+from helpers.shape_folders import LABELS, write_shapes
+from helpers.user import IMPORTS
 from mlfm_zoo.cli import main
 from mlfm_zoo.segmentation import TrainSettings, load_run, train
 from mlfm_zoo.segmentation.data import Labels, read_labels
 from mlfm_zoo.segmentation.training import _Run
-from helpers.shape_folders import LABELS, write_shapes
-from helpers.user import IMPORTS
 
 ROOT = Path(__file__).parents[2]
 SMALL = dict(model='unet', encoder=None, model_kwargs=dict(base_width=4), crop_size=(32, 48), batch_size=4, warmup=4)

@@ -13,9 +13,9 @@ import yaml
 from PIL import Image
 from timm.data import create_transform
 
+from helpers.networks import ALL, GSSDNET
 from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.recipe import RECIPES, load_recipe, training_command
-from helpers.networks import ALL, GSSDNET
 
 # The arguments of timm's train.py (at commit aa4b585) that a recipe may set.
 TRAIN_ARGUMENTS = set('''

@@ -18,11 +18,11 @@ from torch import nn
 
 from helpers.digit_folders import write_digits
 from helpers.hub_server import HubServer
+from helpers.networks import ALL, SMALL
+from helpers.user import IMPORTS, User
 from mlfm_zoo.cli import main
 from mlfm_zoo.hub.manifest import read_manifest
 from mlfm_zoo.workflow.collect import read_run
-from helpers.networks import ALL, SMALL
-from helpers.user import IMPORTS, User
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parents[1]

@@ -1,0 +1,30 @@
+"""The arguments of `forward_intermediates` that every family reads in the same way."""
+
+from typing import List, Optional, Tuple, Union
+
+from .._timm import feature_take_indices
+
+__all__ = ['take_features']
+
+
+def take_features(
+        num_features: int,
+        indices: Optional[Union[int, List[int]]],
+        output_fmt: str,
+) -> Tuple[List[int], int]:
+    """Resolve which features `forward_intermediates` returns.
+
+    Args:
+        num_features: Features that the network has.
+        indices: Features to return, the last so many if a number, all if None.
+        output_fmt: Layout of the features, 'NCHW'.
+
+    Returns:
+        Indices of the features, and the largest of them.
+
+    Raises:
+        ValueError: `output_fmt` is another layout.
+    """
+    if output_fmt != 'NCHW':
+        raise ValueError(f"output_fmt is {output_fmt!r}, expected 'NCHW', the only layout of these features.")
+    return feature_take_indices(num_features, indices)
