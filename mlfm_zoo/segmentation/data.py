@@ -19,7 +19,7 @@ from ..data.images import open_image
 
 __all__ = [
     'IGNORE_INDEX', 'LABELS', 'Labels', 'Sample', 'SegmentationDataset', 'eval_transform', 'find_samples',
-    'load_labels', 'read_image', 'read_labels', 'statistics_of', 'train_transform', 'voc_colors',
+    'load_labels', 'read_image', 'read_labels', 'train_transform', 'voc_colors',
 ]
 
 IGNORE_INDEX = 255
@@ -129,12 +129,7 @@ def load_labels(name: str) -> Labels:
 
 
 class Sample(NamedTuple):
-    """An image and its mask.
-
-    Attributes:
-        image: The image's file.
-        mask: The mask's file.
-    """
+    """The file of an image and that of its mask."""
     image: Path
     mask: Path
 
@@ -167,11 +162,13 @@ def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
     stems = sorted(images)
     if images_dir.name == 'JPEGImages':
         stems = (root / 'ImageSets' / 'Segmentation' / f'{split}.txt').read_text(encoding='utf-8').split()
-    missing = [d / stem for stem in stems for d, files in ((images_dir, images), (masks_dir, masks)) if stem not in files]
-    if missing or not stems:
-        raise ValueError(
-            f'{missing[0] if missing else images_dir / "*"} is missing, expected images and a mask for each: add it, '
-            'or check the path.')
+    if not stems:
+        raise ValueError(f'{images_dir} is empty, expected images: check the path.')
+    for stem in stems:
+        if stem not in images or stem not in masks:
+            raise ValueError(
+                f'{(images_dir if stem not in images else masks_dir) / stem} is missing, expected an image and a mask '
+                'of each name: add it, or remove the name.')
     return [Sample(images[stem], masks[stem]) for stem in stems]
 
 
@@ -214,10 +211,11 @@ def read_labels(file: Path, labels: Labels) -> torch.Tensor:
         ValueError: The file is damaged, or has a value or color that stands for no class or for two.
     """
     image = open_image(file, mode=None)
-    pixels = np.array(image).astype(np.int64)
-    keys, what = [*labels.values, *labels.void], 'value'
-    if pixels.ndim == 3:
-        pixels = np.array(image.convert('RGB')).astype(np.int64) @ [1 << 16, 1 << 8, 1]
+    if len(image.getbands()) == 1:
+        pixels = np.array(image).astype(np.int64)
+        keys, what = [*labels.values, *labels.void], 'value'
+    else:
+        pixels = np.array(image.convert('RGB')).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
         keys, what = [(r << 16) + (g << 8) + b for r, g, b in (*labels.colors, *labels.void_colors)], 'color'
     classes = dict(zip(keys, [*range(len(labels.names)), *[IGNORE_INDEX] * len(keys)]))
     if len(classes) < len(keys):
@@ -231,18 +229,11 @@ def read_labels(file: Path, labels: Labels) -> torch.Tensor:
     return torch.from_numpy(np.array([classes[v] for v in found])[places.reshape(pixels.shape)])
 
 
-def statistics_of(in_chans: int) -> Tuple[Tuple[float, ...], Tuple[float, ...]]:
-    """Mean and standard deviation for normalization: ImageNet's, 0.5 for other channels than RGB.
-
-    Args:
-        in_chans: Channels of the image.
-
-    Returns:
-        Both, for pixels from 0 to 1.
-    """
+def _statistics(in_chans: int) -> Tuple[List[float], List[float]]:
+    """Mean and standard deviation for normalization: ImageNet's, or 0.5 for images other than RGB."""
     if in_chans == 3:
-        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return (0.5,) * in_chans, (0.5,) * in_chans
+        return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
+    return [0.5] * in_chans, [0.5] * in_chans
 
 
 def eval_transform(in_chans: int = 3, img_size: Optional[Sequence[int]] = None) -> v2.Compose:
@@ -255,10 +246,9 @@ def eval_transform(in_chans: int = 3, img_size: Optional[Sequence[int]] = None) 
     Returns:
         A transform of an image and its mask.
     """
-    mean, std = statistics_of(in_chans)
-    resize = [] if img_size is None else [v2.Resize(list(img_size), antialias=True)]
-    return v2.Compose([*resize, v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True),
-                       v2.Normalize(list(mean), list(std))])
+    resize = [] if img_size is None else [v2.Resize(list(img_size))]
+    to_float = v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True)
+    return v2.Compose([*resize, to_float, v2.Normalize(*_statistics(in_chans))])
 
 
 def train_transform(
@@ -282,11 +272,11 @@ def train_transform(
     Returns:
         A transform of an image and its mask.
     """
-    mean, _ = statistics_of(in_chans)
+    mean, _ = _statistics(in_chans)
     fill: Dict[Any, Any] = {tv_tensors.Image: [255 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
     jitter = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter and in_chans in (1, 3) else []
     return v2.Compose([
-        v2.ScaleJitter(tuple(img_size or crop_size), scale_range=scale, antialias=True),
+        v2.ScaleJitter(tuple(img_size or crop_size), scale_range=scale),
         v2.RandomCrop(tuple(crop_size), pad_if_needed=True, fill=fill),
         v2.RandomHorizontalFlip(),
         v2.RandomVerticalFlip(vflip),

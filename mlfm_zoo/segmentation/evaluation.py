@@ -33,11 +33,10 @@ def segmentation_loss(
         The mean over pixels; 0 where all are void.
     """
     if isinstance(output, tuple):
-        logits, aux = output
-        return (
-            segmentation_loss(logits, labels, aux_weight, ignore_index, label_smoothing)
-            + aux_weight * segmentation_loss(aux, labels, aux_weight, ignore_index, label_smoothing))
-    output = output.float()  # which autocast may have made half
+        loss, aux_loss = (
+            segmentation_loss(logits, labels, aux_weight, ignore_index, label_smoothing) for logits in output)
+        return loss + aux_weight * aux_loss
+    output = output.float()  # autocast may have made it half
     valid = labels != ignore_index
     count = valid.sum().clamp(min=1)
     if output.shape[1] == 1:
@@ -125,7 +124,6 @@ def evaluate(
         flip: bool = False,
         boundaries: bool = True,
         num_workers: int = 0,
-        amp: Optional[torch.dtype] = None,
         progress: bool = False,
 ) -> Scores:
     """Measure a network on a data set, whose images are evaluated one by one and may have any sizes.

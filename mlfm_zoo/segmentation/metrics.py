@@ -79,7 +79,7 @@ class SegmentationMeter:
         Returns:
             The scores.
         """
-        confusion = self.confusion.compute().double()  # which sums over processes
+        confusion = self.confusion.compute().double()  # summed over processes
         sums = self.sums.clone()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
@@ -120,24 +120,23 @@ def boundary_scores(
 
 
 def _widened(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Whether each pixel (..., H, W) lies within a radius of a pixel of the mask."""
+    """Whether each pixel (..., H, W) lies within a radius of a pixel of the mask; one shift for each of the disk."""
     reach = math.floor(radius)
-    axis = torch.arange(-reach, reach + 1, device=mask.device)
-    disk = (axis[:, None] ** 2 + axis ** 2 <= radius ** 2).float()
-    maps = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    return (F.conv2d(maps, disk[None, None], padding=reach) > 0.5).reshape(mask.shape)
+    height, width = mask.shape[-2:]
+    padded = F.pad(mask, [reach] * 4)
+    near = mask.clone()
+    for y in range(2 * reach + 1):
+        for x in range(2 * reach + 1):
+            if math.hypot(y - reach, x - reach) <= radius:
+                near |= padded[..., y:y + height, x:x + width]
+    return near
 
 
 def _boundaries(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Boundary of each class (num_classes, H, W)."""
-    edge = torch.zeros_like(labels, dtype=torch.bool)
-    valid = labels != IGNORE_INDEX
-    for dim in (0, 1):
-        n = labels.shape[dim] - 1
-        differs = labels.narrow(dim, 0, n) != labels.narrow(dim, 1, n)
-        differs &= valid.narrow(dim, 0, n) & valid.narrow(dim, 1, n)
-        edge.narrow(dim, 0, n).logical_or_(differs)
-        edge.narrow(dim, 1, n).logical_or_(differs)
+    padded = F.pad(labels, [1] * 4, value=IGNORE_INDEX)
+    neighbors = torch.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+    edge = ((neighbors != labels) & (neighbors != IGNORE_INDEX)).any(0)
     classes = torch.arange(num_classes, device=labels.device)[:, None, None]
     return (labels == classes) & edge
 

@@ -17,7 +17,7 @@ from ..memory import LowFrequencyMemory, attach_memory
 from ..memory.network import check_image
 from ..models._create import FeatureNet
 
-__all__ = ['SegmentationNetwork', 'create_encoder', 'pad_to_multiple']
+__all__ = ['SegmentationNetwork', 'create_encoder']
 
 
 class SegmentationNetwork(
@@ -84,7 +84,11 @@ class SegmentationNetwork(
         """
         check_image(x, self.in_chans, 1)
         height, width = x.shape[-2:]
-        logits, feature = self.forward_logits(pad_to_multiple(x, self.stride))
+        bottom, right = -height % self.stride, -width % self.stride
+        # an exported graph is for all sizes, so that it always pads, if only by nothing
+        if torch.compiler.is_compiling() or bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode='replicate')
+        logits, feature = self.forward_logits(x)
         if not self.training or self.aux_head is None:
             return logits[..., :height, :width]
         aux = F.interpolate(self.aux_head(feature), size=logits.shape[-2:], mode='bilinear')
@@ -158,23 +162,6 @@ class SegmentationNetwork(
             raise ValueError(f'{file} is damaged: download or train it again.') from error
         model.load_state_dict(weights)
         return model.to(map_location).eval()
-
-
-def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Pad images at the right and the bottom, by repeating the edge, until their sides are multiples of a number.
-
-    Args:
-        x: Image batch (N, C, H, W).
-        multiple: The number.
-
-    Returns:
-        Image batch; x itself where nothing is missing.
-    """
-    bottom, right = (-side % multiple for side in x.shape[-2:])
-    # an exported graph is for all sizes, so that there it is always padded, if only by nothing
-    if torch.compiler.is_compiling() or bottom or right:
-        x = F.pad(x, (0, right, 0, bottom), mode='replicate')
-    return x
 
 
 def create_encoder(name: str, memory: Optional[bool] = None, **kwargs: Any) -> nn.Module:

@@ -158,7 +158,7 @@ class _Run:
                 parameter.requires_grad_(not _is_trunk(name))
         if settings.grad_checkpointing:
             model.set_grad_checkpointing()
-        model.to(self.accelerator.device, memory_format=self.memory_format)
+        model.to(self.accelerator.device).to(memory_format=self.memory_format)
         units = [m for m in model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
         if calibration is not None and units and all(unit.is_identity() for unit in units):
             loader = DataLoader(calibration, settings.batch_size, num_workers=self.num_workers)
