@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from helpers.networks import ALL
-from helpers.reference import REFERENCE, needs_reference
 from mlfm_zoo.cli import main
 from mlfm_zoo.hub.manifest import paper_accuracies
+from helpers.networks import ALL
+from helpers.reference import REFERENCE, needs_reference
 
 COMMAND = [sys.executable, '-m', 'mlfm_zoo']
 
