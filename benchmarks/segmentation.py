@@ -14,8 +14,8 @@ All variants of a network have the same settings, and with the same seed see the
 measure is that of the last epoch. --table prints mean and standard deviation over seeds, and the mean difference to the
 network without memory with its 95 % interval: Student's t over the differences of the same seed.
 
-A finished run is a line of FOLDER/results.csv. Runs that are there with the same settings are not run again, and one
-that was interrupted goes on from its last epoch, in the folder --work.
+A finished run is a line of FOLDER/results.csv and is not run again. One that was interrupted resumes from its last
+epoch, in the folder --work.
 """
 
 import argparse
@@ -32,10 +32,12 @@ from PIL import Image
 from scipy.stats import t
 
 import mlfm_zoo
+from mlfm_zoo._files import written_whole
 from mlfm_zoo.segmentation.data import SegmentationDataset, eval_transform
 from mlfm_zoo.segmentation.evaluation import evaluate
 from mlfm_zoo.segmentation.metrics import as_row
-from mlfm_zoo.segmentation.training import TrainSettings, load_run, train
+from mlfm_zoo.segmentation.settings import TrainSettings
+from mlfm_zoo.segmentation.training import load_run, train
 
 RESULTS = Path(__file__).parent / 'results' / 'segmentation'
 DATA: Dict[str, Dict[str, Any]] = {
@@ -173,12 +175,10 @@ def main() -> None:
                 print(name, flush=True)
                 found = run(data, folder, network, kwargs, seed, args.work / name.replace(' ', '_'))
                 rows.append({k: str(v) for k, v in {**key, **found}.items()})
-                unfinished = file.with_suffix('.unfinished')
-                with open(unfinished, 'w', newline='', encoding='utf-8') as f:
+                with written_whole(file) as unfinished, open(unfinished, 'w', newline='', encoding='utf-8') as f:
                     writer = csv.DictWriter(f, rows[-1])
                     writer.writeheader()
                     writer.writerows(rows)
-                unfinished.replace(file)
                 print(f'{name}: mIoU {found["miou"]:.2f} %, {found["seconds"]} s', flush=True)
     print(table(rows))
 

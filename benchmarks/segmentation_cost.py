@@ -20,6 +20,7 @@ from typing import Any, Dict
 import torch
 
 import mlfm_zoo
+from mlfm_zoo._files import written_whole
 from mlfm_zoo.segmentation import create_model
 from mlfm_zoo.workflow.cost import cost_of
 
@@ -110,9 +111,8 @@ def main() -> None:
     said = dict(
         mlfm_zoo=mlfm_zoo.__version__, torch=torch.__version__, machine=machine, threads=torch.get_num_threads(),
         size=args.size, rounds=args.rounds, networks=results)
-    unfinished = file.with_suffix('.unfinished')
-    unfinished.write_text(json.dumps(said, indent=1), encoding='utf-8')
-    unfinished.replace(file)
+    with written_whole(file) as unfinished:
+        unfinished.write_text(json.dumps(said, indent=1), encoding='utf-8')
     print(table(results))
 
 

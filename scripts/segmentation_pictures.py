@@ -1,27 +1,30 @@
-"""Train a small U-Net with memory to find handwritten digits on photographs, and draw what it says and remembers.
+"""Train a small U-Net with memory to find handwritten digits on photographs; draw its predictions and its memory.
 
     python scripts/segmentation_pictures.py [--output docs/segmentation] [--work FOLDER] [--epochs 15]
 
-Digits and photographs are scikit-learn's. The photographs are cut to pieces of 128 x 96 pixels, left parts to train on
-and right parts to measure; on each piece lie three to six digits, held-out ones on the pieces to measure. Writes
-predictions.png (image, truth, prediction, error) and memory.png, and prints the mean IoU. Takes some minutes on a core.
+Digits and photographs are scikit-learn's. The photographs are cut to pieces of 128 x 96 pixels, the left parts for
+training and the right parts for evaluation. Each piece gets three to six digits, held-out ones for evaluation. Writes
+predictions.png (image, truth, prediction, error) and memory.png, and prints the mean IoU. Takes minutes on one core.
 """
 
 import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import Tuple
+from typing import List, Tuple
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from torchvision import tv_tensors
 
 from digits import Digits, load_split
+from mlfm_zoo.memory import LowFrequencyMemoryUnit
 from mlfm_zoo.segmentation import TrainSettings, load_run, predict_labels, predict_probabilities, train
 from mlfm_zoo.segmentation.data import SegmentationDataset, eval_transform, read_image, read_labels
-from mlfm_zoo.segmentation.pictures import draw_prediction, record_memory
+from mlfm_zoo.segmentation.pictures import draw_prediction
 
 HEIGHT, WIDTH = 96, 128
 LABELS = dict(names=['photograph', 'digit'], colors=[[40, 40, 40], [240, 200, 60]])
@@ -59,27 +62,39 @@ def write_scenes(folder: Path) -> None:
     (folder / 'labels.json').write_text(json.dumps(LABELS))
 
 
-def draw_memory(model: torch.nn.Module, images: list, file: Path) -> None:
+def record_memory(model: torch.nn.Module, image: torch.Tensor) -> List[torch.Tensor]:
+    """Run a network on an image batch; returns the memory that each unit reads."""
+    read: List[torch.Tensor] = []
+    handles = [
+        unit.register_forward_pre_hook(lambda _, args: read.append(args[1]))
+        for unit in model.modules() if isinstance(unit, LowFrequencyMemoryUnit)]
+    with torch.no_grad():
+        model(image)
+    for handle in handles:
+        handle.remove()
+    return read
+
+
+def side_by_side(parts: List[np.ndarray], axis: int) -> np.ndarray:
+    """Join pictures, with a white gap between them."""
+    shape = list(parts[0].shape)
+    shape[axis] = 4
+    gap = np.full(shape, 255, np.uint8)
+    return np.concatenate([x for part in parts for x in (part, gap)][:-1], axis)
+
+
+def draw_memory(model: torch.nn.Module, images: List[torch.Tensor], file: Path) -> None:
     """A row for each image: the image, and the mean over channels of the memory that each unit reads."""
-    from matplotlib import colormaps
     rows = []
     for pixels in images:
-        read = record_memory(model, eval_transform()(_as_image(pixels))[None])
         cells = [pixels.permute(1, 2, 0).numpy()]
-        for _, memory in read:
+        for memory in record_memory(model, eval_transform()(tv_tensors.Image(pixels))[None]):
             mean = memory[0].mean(0)
-            mean = (mean - mean.min()) / (mean.max() - mean.min())
-            painted = (colormaps['viridis'](mean.numpy())[..., :3] * 255).astype(np.uint8)
-            cells.append(np.asarray(Image.fromarray(painted).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)))
-        gap = np.full((HEIGHT, 4, 3), 255, np.uint8)
-        rows.append(np.concatenate([x for cell in cells for x in (cell, gap)][:-1], axis=1))
-    gap = np.full((4, rows[0].shape[1], 3), 255, np.uint8)
-    Image.fromarray(np.concatenate([x for row in rows for x in (row, gap)][:-1])).save(file, optimize=True)
-
-
-def _as_image(pixels: torch.Tensor):
-    from torchvision import tv_tensors
-    return tv_tensors.Image(pixels)
+            painted = colormaps['viridis'](((mean - mean.min()) / (mean.max() - mean.min())).numpy(), bytes=True)
+            cells.append(np.asarray(
+                Image.fromarray(painted[..., :3]).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)))
+        rows.append(side_by_side(cells, 1))
+    Image.fromarray(side_by_side(rows, 0)).save(file, optimize=True)
 
 
 def main() -> None:
@@ -105,12 +120,9 @@ def main() -> None:
         sample = dataset.samples[i]
         predicted = predict_labels(predict_probabilities(model, dataset[i][0][None]))[0]
         file = work / f'prediction{i}.png'
-        draw_prediction(
-            file, read_image(sample.image), predicted, labels, read_labels(sample.mask, labels))
+        draw_prediction(file, read_image(sample.image), predicted, labels, read_labels(sample.mask, labels))
         strips.append(np.asarray(Image.open(file)))
-    gap = np.full((4, strips[0].shape[1], 3), 255, np.uint8)
-    Image.fromarray(np.concatenate([x for strip in strips for x in (strip, gap)][:-1])).save(
-        args.output / 'predictions.png', optimize=True)
+    Image.fromarray(side_by_side(strips, 0)).save(args.output / 'predictions.png', optimize=True)
     photos = [torch.from_numpy(np.array(photo)[150:150 + HEIGHT, 250:250 + WIDTH]).permute(2, 0, 1)
               for photo in load_sample_images().images]
     draw_memory(model, [read_image(dataset.samples[0].image), *photos], args.output / 'memory.png')

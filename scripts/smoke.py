@@ -33,7 +33,7 @@ def main() -> None:
     import timm
 
     others = set(timm.list_models())
-    heavy = {'matplotlib', 'torchmetrics', 'segmentation_models_pytorch', 'pycocotools', 'jpeglib', 'sklearn'}
+    heavy = {'accelerate', 'matplotlib', 'torchmetrics', 'segmentation_models_pytorch', 'pycocotools', 'jpeglib', 'sklearn'}
     import mlfm_zoo
     check(not heavy & {*sys.modules}, 'an import brings no library of an extra')
     check(mlfm_zoo.__version__ == sys.argv[1], f'the version is {sys.argv[1]}')

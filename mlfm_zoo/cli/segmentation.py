@@ -61,7 +61,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """An option for each setting of training, named and explained as it is there."""
-    from ..segmentation.training import AMP, TrainSettings
+    from ..segmentation.settings import AMP, TrainSettings
     helps = dict(re.findall(r'^ {8}(\w+): (.+?)\.$', TrainSettings.__doc__ or '', re.MULTILINE))
     numbers = {'epochs': positive, 'batch_size': positive, 'in_chans': positive, 'val_every': positive}
     for field in dataclasses.fields(TrainSettings):
@@ -93,7 +93,8 @@ def _device(args: argparse.Namespace) -> str:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ..segmentation.training import TrainSettings, train
+    from ..segmentation.settings import TrainSettings
+    from ..segmentation.training import train
     names = {field.name for field in dataclasses.fields(TrainSettings)}
     given: Dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
     given.update(model_kwargs=dict(args.model_kwargs))

@@ -24,6 +24,7 @@ from timm.models import checkpoint_seq, register_model
 
 from .._buffers import FixedBuffers
 from .._folding import fuse_trunk, scale_and_shift
+from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory.options import check_option
 from ._create import create_network

@@ -4,8 +4,9 @@ from .create import NAMES, create_model
 from .evaluation import evaluate, predict_labels, predict_probabilities, segmentation_loss
 from .fcn import FCN, LearntUpsample
 from .network import SegmentationNetwork
+from .settings import TrainSettings
 from .smp import SMP
-from .training import TrainSettings, load_run, train
+from .training import load_run, train
 from .unet import UNet
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Folders of images and masks: how they are laid out, what the values of masks mean, and augmentation.
+"""Folders of images and masks: layouts, the meaning of masks, and augmentation.
 
-A mask is a picture of one channel whose values are `Labels.values`, as CamVid's, VOC's and ADE20K's are, or an RGB
-picture whose colours are `Labels.colors`. What is void in a mask is `IGNORE_INDEX` in the labels.
+A mask is an image of one channel whose values are `Labels.values`, as in CamVid, VOC and ADE20K, or an RGB image whose
+colors are `Labels.colors`. Void pixels of a mask have the label `IGNORE_INDEX`.
 """
 
 import json
@@ -11,21 +11,22 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ..data.images import open_image
+
 __all__ = [
     'IGNORE_INDEX', 'LABELS', 'Labels', 'Sample', 'SegmentationDataset', 'eval_transform', 'find_samples',
-    'load_labels', 'read_image', 'read_labels', 'statistics_of', 'train_transform', 'voc_colors',
+    'load_labels', 'read_image', 'read_labels', 'train_transform', 'voc_colors',
 ]
 
 IGNORE_INDEX = 255
 
 Color = Tuple[int, int, int]
 
-# Where images and masks lie in a folder, and what the splits are called there.
+# Folders of images and of masks, and names of splits that differ.
 LAYOUTS: Tuple[Tuple[str, str, Dict[str, str]], ...] = (
     ('{split}', '{split}annot', {}),  # CamVid as in SegNet's repository
     ('JPEGImages', 'SegmentationClass', {}),  # VOC, with ImageSets/Segmentation/{split}.txt
@@ -38,7 +39,7 @@ MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
 def voc_colors(num_colors: int) -> Tuple[Color, ...]:
-    """Colours of VOC's palette, which has the bits of a label spread over red, green and blue.
+    """Colors of VOC's palette, which spreads the bits of a label over red, green and blue.
 
     Args:
         num_colors: How many.
@@ -46,27 +47,25 @@ def voc_colors(num_colors: int) -> Tuple[Color, ...]:
     Returns:
         Red, green and blue of labels 0, 1, ...
     """
-    return tuple(  # bit 3 k + c of a label is bit 7 - k of its channel c
-        (_spread(label, 0), _spread(label, 1), _spread(label, 2)) for label in range(num_colors))
+    def channel(label: int, c: int) -> int:  # bit 3 k + c of a label is bit 7 - k of its channel c
+        return sum((label >> (3 * k + c) & 1) << (7 - k) for k in range(8))
 
-
-def _spread(label: int, channel: int) -> int:
-    return sum((label >> (3 * k + channel) & 1) << (7 - k) for k in range(8))
+    return tuple((channel(label, 0), channel(label, 1), channel(label, 2)) for label in range(num_colors))
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What masks of a data set mean.
+    """What the masks of a data set mean.
 
     Attributes:
-        names: The classes.
+        names: The classes, at most 255.
         values: The value of each class in masks of one channel; 0, 1, ... if empty.
-        void: Values that are of no class.
-        colors: The colour of each class in RGB masks, and in pictures; those of VOC's palette if empty.
-        void_colors: Colours that are of no class.
+        void: Values that belong to no class.
+        colors: The color of each class in RGB masks, and in pictures; those of VOC's palette if empty.
+        void_colors: Colors that belong to no class.
 
     Raises:
-        ValueError: There are too many or too few of one of them, or one stands for two classes.
+        ValueError: The numbers of names, values and colors differ.
     """
     names: Tuple[str, ...]
     values: Tuple[int, ...] = ()
@@ -76,21 +75,16 @@ class Labels:
 
     def __post_init__(self) -> None:
         count = len(self.names)
-        if not 1 <= count <= IGNORE_INDEX:
-            raise ValueError(f'There are {count} classes, expected 1 to {IGNORE_INDEX}.')
-        if not self.values:
-            object.__setattr__(self, 'values', tuple(range(count)))
-        if not self.colors:
-            object.__setattr__(self, 'colors', voc_colors(count))
-        for what, given, void in (('values', self.values, self.void), ('colors', self.colors, self.void_colors)):
-            if len(given) != count:
-                raise ValueError(f'There are {len(given)} {what} for {count} classes, expected one for each.')
-            if what == 'values' and len({*given, *void}) != len(given) + len(void):
-                raise ValueError('A value stands for two classes, or for one and for none: give each its own.')
+        object.__setattr__(self, 'values', self.values or tuple(range(count)))
+        object.__setattr__(self, 'colors', self.colors or voc_colors(count))
+        if not len(self.values) == len(self.colors) == count <= IGNORE_INDEX:
+            raise ValueError(
+                f'There are {count} names, {len(self.values)} values and {len(self.colors)} colors, expected one of '
+                f'each for at most {IGNORE_INDEX} classes.')
 
     @classmethod
     def from_json(cls, fields: Dict[str, Any]) -> 'Labels':
-        """Labels from lists, as JSON has them."""
+        """Make labels of lists, as JSON has them."""
         as_tuples: Dict[str, Any] = {
             k: tuple(tuple(x) if isinstance(x, list) else x for x in v) for k, v in fields.items()}
         return cls(**as_tuples)
@@ -123,31 +117,25 @@ def load_labels(name: str) -> Labels:
         The labels.
 
     Raises:
-        ValueError: The file is missing, or has other fields or values.
+        ValueError: There is no such data set or file, or its values do not fit.
     """
     if name in LABELS:
         return LABELS[name]
-    try:
-        return Labels.from_json(json.loads(Path(name).read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    if not Path(name).is_file():
         raise ValueError(
-            f'{name} names no labels ({error}): give {", ".join(LABELS)} or a JSON file with names and, if need be, '
-            'values, void, colors and void_colors.') from None
+            f'{name} names no labels: give {", ".join(LABELS)} or a JSON file with names and, if need be, values, '
+            'void, colors and void_colors.')
+    return Labels.from_json(json.loads(Path(name).read_text(encoding='utf-8')))
 
 
 class Sample(NamedTuple):
-    """An image and its mask.
-
-    Attributes:
-        image: The image's file.
-        mask: The mask's file.
-    """
+    """The file of an image and that of its mask."""
     image: Path
     mask: Path
 
 
 def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
-    """Images of a split and their masks, which have the same name but for its ending.
+    """Find the images of a split and their masks, which have the same name except for the extension.
 
     Args:
         folder: Folder laid out as CamVid, VOC or ADE20K, or with images/SPLIT and masks/SPLIT or the other way round.
@@ -157,12 +145,12 @@ def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
         The pairs, by name.
 
     Raises:
-        ValueError: The folder is laid out in another way, is empty, or lacks a mask.
+        ValueError: The folder is laid out in another way, is empty, or lacks an image or a mask.
     """
     root = Path(folder)
-    for images, masks, names in LAYOUTS:
-        name = split if (root / images.format(split=split)).is_dir() else names.get(split, split)
-        images_dir, masks_dir = root / images.format(split=name), root / masks.format(split=name)
+    for images_form, masks_form, names in LAYOUTS:
+        name = split if (root / images_form.format(split=split)).is_dir() else names.get(split, split)
+        images_dir, masks_dir = root / images_form.format(split=name), root / masks_form.format(split=name)
         if images_dir.is_dir() and masks_dir.is_dir():
             break
     else:
@@ -170,24 +158,22 @@ def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
             f'{root} has no images and masks of {split}, expected {split}/ and {split}annot/, JPEGImages/ and '
             f'SegmentationClass/, images/{split}/ and annotations/{split}/ or masks/{split}/, or {split}/images/ and '
             f'{split}/masks/: check the path.')
-    files = sorted(f for f in images_dir.iterdir() if f.is_file() and not f.name.startswith('.'))
-    listed = root / 'ImageSets' / 'Segmentation' / f'{split}.txt'
-    if images == 'JPEGImages':
-        if not listed.is_file():
-            raise ValueError(f'{listed} is missing, expected the names of the images of {split}: check the path.')
-        by_stem = {f.stem: f for f in files}
-        wanted = listed.read_text(encoding='utf-8').split()
-        missing = [stem for stem in wanted if stem not in by_stem]
-        if missing:
-            raise ValueError(f'{images_dir} has no image {missing[0]}, which {listed} names: get the data again.')
-        files = [by_stem[stem] for stem in wanted]
-    if not files:
+    images, masks = _files_of(images_dir), _files_of(masks_dir)
+    stems = sorted(images)
+    if images_dir.name == 'JPEGImages':
+        stems = (root / 'ImageSets' / 'Segmentation' / f'{split}.txt').read_text(encoding='utf-8').split()
+    if not stems:
         raise ValueError(f'{images_dir} is empty, expected images: check the path.')
-    found = {f.stem: f for f in masks_dir.iterdir() if f.is_file() and not f.name.startswith('.')}
-    for file in files:
-        if file.stem not in found:
-            raise ValueError(f'{file} has no mask, expected {masks_dir / file.stem}.png: add it, or take it away.')
-    return [Sample(file, found[file.stem]) for file in files]
+    for stem in stems:
+        if stem not in images or stem not in masks:
+            raise ValueError(
+                f'{(images_dir if stem not in images else masks_dir) / stem} is missing, expected an image and a mask '
+                'of each name: add it, or remove the name.')
+    return [Sample(images[stem], masks[stem]) for stem in stems]
+
+
+def _files_of(folder: Path) -> Dict[str, Path]:
+    return {f.stem: f for f in folder.iterdir() if f.is_file() and not f.name.startswith('.')}
 
 
 def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
@@ -195,21 +181,20 @@ def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
 
     Args:
         file: The file.
-        in_chans: Channels wanted: 1 for grey, 3 for RGB, 4 for RGBA.
+        in_chans: Channels wanted: 1 for gray, 3 for RGB, 4 for RGBA.
 
     Returns:
-        Whole numbers (in_chans, H, W).
+        The pixels, uint8 (in_chans, H, W).
 
     Raises:
-        ValueError: The file is damaged or has more than 8 bits a channel, or there are no images of so many channels.
+        ValueError: The file is damaged or has more than 8 bits a channel, or images have no such number of channels.
     """
     if in_chans not in MODES:
-        raise ValueError(f'Files hold no images of {in_chans} channels, expected 1, 3 or 4: give tensors instead.')
-    image = _open(file)
+        raise ValueError(f'in_chans is {in_chans}, expected 1, 3 or 4 for images of files: use tensors instead.')
+    image = open_image(file, mode=None)
     if image.mode.startswith(('I', 'F')):  # which PIL would clip
         raise ValueError(f'{file} is of mode {image.mode}, expected 8 bits a channel: convert it.')
-    pixels = np.array(image.convert(MODES[in_chans]))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], in_chans)).permute(2, 0, 1)
+    return v2.functional.pil_to_tensor(image.convert(MODES[in_chans]))
 
 
 def read_labels(file: Path, labels: Labels) -> torch.Tensor:
@@ -217,69 +202,42 @@ def read_labels(file: Path, labels: Labels) -> torch.Tensor:
 
     Args:
         file: The file.
-        labels: What its values or colours mean.
+        labels: What its values or colors mean.
 
     Returns:
         Class of each pixel, and `IGNORE_INDEX` where it is void (H, W).
 
     Raises:
-        ValueError: The file is damaged, or has a value or a colour that means nothing.
+        ValueError: The file is damaged, or has a value or color that stands for no class or for two.
     """
-    image = _open(file)
-    if image.mode in ('RGB', 'RGBA', 'CMYK', 'YCbCr'):
-        pixels = np.array(image.convert('RGB')).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-        keys = [(r << 16) + (g << 8) + b for r, g, b in (*labels.colors, *labels.void_colors)]
-        what = 'colour'
-        if len({*keys}) < len(keys):
-            raise ValueError(
-                f'{file} is an RGB mask, and a colour of the labels stands for two classes: give masks of one channel, '
-                'or labels that tell them apart.')
-    else:
+    image = open_image(file, mode=None)
+    if len(image.getbands()) == 1:
         pixels = np.array(image).astype(np.int64)
-        keys = [*labels.values, *labels.void]
-        what = 'value'
-        if pixels.ndim != 2:
-            raise ValueError(f'{file} is of mode {image.mode}, expected a mask of one channel or RGB: convert it.')
-    meanings = np.array([*range(len(labels.names)), *[IGNORE_INDEX] * (len(keys) - len(labels.names))])
-    order = np.argsort(keys, kind='stable')
-    sorted_keys = np.array(keys)[order]
-    places = np.searchsorted(sorted_keys, pixels).clip(max=len(keys) - 1)
-    unknown = pixels[sorted_keys[places] != pixels]
-    if unknown.size:
-        shown = ', '.join(f'#{v:06x}' if what == 'colour' else str(v) for v in np.unique(unknown)[:5])
+        keys, what = [*labels.values, *labels.void], 'value'
+    else:
+        pixels = np.array(image.convert('RGB')).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+        keys, what = [(r << 16) + (g << 8) + b for r, g, b in (*labels.colors, *labels.void_colors)], 'color'
+    classes = dict(zip(keys, [*range(len(labels.names)), *[IGNORE_INDEX] * len(keys)]))
+    if len(classes) < len(keys):
+        raise ValueError(f'{file} cannot be read: a {what} of the labels stands for two classes. Give each its own.')
+    found, places = np.unique(pixels, return_inverse=True)
+    unknown = [f'#{v:06x}' if what == 'color' else str(v) for v in found if v not in classes]
+    if unknown:
         raise ValueError(
-            f'{file} has {unknown.size} pixels of {what} {shown}, expected those of the {len(labels.names)} classes or '
-            'void: mend the mask, or give labels that name them.')
-    return torch.from_numpy(meanings[order][places])
+            f'{file} has pixels of {what} {", ".join(unknown[:5])}, expected those of the {len(labels.names)} classes '
+            'or void: correct the mask, or give labels that name them.')
+    return torch.from_numpy(np.array([classes[v] for v in found])[places.reshape(pixels.shape)])
 
 
-def _open(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            image.load()
-            return image
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f'{file} cannot be decoded ({error}): get it again, or take it away.') from None
-
-
-def statistics_of(in_chans: int) -> Tuple[Tuple[float, ...], Tuple[float, ...]]:
-    """Mean and standard deviation that images are normalised with: ImageNet's, or 0.5 for other channels than RGB.
-
-    Args:
-        in_chans: Channels of the image.
-
-    Returns:
-        Both, for pixels from 0 to 1.
-    """
+def _statistics(in_chans: int) -> Tuple[List[float], List[float]]:
+    """Mean and standard deviation for normalization: ImageNet's, or 0.5 for images other than RGB."""
     if in_chans == 3:
-        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return (0.5,) * in_chans, (0.5,) * in_chans
+        return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
+    return [0.5] * in_chans, [0.5] * in_chans
 
 
 def eval_transform(in_chans: int = 3, img_size: Optional[Sequence[int]] = None) -> v2.Compose:
-    """Normalisation and, on request, another size.
+    """Make the transform that normalizes and, on request, resizes.
 
     Args:
         in_chans: Channels of the image.
@@ -288,10 +246,9 @@ def eval_transform(in_chans: int = 3, img_size: Optional[Sequence[int]] = None) 
     Returns:
         A transform of an image and its mask.
     """
-    mean, std = statistics_of(in_chans)
-    resize = [] if img_size is None else [v2.Resize(list(img_size), antialias=True)]
-    return v2.Compose([*resize, v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True),
-                       v2.Normalize(list(mean), list(std))])
+    resize = [] if img_size is None else [v2.Resize(list(img_size))]
+    to_float = v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True)
+    return v2.Compose([*resize, to_float, v2.Normalize(*_statistics(in_chans))])
 
 
 def train_transform(
@@ -302,24 +259,24 @@ def train_transform(
         vflip: float = 0.,
         color_jitter: float = 0.3,
 ) -> v2.Compose:
-    """Augmentation: random scale, crop, flips and colours.
+    """Make the transform for training: random scale, crop, flips and colors.
 
     Args:
-        crop_size: Height and width of crops; what a scaled image lacks is grey, and void in the mask.
+        crop_size: Height and width of crops; smaller images are padded with gray, and their masks with void.
         in_chans: Channels of the image.
         img_size: Height and width that scale 1 stands for, the crop's if None.
         scale: Range of scales.
         vflip: Probability of an upside-down flip.
-        color_jitter: Range of brightness, contrast and saturation; only of grey and RGB images.
+        color_jitter: Range of brightness, contrast and saturation; only for gray and RGB images.
 
     Returns:
         A transform of an image and its mask.
     """
-    mean, _ = statistics_of(in_chans)
+    mean, _ = _statistics(in_chans)
     fill: Dict[Any, Any] = {tv_tensors.Image: [255 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
     jitter = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter and in_chans in (1, 3) else []
     return v2.Compose([
-        v2.ScaleJitter(tuple(img_size or crop_size), scale_range=scale, antialias=True),
+        v2.ScaleJitter(tuple(img_size or crop_size), scale_range=scale),
         v2.RandomCrop(tuple(crop_size), pad_if_needed=True, fill=fill),
         v2.RandomHorizontalFlip(),
         v2.RandomVerticalFlip(vflip),
@@ -339,7 +296,7 @@ class SegmentationDataset(torch.utils.data.Dataset[Tuple[torch.Tensor, torch.Ten
         transform: Transform of an image and its mask.
 
     Raises:
-        ValueError: The folder is laid out in another way, is empty, or lacks a mask.
+        ValueError: The folder is laid out in another way, is empty, or lacks an image or a mask.
     """
 
     def __init__(
@@ -365,6 +322,6 @@ class SegmentationDataset(torch.utils.data.Dataset[Tuple[torch.Tensor, torch.Ten
             height, width = image.shape[-2:]
             raise ValueError(
                 f'{sample.mask} is {mask.shape[1]} x {mask.shape[0]} pixels and its image {sample.image} '
-                f'{width} x {height}, expected one size: mend the pair, or take it away.')
+                f'{width} x {height}, expected one size: correct or remove the pair.')
         image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
         return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor).long()

@@ -1,10 +1,10 @@
-"""From a network to the classes of an image's pixels, and to its scores on a data set."""
+"""Loss, prediction and evaluation of segmentation networks."""
 
-import sys
 from typing import Any, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.utils import tqdm
 from torch.utils.data import DataLoader, Subset
 
 from .data import IGNORE_INDEX, SegmentationDataset
@@ -23,7 +23,7 @@ def segmentation_loss(
     """Cross entropy of the pixels that are not void; binary for a network of one output.
 
     Args:
-        output: What a network puts out: logits (N, num_classes, H, W), or a pair of those and the auxiliary head's.
+        output: Output of a network: logits (N, num_classes, H, W), or a pair of those and the auxiliary head's.
         labels: Class of each pixel, 0 or 1 for one output (N, H, W).
         aux_weight: Weight of the auxiliary logits' loss.
         ignore_index: The label of void pixels.
@@ -33,11 +33,10 @@ def segmentation_loss(
         The mean over pixels; 0 where all are void.
     """
     if isinstance(output, tuple):
-        logits, aux = output
-        return (
-            segmentation_loss(logits, labels, aux_weight, ignore_index, label_smoothing)
-            + aux_weight * segmentation_loss(aux, labels, aux_weight, ignore_index, label_smoothing))
-    output = output.float()  # which autocast may have made half
+        loss, aux_loss = (
+            segmentation_loss(logits, labels, aux_weight, ignore_index, label_smoothing) for logits in output)
+        return loss + aux_weight * aux_loss
+    output = output.float()  # autocast may have made it half
     valid = labels != ignore_index
     count = valid.sum().clamp(min=1)
     if output.shape[1] == 1:
@@ -55,15 +54,15 @@ def predict_probabilities(
         overlap: float = 0.5,
         flip: bool = False,
 ) -> torch.Tensor:
-    """Probability of each class for each pixel.
+    """Predict the probability of each class for each pixel.
 
     Args:
         model: The network, in eval mode.
         image: Image batch (N, C, H, W).
         window: Height and width of windows that slide over the image, whose probabilities are averaged where they
             overlap; None for the whole image at once.
-        overlap: Share of a window that the next one covers too.
-        flip: Whether to average with what the network says of the mirrored image.
+        overlap: Share of a window that the next one also covers.
+        flip: Whether to average with the prediction for the mirrored image.
 
     Returns:
         Probabilities (N, num_classes, H, W), float32.
@@ -96,7 +95,7 @@ def predict_probabilities(
 
 
 def _starts(size: int, window: int, overlap: float) -> Sequence[int]:
-    """Where windows start along a side, evenly and as few as have the overlap at least."""
+    """Starts of windows along a side: evenly spaced, and the fewest that overlap enough."""
     if window >= size:
         return [0]
     step = max(1, int(window * (1 - overlap)))
@@ -105,7 +104,7 @@ def _starts(size: int, window: int, overlap: float) -> Sequence[int]:
 
 
 def predict_labels(probabilities: torch.Tensor) -> torch.Tensor:
-    """The most likely class of each pixel; for one output 1 from a half on.
+    """Choose the most likely class of each pixel; for one output, 1 from a probability of 0.5 on.
 
     Args:
         probabilities: Probabilities (N, num_classes, H, W).
@@ -125,12 +124,11 @@ def evaluate(
         flip: bool = False,
         boundaries: bool = True,
         num_workers: int = 0,
-        amp: Optional[torch.dtype] = None,
         progress: bool = False,
 ) -> Scores:
-    """Measure a network on a data set, whose images are taken one by one and may have any sizes.
+    """Measure a network on a data set, whose images are evaluated one by one and may have any sizes.
 
-    In a training on several devices each process takes its share.
+    In a training on several devices each process evaluates its share.
 
     Args:
         model: The network.
@@ -139,10 +137,9 @@ def evaluate(
         window: As in `predict_probabilities`.
         overlap: As in `predict_probabilities`.
         flip: As in `predict_probabilities`.
-        boundaries: Whether to measure boundaries too.
+        boundaries: Whether to compute the boundary F-score too.
         num_workers: Processes that read images.
-        amp: Type of autocast, none if None.
-        progress: Whether to print how far it is.
+        progress: Whether to show a progress bar.
 
     Returns:
         The scores.
@@ -151,18 +148,11 @@ def evaluate(
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
     device = next(model.parameters()).device
     meter = SegmentationMeter(num_classes, device, boundaries)
-    training = model.training
+    was_training = model.training
     model.eval()
-    try:
-        loader = DataLoader(Subset(dataset, range(rank, len(dataset), world)), batch_size=1, num_workers=num_workers)
-        for i, (image, labels) in enumerate(loader, start=1):
-            with torch.autocast(device.type, amp, enabled=amp is not None):
-                probabilities = predict_probabilities(model, image.to(device), window, overlap, flip)
-            meter.update(predict_labels(probabilities), labels.to(device))
-            if progress:
-                print(f'\revaluated {i} of {len(loader)}', end='', file=sys.stderr, flush=True)
-    finally:
-        model.train(training)
-        if progress:
-            print(file=sys.stderr)
+    loader = DataLoader(Subset(dataset, range(rank, len(dataset), world)), batch_size=1, num_workers=num_workers)
+    for image, labels in tqdm(loader, desc='evaluation', disable=not progress):
+        probabilities = predict_probabilities(model, image.to(device), window, overlap, flip)
+        meter.update(predict_labels(probabilities), labels.to(device))
+    model.train(was_training)
     return meter.compute()

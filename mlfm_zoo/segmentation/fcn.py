@@ -1,11 +1,11 @@
-"""FCN on any timm backbone: score layers, skips, and learnt upsampling that starts bilinear.
+"""FCN on any timm backbone: score layers, skips, and learned upsampling that starts bilinear.
 
 Paper: Fully Convolutional Networks for Semantic Segmentation (Long et al., CVPR 2015),
-https://arxiv.org/abs/1411.4038. The networks of the paper stand on VGG16, whose input is padded by 100 pixels; here
-images are padded to a multiple of the stride, and the 7x7 convolution of the head 'fc' keeps the size of its map.
+https://arxiv.org/abs/1411.4038. The paper builds on VGG16 and pads its input by 100 pixels; here images are padded to a
+multiple of the stride, and the 7x7 convolution of the head 'fc' keeps the size of its map.
 
-The authors of the low-frequency memory say that it carries over to FCN, and released nothing of it. In this project the
-memory is that of the backbone, and the decoder is left as it is.
+The authors of the low-frequency memory say that it carries over to FCN, but released nothing of it. Here the memory is
+the backbone's, and the decoder has none.
 """
 
 from typing import Any, List, Tuple
@@ -13,9 +13,10 @@ from typing import Any, List, Tuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torchvision.models.segmentation.fcn import FCNHead
 
 from ..memory.options import check_option
-from .network import SegmentationNetwork, create_encoder, fcn_head
+from .network import SegmentationNetwork, create_encoder
 
 __all__ = ['FCN', 'LearntUpsample']
 
@@ -56,10 +57,10 @@ class LearntUpsample(nn.Module):
 class FCN(SegmentationNetwork):
     """FCN-32s, FCN-16s and FCN-8s.
 
-    Scores are made of the backbone's last feature and, for strides 16 and 8, of the one or two before it. From the
-    deepest on they are enlarged to the next one's size and added to it; the sum is enlarged to the image's size. Score
-    layers of skips start at zero, as the paper's. In a dilated backbone features share a size, and are added as they
-    are.
+    Score layers read the backbone's last feature and, for strides 16 and 8, the one or two before it. Each score is
+    enlarged to the size of the next finer one and added to it; the sum is enlarged to the image's size. The score
+    layers of skips start at zero, as in the paper. Features that share a size, as in a dilated backbone, are added
+    without enlarging.
 
     Args:
         encoder: Name of a timm backbone, see `create_encoder`.
@@ -67,10 +68,10 @@ class FCN(SegmentationNetwork):
         in_chans: Channels of the image.
         pretrained: Whether the backbone starts from its pretrained weights.
         fcn_stride: Which of the three: 32, 16 or 8.
-        head: What makes the deepest score: 'conv', one 1x1 convolution; 'torchvision', that of torchvision's FCN; 'fc',
-            the paper's classifier made convolutional, 7x7 and 1x1 convolutions of 4,096 channels before the score.
-        upsample: How scores are enlarged: 'full' or 'depthwise', learnt (`LearntUpsample`), or 'bilinear', fixed.
-        aux: Whether training puts out the logits of an auxiliary head too.
+        head: Head on the last feature: 'conv', a 1x1 convolution; 'torchvision', that of torchvision's FCN; 'fc', the
+            paper's classifier made convolutional, 7x7 and 1x1 convolutions of 4,096 channels before the score.
+        upsample: How scores are enlarged: 'full' or 'depthwise', learned (`LearntUpsample`), or 'bilinear', fixed.
+        aux: Whether training mode also returns the logits of an auxiliary head.
         **encoder_kwargs: Arguments of the backbone, such as `memory` and `output_stride`.
 
     Raises:
@@ -94,11 +95,11 @@ class FCN(SegmentationNetwork):
         check_option('upsample', upsample, ('full', 'depthwise', 'bilinear'))
         num_scores = NUM_SCORES[fcn_stride]
         indices = tuple(range(-max(num_scores, 1 + aux), 0))
-        backbone = create_encoder(encoder, in_chans, pretrained, out_indices=indices, **encoder_kwargs)
-        info: Any = backbone.feature_info
-        reductions, channels = info.reduction(), info.channels()
-        super().__init__(num_classes, in_chans, max(reductions))
-        self.encoder: Any = backbone
+        backbone: Any = create_encoder(
+            encoder, in_chans=in_chans, pretrained=pretrained, out_indices=indices, **encoder_kwargs)
+        reductions, channels = backbone.feature_info.reduction(), backbone.feature_info.channels()
+        super().__init__(num_classes, in_chans, max(reductions), channels[-2] if aux else None)
+        self.encoder = backbone
         self.channels_last = str(getattr(backbone, 'output_fmt', 'NCHW')).endswith('NHWC')
         self.score = _head(head, channels[-1], num_classes)
         self.skips = nn.ModuleList(nn.Conv2d(n, num_classes, 1) for n in channels[-2:-num_scores - 1:-1])
@@ -107,8 +108,6 @@ class FCN(SegmentationNetwork):
         steps = [*reductions[:-num_scores - 1:-1], 1]  # from the deepest score to the image
         self.upsamples = nn.ModuleList(
             _upsample(upsample, num_classes, r // finer) for r, finer in zip(steps, steps[1:]))
-        if aux:
-            self.aux_head = fcn_head(channels[-2], num_classes)
 
     def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         features: List[torch.Tensor] = self.encoder(x)
@@ -125,7 +124,7 @@ class FCN(SegmentationNetwork):
 
 def _head(kind: str, in_chs: int, num_classes: int, hidden_chs: int = 4096) -> nn.Module:
     if kind == 'torchvision':
-        return fcn_head(in_chs, num_classes)
+        return FCNHead(in_chs, num_classes)
     if kind == 'conv':
         return nn.Conv2d(in_chs, num_classes, 1)
     return nn.Sequential(

@@ -1,11 +1,11 @@
 """Measures of segmentation: confusion matrix, IoU and pixel accuracy by torchmetrics, and a boundary F-score.
 
 The boundary F-score is that of Csurka et al., What is a good evaluation measure for semantic segmentation? (BMVC 2013).
-A pixel of a class is on its boundary if one of its four neighbours is of another class; neighbours that are void in
-the truth, or outside the image, do not count. Precision is the share of the predicted boundary within a tolerance of
-the true one, recall the share of the true one within it of the predicted one; the tolerance is 0.75 % of the image's
-diagonal. The score of a class in an image is their harmonic mean, 0 if only one of both boundaries is there, and left
-out if neither is. It is averaged over images for each class, and then over classes.
+A pixel of a class is on its boundary if one of its four neighbors is of another class; neighbors that are void in the
+truth, or outside the image, do not count. Precision is the share of the predicted boundary within a tolerance of the
+true one, and recall the share of the true one within that tolerance of the predicted one. The tolerance is 0.75 % of
+the image's diagonal. The score of a class in an image is their harmonic mean. It is 0 if only one of the two boundaries
+exists, and left out if neither does. It is averaged over images for each class, and then over classes.
 """
 
 import math
@@ -23,11 +23,11 @@ TOLERANCE = 0.0075  # of the diagonal
 
 
 class Scores(NamedTuple):
-    """What a network reaches on a data set; shares of 1, NaN for a class that is neither there nor predicted.
+    """Scores of a network on a data set: shares of 1, NaN for a class that is neither present nor predicted.
 
     Attributes:
         miou: Mean of the classes' IoU.
-        pixel_accuracy: Share of pixels that are right.
+        pixel_accuracy: Share of pixels that are correct.
         boundary_f: Mean of the classes' boundary F-scores.
         class_iou: IoU of each class.
         class_boundary_f: Boundary F-score of each class.
@@ -42,7 +42,7 @@ class Scores(NamedTuple):
 
 
 class SegmentationMeter:
-    """Collects predictions of a data set, in all processes of a training.
+    """Accumulates scores over the images of a data set, in all processes of a training.
 
     Args:
         num_classes: Classes.
@@ -62,7 +62,7 @@ class SegmentationMeter:
         self.sums = torch.zeros(2, num_classes, dtype=torch.float64, device=device)  # of scores, and of images
 
     def update(self, predicted: torch.Tensor, truth: torch.Tensor) -> None:
-        """Take in images.
+        """Add images.
 
         Args:
             predicted: Predicted class of each pixel (N, H, W).
@@ -74,12 +74,12 @@ class SegmentationMeter:
             self.sums += torch.stack([scores.nan_to_num(0), (~scores.isnan()).to(scores)])
 
     def compute(self) -> Scores:
-        """What was reached, over all processes.
+        """Compute the scores over all images and processes.
 
         Returns:
             The scores.
         """
-        confusion = self.confusion.compute().double()  # which sums over processes
+        confusion = self.confusion.compute().double()  # summed over processes
         sums = self.sums.clone()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
@@ -103,10 +103,10 @@ def boundary_scores(
         predicted: Predicted class of each pixel (H, W).
         truth: True class of each pixel, `IGNORE_INDEX` where it is void (H, W).
         num_classes: Classes.
-        tolerance: Distance in pixels that counts as met, 0.75 % of the diagonal if None.
+        tolerance: Distance in pixels that still counts as a match, 0.75 % of the diagonal if None.
 
     Returns:
-        Score of each class, NaN where neither boundary is there (num_classes,).
+        Score of each class, NaN where neither boundary exists (num_classes,).
     """
     if tolerance is None:
         tolerance = TOLERANCE * math.hypot(*truth.shape)
@@ -120,34 +120,29 @@ def boundary_scores(
 
 
 def _widened(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Whether a pixel of a mask (..., H, W) is within a radius; one shift for each pixel of the disk."""
+    """Whether each pixel (..., H, W) lies within a radius of a pixel of the mask; one shift for each of the disk."""
     reach = math.floor(radius)
     height, width = mask.shape[-2:]
     padded = F.pad(mask, [reach] * 4)
     near = mask.clone()
-    for y in range(-reach, reach + 1):
-        for x in range(-reach, reach + 1):
-            if x * x + y * y <= radius * radius:
-                near |= padded[..., reach + y:reach + y + height, reach + x:reach + x + width]
+    for y in range(2 * reach + 1):
+        for x in range(2 * reach + 1):
+            if math.hypot(y - reach, x - reach) <= radius:
+                near |= padded[..., y:y + height, x:x + width]
     return near
 
 
 def _boundaries(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Boundary of each class (num_classes, H, W)."""
-    edge = torch.zeros_like(labels, dtype=torch.bool)
-    valid = labels != IGNORE_INDEX
-    for dim in (0, 1):
-        n = labels.shape[dim] - 1
-        differs = labels.narrow(dim, 0, n) != labels.narrow(dim, 1, n)
-        differs &= valid.narrow(dim, 0, n) & valid.narrow(dim, 1, n)
-        edge.narrow(dim, 0, n).logical_or_(differs)
-        edge.narrow(dim, 1, n).logical_or_(differs)
+    padded = F.pad(labels, [1] * 4, value=IGNORE_INDEX)
+    neighbors = torch.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+    edge = ((neighbors != labels) & (neighbors != IGNORE_INDEX)).any(0)
     classes = torch.arange(num_classes, device=labels.device)[:, None, None]
     return (labels == classes) & edge
 
 
 def as_row(scores: Scores, names: Sequence[str]) -> Dict[str, float]:
-    """Scores as a row of a table.
+    """Make a row of a table of scores.
 
     Args:
         scores: The scores.

@@ -1,7 +1,7 @@
-"""What the segmentation networks share: padding, the auxiliary output, saving, and an encoder of timm's features."""
+"""Base class of the segmentation networks, and their encoders: timm's backbones, with memory or without."""
 
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Tuple, Union
+from typing import Any, List, Optional, Tuple, Union
 
 import timm
 import torch
@@ -11,15 +11,13 @@ from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import reparameterize_model
+from torchvision.models.segmentation.fcn import FCNHead
 
 from ..memory import LowFrequencyMemory, attach_memory
 from ..memory.network import check_image
 from ..models._create import FeatureNet
-from ..models._network import refuse_misfit, weight_faults
 
-__all__ = ['SegmentationNetwork', 'create_encoder', 'fcn_head', 'pad_to_multiple']
-
-OTHER_WEIGHTS = 'give weights of this network, made with the same arguments'
+__all__ = ['SegmentationNetwork', 'create_encoder']
 
 
 class SegmentationNetwork(
@@ -29,45 +27,51 @@ class SegmentationNetwork(
     pipeline_tag='image-segmentation',
     tags=['mlfm', 'segmentation'],
 ):
-    """A network that says for each pixel which class it is of.
+    """A network that predicts the class of each pixel.
 
     Images may have any size: they are padded at the right and the bottom to a multiple of `stride` by repeating the
     edge, and the logits are cropped to the image again.
 
     `save_pretrained`, `from_pretrained` and `push_to_hub` are the Hub's: config.json has the arguments that build the
-    network, model.safetensors the weights. `SegmentationNetwork.from_pretrained` makes whichever network was saved.
+    network, model.safetensors the weights. `SegmentationNetwork.from_pretrained` builds whichever network was saved.
 
     Args:
         num_classes: Classes.
         in_chans: Channels of the image.
-        stride: Pixels a side of one cell of the encoder's deepest map.
+        stride: Pixels along one side of a cell of the encoder's deepest map.
+        aux_chs: Channels of the encoder's last but one feature for an auxiliary head, torchvision's FCN head, that adds
+            its logits in training mode; None for no such head.
     """
 
     # any arguments, so that the Hub's mixin hands those of all networks to `_from_pretrained`
-    def __init__(self, num_classes: int = 21, in_chans: int = 3, stride: int = 32, **_: Any):
+    def __init__(
+            self,
+            num_classes: int = 21,
+            in_chans: int = 3,
+            stride: int = 32,
+            aux_chs: Optional[int] = None,
+            **_: Any,
+    ):
         super().__init__()
-        for name, value in (('num_classes', num_classes), ('in_chans', in_chans)):
-            if value < 1:
-                raise ValueError(f'{name} is {value}, expected 1 or more.')
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.stride = stride
-        self.aux_head: Optional[nn.Module] = None
+        self.aux_head = None if aux_chs is None else FCNHead(aux_chs, num_classes)
         self._hub_mixin_config: Any = dict(self._hub_mixin_config or {}, network=type(self).__name__)
 
     def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Logits of padded images.
+        """Compute logits of padded images.
 
         Args:
             x: Image batch (N, in_chans, H, W), sides multiples of `stride`.
 
         Returns:
-            Logits (N, num_classes, H, W), and the feature that the auxiliary head reads, the encoder's last but one.
+            Logits (N, num_classes, H, W), and the encoder's last but one feature, which the auxiliary head reads.
         """
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:
-        """Logits at the size of the image.
+        """Compute logits at the size of the image.
 
         Args:
             x: Image batch (N, in_chans, H, W).
@@ -80,7 +84,11 @@ class SegmentationNetwork(
         """
         check_image(x, self.in_chans, 1)
         height, width = x.shape[-2:]
-        logits, feature = self.forward_logits(pad_to_multiple(x, self.stride))
+        bottom, right = -height % self.stride, -width % self.stride
+        # an exported graph is for all sizes, so that it always pads, if only by nothing
+        if torch.compiler.is_compiling() or bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode='replicate')
+        logits, feature = self.forward_logits(x)
         if not self.training or self.aux_head is None:
             return logits[..., :height, :width]
         aux = F.interpolate(self.aux_head(feature), size=logits.shape[-2:], mode='bilinear')
@@ -102,11 +110,11 @@ class SegmentationNetwork(
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether blocks and memory units compute their insides again in the backward pass."""
+        """Set whether the encoder recomputes its blocks and memory units in the backward pass, which saves memory."""
         raise NotImplementedError
 
     def init_identity(self) -> 'SegmentationNetwork':
-        """Set the memory to the identity: in eval mode the network puts out what it would without.
+        """Set the memory to the identity: in eval mode the network's outputs are those without memory.
 
         Returns:
             The network itself.
@@ -118,83 +126,52 @@ class SegmentationNetwork(
     def _memories(self) -> List[LowFrequencyMemory]:
         return [m for m in self.modules() if isinstance(m, LowFrequencyMemory)]
 
-    # Says in one sentence why weights do not fit, where torch would list every parameter.
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        if strict:
-            refuse_misfit(self, state_dict, weight_faults(self.state_dict(), state_dict), OTHER_WEIGHTS)
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
     @classmethod
     def _from_pretrained(
             cls,
             *,
             model_id: str,
-            revision: Optional[str],
-            cache_dir: Any,
-            force_download: bool,
-            local_files_only: bool,
-            token: Any,
-            network: str = '',
             map_location: str = 'cpu',
+            network: str = '',
+            proxies: Any = None,  # these two: older versions of the Hub's library
+            resume_download: Any = None,
+            revision: Optional[str] = None,
+            cache_dir: Any = None,
+            force_download: bool = False,
+            local_files_only: bool = False,
+            token: Any = None,
             **kwargs: Any,
     ) -> 'SegmentationNetwork':
-        """Build the network that was saved, of whichever class, and load its weights, all of them."""
-        found = [c for c in (cls, *cls.__subclasses__()) if c.__name__ == network]
-        if not found:
+        """Build the network that was saved, of whichever class, and load its weights."""
+        classes = {c.__name__: c for c in (cls, *cls.__subclasses__())}
+        if network not in classes:
             what = f'is of a {network}' if network else 'has no config.json of a segmentation network'
             raise ValueError(
                 f'{model_id} {what}, expected one that {cls.__name__}.save_pretrained wrote: check the path.')
-        for name in ('proxies', 'resume_download'):  # which older versions of the Hub's library pass on
-            kwargs.pop(name, None)
-        # the encoder's weights are among those saved
-        model = found[0](**dict(kwargs, pretrained=False)).to(map_location)
+        if 'pretrained' in kwargs:  # the weights of the encoder are among those saved
+            kwargs['pretrained'] = False
+        model = classes[network](**kwargs)
         file = Path(model_id) / 'model.safetensors'
         if not Path(model_id).is_dir():
             file = Path(hf_hub_download(
                 model_id, file.name, revision=revision, cache_dir=cache_dir, force_download=force_download,
                 local_files_only=local_files_only, token=token))
         try:
-            weights = load_file(file, device=map_location)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f'{file} cannot be read ({error}): get it again.') from None
+            weights = load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f'{file} is damaged: download or train it again.') from error
         model.load_state_dict(weights)
-        return model.eval()
+        return model.to(map_location).eval()
 
 
-def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Pad images at the right and the bottom, by repeating the edge, until their sides are multiples of a number.
-
-    Args:
-        x: Image batch (N, C, H, W).
-        multiple: The number.
-
-    Returns:
-        Image batch; x itself where nothing is missing.
-    """
-    height, width = x.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    # an exported graph is for all sizes, so that there it is always padded, if only by nothing
-    if torch.compiler.is_compiling() or bottom or right:
-        x = F.pad(x, (0, right, 0, bottom), mode='replicate')
-    return x
-
-
-def create_encoder(
-        name: str,
-        in_chans: int = 3,
-        pretrained: bool = False,
-        memory: Optional[bool] = None,
-        **kwargs: Any,
-) -> nn.Module:
-    """Build a timm backbone that puts out its features.
+def create_encoder(name: str, memory: Optional[bool] = None, **kwargs: Any) -> nn.Module:
+    """Build a timm backbone that returns its features.
 
     Args:
         name: Name that `timm.create_model` takes, with a tag if need be.
-        in_chans: Channels of the image.
-        pretrained: Whether to load the weights that the name's tag, or the network's default one, stands for.
         memory: Whether it has a low-frequency memory: None for networks as they are registered; False for the trunk
             alone of `mlfm_*`; True for a trunk of timm's own to get one, at identity, by `attach_memory`.
-        **kwargs: Arguments of the network and of its memory, and `out_indices`.
+        **kwargs: Arguments of `timm.create_model`, of the network and of its memory, and `out_indices`.
 
     Returns:
         The backbone, with `feature_info`; its maps are NHWC where its `output_fmt` says so.
@@ -202,34 +179,11 @@ def create_encoder(
     Raises:
         ValueError: The network cannot have a memory, or an option is out of range.
     """
-    kwargs.update(in_chans=in_chans, pretrained=pretrained)
-    if 'mlfm_' in name:
-        if memory is not None:
-            kwargs['memory'] = memory
-        return timm.create_model(name, features_only=True, **kwargs)
-    if not memory:
+    if 'mlfm_' in name and memory is not None:
+        kwargs['memory'] = memory
+    if 'mlfm_' in name or not memory:
         return timm.create_model(name, features_only=True, **kwargs)
     out_indices = kwargs.pop('out_indices')
     memory_options = {k: kwargs.pop(k) for k in list(kwargs) if k.startswith('memory_')}
-    # timm's own extractors call the trunk's modules one by one, and would pass the memory by
+    # timm's own extractors call the trunk's modules one by one, and would bypass the memory
     return FeatureNet(attach_memory(timm.create_model(name, **kwargs), **memory_options), out_indices)
-
-
-def fcn_head(in_chs: int, num_classes: int) -> nn.Sequential:
-    """torchvision's FCN head: a 3x3 convolution to a quarter of the channels, norm, ReLU, dropout and the score.
-
-    Args:
-        in_chs: Channels of the feature.
-        num_classes: Classes.
-
-    Returns:
-        The layers.
-    """
-    hidden_chs = max(1, in_chs // 4)
-    return nn.Sequential(
-        nn.Conv2d(in_chs, hidden_chs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(hidden_chs),
-        nn.ReLU(),
-        nn.Dropout(0.1),
-        nn.Conv2d(hidden_chs, num_classes, 1),
-    )

@@ -1,17 +1,16 @@
-"""Pictures: what a network says of an image beside the truth, and what its memory holds."""
+"""Pictures of an image with its predicted classes, and masks to write."""
 
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import torch
 from PIL import Image
 
 from .._files import written_whole
-from ..memory import LowFrequencyMemoryUnit
 from .data import IGNORE_INDEX, Labels
 
-__all__ = ['color_labels', 'draw_prediction', 'mask_of', 'record_memory']
+__all__ = ['color_labels', 'draw_prediction', 'mask_of']
 
 GAP = 4  # pixels between the parts of a picture
 RIGHT, WRONG, VOID = (235, 235, 235), (200, 30, 30), (120, 120, 120)
@@ -22,10 +21,10 @@ def color_labels(labels: torch.Tensor, meaning: Labels) -> np.ndarray:
 
     Args:
         labels: Class of each pixel, `IGNORE_INDEX` where it is void (H, W).
-        meaning: Whose colours.
+        meaning: The labels' colors.
 
     Returns:
-        Whole numbers (H, W, 3).
+        uint8 (H, W, 3).
     """
     palette = np.zeros((IGNORE_INDEX + 1, 3), np.uint8)
     palette[:len(meaning.colors)] = meaning.colors
@@ -34,19 +33,19 @@ def color_labels(labels: torch.Tensor, meaning: Labels) -> np.ndarray:
 
 
 def mask_of(labels: torch.Tensor, meaning: Labels) -> Image.Image:
-    """Make a mask of one channel, which reads as the same labels.
+    """Make a mask of one channel, which `read_labels` reads as the same labels.
 
     Args:
         labels: Class of each pixel (H, W).
-        meaning: Whose values.
+        meaning: The labels' values and colors.
 
     Returns:
-        The mask, with colours as its palette where values are below 256.
+        The mask, with colors as its palette if values are below 256.
     """
     values = np.array(meaning.values)[labels.cpu().numpy()]
     if max(meaning.values) > 255:
         return Image.fromarray(values.astype(np.uint16))
-    mask = Image.fromarray(values.astype(np.uint8)).convert('L')
+    mask = Image.fromarray(values.astype(np.uint8))
     palette = np.zeros((256, 3), np.uint8)
     palette[list(meaning.values)] = meaning.colors
     mask.putpalette(palette.tobytes())
@@ -60,17 +59,17 @@ def draw_prediction(
         meaning: Labels,
         truth: Optional[torch.Tensor] = None,
 ) -> None:
-    """Draw image, truth, prediction and error side by side; without a truth image, prediction and both laid over.
+    """Draw image, truth, prediction and error side by side; without a truth: image, prediction and both overlaid.
 
     Args:
         file: File to write.
-        image: Whole numbers (1, 3 or 4, H, W).
+        image: uint8 (1, 3 or 4, H, W).
         predicted: Predicted class of each pixel (H, W).
-        meaning: Whose colours.
+        meaning: The labels' colors.
         truth: True class of each pixel, `IGNORE_INDEX` where it is void (H, W).
     """
     pixels = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
-    photo = pixels.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+    photo = pixels.permute(1, 2, 0).cpu().numpy()
     painted = color_labels(predicted, meaning)
     if truth is None:
         parts = [photo, painted, ((photo.astype(np.uint16) + painted) // 2).astype(np.uint8)]
@@ -79,31 +78,7 @@ def draw_prediction(
         error[(truth == IGNORE_INDEX).cpu().numpy()] = VOID
         parts = [photo, color_labels(truth, meaning), painted, error]
     gap = np.full((photo.shape[0], GAP, 3), 255, np.uint8)
-    strip = np.concatenate([x for part in parts for x in (part, gap)][:-1], axis=1)
+    strip = np.hstack([x for part in parts for x in (part, gap)][:-1])
     file.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(file) as unfinished:
         Image.fromarray(strip).save(unfinished, format='PNG', optimize=True)
-
-
-def record_memory(model: torch.nn.Module, image: torch.Tensor) -> List[Tuple[str, torch.Tensor]]:
-    """Run a network and keep the memory that each unit reads.
-
-    Args:
-        model: The network, in eval mode and not fused.
-        image: Image batch (N, C, H, W).
-
-    Returns:
-        Name of each unit, and the memory at its site (N, M, H / 2^k, W / 2^k).
-    """
-    read: List[Tuple[str, torch.Tensor]] = []
-    units = [(name, m) for name, m in model.named_modules() if isinstance(m, LowFrequencyMemoryUnit)]
-    handles = [
-        unit.register_forward_pre_hook(lambda _, args, name=name: read.append((name, args[1].detach())))
-        for name, unit in units]
-    try:
-        with torch.no_grad():
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return read

@@ -1,4 +1,4 @@
-"""The decoders of segmentation_models.pytorch on timm's encoders and ours: that library's networks, any image size."""
+"""The networks of segmentation_models.pytorch on timm's backbones, for images of any size."""
 
 import inspect
 from typing import Any, List, Tuple
@@ -7,11 +7,11 @@ import torch
 
 from .._extras import require_extra
 from ..memory.options import check_option
-from .network import SegmentationNetwork, create_encoder, fcn_head
+from .network import SegmentationNetwork, create_encoder
 
 __all__ = ['DECODERS', 'SMP']
 
-# Those whose networks are an encoder, a decoder of its features and a head, by the library's names.
+# The library's networks that consist of an encoder, a decoder of its features and a head.
 DECODERS = (
     'unet', 'unetplusplus', 'manet', 'linknet', 'fpn', 'pspnet', 'pan', 'deeplabv3', 'deeplabv3plus', 'upernet',
     'segformer')
@@ -26,7 +26,7 @@ class SMP(SegmentationNetwork):
         num_classes: Classes.
         in_chans: Channels of the image.
         pretrained: Whether the backbone starts from its pretrained weights.
-        aux: Whether training puts out the logits of an auxiliary head too.
+        aux: Whether training mode also returns the logits of an auxiliary head.
         **kwargs: Arguments of the library's network, such as `encoder_depth`, and of the backbone, such as `memory`.
 
     Raises:
@@ -50,20 +50,18 @@ class SMP(SegmentationNetwork):
         options = {k: kwargs.pop(k) for k in list(kwargs) if k.startswith('memory_')} if attached else {}
         network = library.create_model(
             decoder, f'tu-{encoder}', True if pretrained else None, in_chans, num_classes, **kwargs)
-        stride = network.encoder.output_stride * (8 if decoder == 'pan' else 1)  # which halves its map three times more
-        super().__init__(num_classes, in_chans, stride)
+        stride = network.encoder.output_stride * (8 if decoder == 'pan' else 1)  # PAN halves its map three times more
+        super().__init__(num_classes, in_chans, stride, network.encoder.out_channels[-2] if aux else None)
         if attached:
-            # the library builds its own features, which pass a memory by: the same backbone with one takes their place
+            # the library's own feature extractor would bypass a memory: replace it by the same backbone with one
             known = inspect.signature(type(network).__init__).parameters
             trunk_kwargs = {k: v for k, v in kwargs.items() if k not in known}
             if max(network.encoder.model.feature_info.reduction()) < 2 ** kwargs.get('encoder_depth', 5):
                 trunk_kwargs['output_stride'] = network.encoder.output_stride
             network.encoder.model = create_encoder(
-                encoder, in_chans, pretrained, out_indices=network.encoder.model.feature_info.out_indices,
-                memory=True, **trunk_kwargs, **options)
+                encoder, memory=True, in_chans=in_chans, pretrained=pretrained,
+                out_indices=network.encoder.model.feature_info.out_indices, **trunk_kwargs, **options)
         self.network = network
-        if aux:
-            self.aux_head = fcn_head(network.encoder.out_channels[-2], num_classes)
 
     def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         features: List[torch.Tensor] = self.network.encoder(x)

@@ -1,17 +1,16 @@
 """The classic U-Net, with a low-frequency memory along its encoder.
 
 Paper: U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., MICCAI 2015),
-https://arxiv.org/abs/1505.04597. Convolutions are padded and followed by batch norm, which theirs are not.
+https://arxiv.org/abs/1505.04597. Unlike theirs, convolutions are padded and followed by batch norm.
 
-The authors of the low-frequency memory say that it carries over to U-Net, and released nothing of it, so that the
-sites are this project's own. The memory starts where the encoder first halves the image, with m = A_1(I), as in the
+The authors of the low-frequency memory say that it carries over to U-Net, but released nothing of it: where the units
+sit is this project's own choice. The memory starts where the encoder first halves the image, with m = A_1(I), as in the
 networks of the paper: at full resolution the "low band" is the image itself, which the first convolution reads anyway.
-A unit sits after both convolutions of levels 1 to 4, with the bands A_1 to A_4 for its supplement gate. What it puts
-out goes on to the pooling and over the skip connection.
+A unit sits after both convolutions of levels 1 to 4, with the bands A_1 to A_4 for its supplement gate. Its output goes
+to the pooling and over the skip connection.
 
-With `memory_decoder` each decoder level but the last, which has no memory of its size, ends in a unit without
-supplement gate, which reads the memory that the encoder's unit of that level has read:
-y = BN(x + ReLU(BN(Conv1x1(m)))).
+With `memory_decoder` each decoder level except the last, which has no memory of its size, ends in a unit without
+supplement gate. It reads the memory that the encoder's unit of that level has read: y = BN(x + ReLU(BN(Conv1x1(m)))).
 """
 
 from typing import Any, List, Optional, Tuple
@@ -21,8 +20,7 @@ import torch.nn as nn
 from timm.models import checkpoint
 
 from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
-from ..memory.options import check_option
-from .network import SegmentationNetwork, fcn_head
+from .network import SegmentationNetwork
 
 __all__ = ['UNet']
 
@@ -33,8 +31,8 @@ class DoubleConv(nn.Sequential):
     """Two 3x3 convolutions, each with batch norm and ReLU.
 
     Args:
-        in_chs: Channels read.
-        out_chs: Channels put out.
+        in_chs: Input channels.
+        out_chs: Output channels.
     """
 
     def __init__(self, in_chs: int, out_chs: int):
@@ -56,11 +54,11 @@ class UNet(SegmentationNetwork):
         memory: Whether the encoder has a memory.
         memory_decoder: Whether the decoder reads the memory of its level too.
         drop_rate: Dropout at the end of the encoder.
-        aux: Whether training puts out the logits of an auxiliary head too.
+        aux: Whether training mode also returns the logits of an auxiliary head.
         **memory_options: Options of the memory, see `MemoryOptions`.
 
     Raises:
-        ValueError: An option is out of range, or the decoder is to read a memory that is not there.
+        ValueError: An option is out of range, or the decoder is to read a memory that the encoder lacks.
         TypeError: An option is unknown.
     """
 
@@ -75,15 +73,11 @@ class UNet(SegmentationNetwork):
             aux: bool = False,
             **memory_options: Any,
     ):
-        memory_options.pop('pretrained', None)  # there are no weights of an encoder
         options = MemoryOptions(**memory_options)
         if memory_decoder and not memory:
             raise ValueError('memory_decoder is True without memory, expected both: leave it out, or set memory=True.')
-        check_option('memory', memory, (True, False))
-        check_option('memory_decoder', memory_decoder, (True, False))
-        super().__init__(num_classes, in_chans, 2 ** (NUM_LEVELS - 1))
         widths = [base_width << level for level in range(NUM_LEVELS)]
-        # before the rest, so that nothing is changed where a fused one refuses training
+        super().__init__(num_classes, in_chans, 2 ** (NUM_LEVELS - 1), widths[-2] if aux else None)
         self.memory = _memory(widths, in_chans, options, memory_decoder) if memory else None
         self.encoder = nn.ModuleList(DoubleConv(n, m) for n, m in zip([in_chans, *widths], widths))
         self.pool = nn.MaxPool2d(2)
@@ -91,8 +85,6 @@ class UNet(SegmentationNetwork):
         self.upsamples = nn.ModuleList(nn.ConvTranspose2d(2 * n, n, 2, stride=2) for n in widths[-2::-1])
         self.decoder = nn.ModuleList(DoubleConv(2 * n, n) for n in widths[-2::-1])
         self.head = nn.Conv2d(base_width, num_classes, 1)
-        if aux:
-            self.aux_head = fcn_head(widths[-2], num_classes)
         self.grad_checkpointing = False
 
     def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:

@@ -5,11 +5,8 @@ import math
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
-from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from mlfm_zoo.segmentation import predict_labels, predict_probabilities
-from mlfm_zoo.segmentation.evaluation import _starts
 from mlfm_zoo.segmentation.metrics import SegmentationMeter, as_row, boundary_scores
 
 
@@ -98,34 +95,3 @@ def test_perfect_and_empty():
     meter = SegmentationMeter(4)
     meter.update(truth[None], truth[None])
     assert meter.compute()[:3] == pytest.approx((1, 1, 1))
-
-
-def test_sliding_window():
-    """Of a pointwise network windows say what the whole image does; of another, the mean of those over a pixel."""
-    torch.manual_seed(0)
-    pointwise, image = nn.Conv2d(3, 4, 1).eval(), torch.randn(2, 3, 37, 53)
-    whole = predict_probabilities(pointwise, image)
-    for window, overlap in (((16, 20), 0.5), ((64, 20), 0.0), ((7, 64), 0.8), ((64, 64), 0.5)):
-        torch.testing.assert_close(predict_probabilities(pointwise, image, window, overlap), whole)
-    assert whole.sum(1).allclose(torch.ones(2, 37, 53))
-    network = nn.Conv2d(3, 4, 5, padding=2).eval()
-    total, count = torch.zeros(2, 4, 37, 53), torch.zeros(37, 53)
-    with torch.no_grad():
-        for top in (0, 7, 14, 21):
-            for left in (0, 8, 16, 25, 33):
-                total[..., top:top + 16, left:left + 20] += network(image[..., top:top + 16, left:left + 20]).softmax(1)
-                count[top:top + 16, left:left + 20] += 1
-    torch.testing.assert_close(predict_probabilities(network, image, (16, 20), 0.5), total / count)
-    assert _starts(37, 16, 0.5) == [0, 7, 14, 21] and _starts(53, 20, 0.5) == [0, 8, 16, 25, 33]
-    flipped = predict_probabilities(network, image, flip=True)
-    mirrored = predict_probabilities(network, image.flip(3)).flip(3)
-    torch.testing.assert_close(flipped, (predict_probabilities(network, image) + mirrored) / 2)
-    for window, overlap in (((0, 4), 0.5), ((4, 4), 1.0)):
-        with pytest.raises(ValueError, match='expected a height and a width above 0, and an overlap'):
-            predict_probabilities(network, image, window, overlap)
-
-
-def test_binary():
-    network = nn.Conv2d(3, 1, 1).eval()
-    image = torch.randn(1, 3, 5, 6)
-    assert torch.equal(predict_labels(predict_probabilities(network, image)), (network(image)[:, 0] >= 0).long())

@@ -1,0 +1,80 @@
+"""The settings of a training run."""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional, Tuple
+
+__all__ = ['AMP', 'TrainSettings']
+
+AMP = {'none': 'no', 'bfloat16': 'bf16', 'float16': 'fp16'}  # accelerate's names
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides the result of a run.
+
+    Attributes:
+        data: Folder of images and masks, see `find_samples`.
+        labels: Labels of the masks: camvid, voc, ade20k, membrane, or a JSON file.
+        model: Name of the network, see `create_model`.
+        encoder: Name of the backbone, None for the classic U-Net.
+        in_chans: Channels of the images.
+        pretrained: Whether the backbone starts from its pretrained weights.
+        model_kwargs: Arguments of the network.
+        img_size: Height and width that images are resized to, their own if None.
+        crop_size: Height and width of the crops to train on.
+        scale: Range of random scales.
+        vflip: Probability of an upside-down flip.
+        color_jitter: Range of random brightness, contrast and saturation.
+        epochs: Epochs.
+        batch_size: Images a step, of one process.
+        opt: Optimizer, by timm's name.
+        lr: Learning rate, which falls to 0 as (1 - progress) ** 0.9.
+        warmup: Steps in which it rises first.
+        weight_decay: Weight decay, not of biases and norms.
+        clip_grad: Largest norm of the gradient, 0 for any.
+        aux_weight: Weight of the auxiliary loss.
+        label_smoothing: Label smoothing.
+        ema_decay: Decay of an average of the weights, which is what is evaluated and kept; 0 for none.
+        amp: Autocast to bfloat16, to float16 (on GPUs alone) or none.
+        channels_last: Whether to use that memory format.
+        grad_checkpointing: Whether to spend time to save memory in the backward pass.
+        freeze_encoder: Whether all of the backbone but its memory stays as it is.
+        train_split: Name of the split to train on.
+        val_split: Name of the split to evaluate on.
+        val_every: Epochs from one evaluation to the next; the last epoch is always evaluated.
+        seed: Seed.
+    """
+    data: str
+    labels: str = 'camvid'
+    model: str = 'fcn8s'
+    encoder: Optional[str] = 'mlfm_resnet34'
+    in_chans: int = 3
+    pretrained: bool = False
+    model_kwargs: Dict[str, Any] = field(default_factory=dict)
+    img_size: Optional[Tuple[int, int]] = None
+    crop_size: Tuple[int, int] = (352, 480)
+    scale: Tuple[float, float] = (0.5, 2.0)
+    vflip: float = 0.
+    color_jitter: float = 0.3
+    epochs: int = 100
+    batch_size: int = 8
+    opt: str = 'adamw'
+    lr: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip_grad: float = 0.
+    aux_weight: float = 0.4
+    label_smoothing: float = 0.
+    ema_decay: float = 0.
+    amp: str = 'none'
+    channels_last: bool = False
+    grad_checkpointing: bool = False
+    freeze_encoder: bool = False
+    train_split: str = 'train'
+    val_split: str = 'val'
+    val_every: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.amp not in AMP:
+            raise ValueError(f'amp is {self.amp!r}, expected {" or ".join(AMP)}.')

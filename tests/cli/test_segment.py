@@ -1,0 +1,99 @@
+"""The commands segment train, evaluate and predict."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.segmentation import write_data
+from helpers.shape_folders import LABELS
+from mlfm_zoo.cli import main
+from mlfm_zoo.segmentation import TrainSettings, load_run
+from mlfm_zoo.segmentation.data import Labels, read_labels
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp('shapes'))
+
+
+def test_commands(data, tmp_path, capsys):
+    """Train until shapes are found, measure and draw, and write masks that read as what was predicted."""
+    run = str(tmp_path / 'run')
+    assert main([
+        'segment', 'train', str(data), '--output', run, '--labels', str(data / 'labels.json'), '--model', 'unet',
+        '--encoder', 'none', '--model-kwargs', 'base_width=8', '--crop-size', '48', '64', '--scale', '0.9', '1.1',
+        '--epochs', '12', '--batch-size', '4', '--lr', '0.01', '--warmup', '4', '--workers', '0', '--device', 'cpu',
+    ]) == 0
+    best = float(re.search(r'best epoch \d+: mIoU ([\d.]+) %', capsys.readouterr().out)[1])
+    assert best > 60
+    assert main([
+        'segment', 'evaluate', f'{run}/best', str(data), '--pictures', str(tmp_path / 'pictures'), '--num-pictures',
+        '2', '--json', str(tmp_path / 'scores.json'), '--workers', '0', '--device', 'cpu']) == 0
+    printed = dict(re.findall(r'^(.+): (.+) %$', capsys.readouterr().out, re.MULTILINE))
+    assert float(printed['miou']) == pytest.approx(best, abs=0.02) and 'boundary f' in printed
+    assert {'iou ground', 'iou disc', 'iou square', 'pixel accuracy'} < printed.keys()
+    scores = json.loads((tmp_path / 'scores.json').read_text())
+    assert sum(map(sum, scores['confusion'])) == 4 * 46 * 64
+    assert sorted(f.name for f in (tmp_path / 'pictures').iterdir()) == ['000.png', '001.png']
+    assert main([
+        'segment', 'evaluate', f'{run}/best', str(data), '--window', '32', '32', '--flip', '--workers', '0',
+        '--device', 'cpu']) == 0
+    capsys.readouterr()
+    assert main([
+        'segment', 'predict', f'{run}/last', str(data / 'val' / '000.png'), '--output', str(tmp_path / 'masks'),
+        '--device', 'cpu']) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / 'masks' / '000.png')
+    labels = Labels.from_json(LABELS)
+    truth, mask = (read_labels(f / '000.png', labels) for f in (data / 'valannot', tmp_path / 'masks'))
+    assert (mask[2:] == truth[2:]).float().mean() > 0.9
+    assert np.array(Image.open(tmp_path / 'masks' / '000.picture.png')).shape == (48, 3 * 64 + 8, 3)
+    model, labels_, settings = load_run(f'{run}/best')
+    assert labels_ == labels and settings.epochs == 12 and not model.training
+    file = tmp_path / 'photo.png'
+    Image.new('RGB', (70, 33)).save(file)
+
+    def predict(output, *images):
+        command = ['segment', 'predict', f'{run}/best', *map(str, images), '--device', 'cpu']
+        return main([*command, '--output', str(output)])
+
+    assert predict(tmp_path / 'masks', file) == 0
+    # a mask in the place of its image, or of another's mask
+    for output, images in ((tmp_path, [file]), (tmp_path / 'two', [file, tmp_path / 'masks' / 'photo.png'])):
+        capsys.readouterr()
+        assert predict(output, *images) == 1
+        assert 'name another folder, or give images of other names' in capsys.readouterr().err
+    assert Image.open(file).size == (70, 33) and not (tmp_path / 'two').exists()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['train', 'nowhere', '--output', 'run'], 'nowhere has no images and masks of train'),
+    (['train', 'DATA', '--output', 'run', '--labels', 'camvid', '--val-split', 'val'], 'pixels of value 255'),
+    (['train', 'DATA', '--output', 'run', '--labels', 'LABELS', '--val-split', 'test'], 'no images and masks of test'),
+    (['train', 'DATA', '--output', 'run', '--labels', 'LABELS', '--model', 'fcn4s'], "name is 'fcn4s'"),
+    (['evaluate', 'nowhere', 'DATA'], 'nowhere has no network of a run'),
+    (['predict', 'nowhere', 'photo.png', '--output', 'masks'], 'nowhere has no network of a run'),
+])
+def test_commands_refuse_in_one_sentence(data, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    names = {'DATA': str(data), 'LABELS': str(data / 'labels.json')}
+    extra = ['--device', 'cpu', *(['--workers', '0'] if arguments[0] != 'predict' else [])]
+    if arguments[0] == 'train' and '--model' not in arguments:
+        extra += ['--model', 'unet', '--encoder', 'none', '--model-kwargs', 'base_width=2', '--crop-size', '16', '16']
+    assert main(['segment', *(names.get(a, a) for a in arguments), *extra]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and message in error and error.count('\n') == 1
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(['segment', 'train', '--help'])
+    text = ' '.join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    for field in dataclasses.fields(TrainSettings)[1:]:
+        option = field.name.replace('_', '-')
+        if field.name != 'model_kwargs':
+            assert re.search(rf'--{option}( (X|H W|MIN MAX|ENCODER|{{[^}}]*}}))? [A-Z]\w+', text), field.name

@@ -1,0 +1,179 @@
+"""What all segmentation networks share: memory, sizes, padding, saving, fusing and export."""
+
+import copy
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from helpers.hub_server import HubServer
+from helpers.networks import lived_in
+from helpers.segmentation import KINDS, create
+from helpers.user import User
+from int8 import export_onnx
+from mlfm_zoo.memory import LowFrequencyMemory
+from mlfm_zoo.segmentation import SegmentationNetwork, create_model, segmentation_loss
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_memory_at_identity_changes_nothing(kind):
+    name, encoder, options = KINDS[kind]
+    options = {k: v for k, v in options.items() if not k.startswith('memory_')}
+    plain = lived_in(create_model(name, encoder, num_classes=5, **dict(options, memory=False)))
+    model = create(kind).eval()
+    # a backbone with an attached memory is one level deeper
+    deeper, flat = {'attached': ('encoder.model.', 'encoder.'), 'attached smp': ('model.model.', 'model.')}.get(
+        kind, ('', ''))
+    trunk = {k: v for k, v in model.state_dict().items() if 'memory.' not in k}
+    weights = plain.state_dict()
+    assert len(trunk) == len(weights) < len(model.state_dict())
+    for key, value in trunk.items():
+        value.copy_(weights[key.replace(deeper, flat)])
+    image = torch.randn(2, 3, 65, 70)
+    with torch.no_grad():
+        expected = plain(image)
+        assert not torch.allclose(model(image), expected, atol=1e-3) or 'attached' in kind
+        model.init_identity()
+        assert (model(image) - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_gradients_reach_the_memory(kind):
+    model = create(kind)
+    for parameter in (p for n, p in model.named_parameters() if n.startswith('skips.')):
+        torch.nn.init.normal_(parameter)
+    labels = torch.randint(5, (3, 70, 66))
+    labels[:, :5] = 255
+    image = torch.randn(3, 3, 70, 66)
+    segmentation_loss(model(image), labels).backward()
+    memories = [m for m in model.modules() if isinstance(m, LowFrequencyMemory)]
+    assert memories
+    for name, parameter in memories[0].named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any() or name.endswith('conv.bias') or 'attached' in kind, name  # that is at identity
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_any_size_channels_and_classes(kind):
+    for in_chans, num_classes, size in ((1, 1, (33, 47)), (4, 150, (33, 47)), (3, 2, (227, 333))):
+        model = create(kind, num_classes, in_chans=in_chans).eval()
+        with torch.no_grad():
+            logits = model(torch.randn(1, in_chans, *size))
+        assert logits.shape == (1, num_classes, *size) and logits.isfinite().all()
+    batch = 2 if kind == 'attached smp' else 1  # DeepLabV3+ has norms of single values
+    output = create(kind, 3).train()(torch.randn(batch, 3, 65, 97))
+    assert isinstance(output, tuple) == bool(KINDS[kind][2].get('aux'))
+    assert all(x.shape == (batch, 3, 65, 97) for x in (output if isinstance(output, tuple) else (output,)))
+
+
+def test_padding_repeats_the_edge():
+    model = create('fcn').eval()
+    image = torch.randn(1, 3, 50, 60)
+    with torch.no_grad():
+        expected = model(F.pad(image, (0, 4, 0, 14), mode='replicate'))[..., :50, :60]
+        torch.testing.assert_close(model(image), expected)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_fused_half_and_saved(kind, tmp_path):
+    model = lived_in(create(kind))
+    image = torch.randn(2, 3, 65, 70)
+    with torch.no_grad():
+        expected = model(image)
+        largest = expected.abs().max()
+        model.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / 'config.json').read_text())
+        assert config['num_classes'] == 5 and {'model.safetensors', 'config.json'} <= {
+            f.name for f in tmp_path.iterdir()}
+        for cls in (SegmentationNetwork, type(model)):
+            again = cls.from_pretrained(tmp_path)
+            assert type(again) is type(model) and torch.equal(again(image), expected)
+        again = again.to(memory_format=torch.channels_last)
+        close = 1e-4 * largest
+        assert (again(image.to(memory_format=torch.channels_last)) - expected).abs().max() <= close
+        with torch.autocast('cpu', torch.bfloat16):
+            assert (model(image) - expected).abs().max() <= 0.1 * largest
+        assert (copy.deepcopy(model).bfloat16()(image.bfloat16()) - expected).abs().max() <= 0.1 * largest
+        fused = timm.models.reparameterize_model(model)
+        assert (fused(image) - expected).abs().max() <= close
+        assert (model.fuse()(image) - expected).abs().max() <= close
+    with pytest.raises(RuntimeError, match='fused for inference'):
+        model.train()
+    assert not model.training
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_gradient_checkpointing(kind):
+    model = create(kind)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    image, labels = torch.randn(2, 3, 64, 64), torch.randint(5, (2, 64, 64))
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        segmentation_loss(model(image), labels).backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def check_export(kind, folder):
+    model = lived_in(create(kind))
+    export_onnx(model, folder / 'model.onnx', 64)
+    session = onnxruntime.InferenceSession(folder / 'model.onnx', providers=['CPUExecutionProvider'])
+    for batch, *sides in ((1, 64, 64), (3, 65, 97), (2, 33, 47)):
+        image = torch.randn(batch, 3, *sides)
+        with torch.no_grad():
+            expected = model(image).numpy()
+        actual, = session.run(None, {'image': image.numpy()})
+        assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
+    compiled = torch.compile(model, backend='aot_eager')
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-4)
+
+
+def test_export(tmp_path):
+    """One ONNX graph for all sizes, and compiled."""
+    check_export('unet decoder', tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', KINDS)
+def test_export_of_every_kind(kind, tmp_path):
+    check_export(kind, tmp_path)
+
+
+def test_hub(tmp_path):
+    """Pushed to a Hub, and loaded from there without the encoder's own weights."""
+    with HubServer() as server:
+        user = User(server, tmp_path)
+        network, same, pretrained = user.code('''
+import contextlib, io
+from mlfm_zoo.segmentation import FCN, SegmentationNetwork, create_model
+with contextlib.redirect_stdout(io.StringIO()):
+    model = create_model('fcn8s', 'test_mlfm_resnet', num_classes=3, pretrained=True).eval()
+    model.push_to_hub('org/seg')
+    again = SegmentationNetwork.from_pretrained('org/seg')
+image = torch.randn(1, 3, 64, 64)
+print(json.dumps([type(again).__name__, torch.equal(again(image), model(image)),
+                  again._hub_mixin_config['pretrained']]))
+''')
+    assert network == 'FCN' and same and not pretrained
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='has no config.json of a segmentation network'):
+        SegmentationNetwork.from_pretrained(tmp_path)
+    create('unet').save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match='is of a UNet, expected one that FCN'):
+        type(create('fcn')).from_pretrained(tmp_path)
+    file = tmp_path / 'model.safetensors'
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match='model.safetensors is damaged: download or train it again'):
+        SegmentationNetwork.from_pretrained(tmp_path)
