@@ -10,13 +10,14 @@ them all.
 import json
 import math
 from pathlib import Path
-from typing import Any, Iterable, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from .._buffers import FixedBuffers
 from .channels import NUM_CHANNELS, select_channels
 
 __all__ = [
@@ -99,7 +100,7 @@ def exact_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride
     return F.conv2d(x, weight, bias, stride=stride)
 
 
-class DCTStem(nn.Module):
+class DCTStem(FixedBuffers):
     """Makes normalised DCT coefficients of normalised images.
 
     Images whose sides are no multiples of 8 are padded by repeating their right and lower edges, as JPEG encoders do.
@@ -148,16 +149,7 @@ class DCTStem(nn.Module):
         shape = (len(self.channels), in_chans, self.block_size, self.block_size)
         self.register_buffer('weight', torch.empty(shape, device=device, dtype=dtype), persistent=False)
         self.register_buffer('bias', torch.empty(shape[:1], device=device, dtype=dtype), persistent=False)
-        self.fill()
-
-    @torch.jit.ignore
-    def fill(self) -> None:
-        """Compute the weights anew, but for those without values."""
-        if type(self.weight) is not torch.Tensor or self.weight.is_meta:
-            return
-        weight, bias = self._fold()
-        if not torch.equal(self.weight, weight.to(self.weight)) or not torch.equal(self.bias, bias.to(self.bias)):
-            self.weight, self.bias = weight.to(self.weight), bias.to(self.bias)
+        self.init_non_persistent_buffers()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From x (N, in_chans, H, W) to coefficients (N, C, ceil(H / 8), ceil(W / 8))."""
@@ -195,8 +187,12 @@ class DCTStem(nn.Module):
             for values in (self.mean, self.std))
         return ((pixels - mean) / std).to(coefficients.dtype)
 
-    def _fold(self) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Weight (C, in_chans, 8, 8) and bias (C,) of all steps, in float64."""
+    def fixed_buffers(self) -> Dict[str, torch.Tensor]:
+        """Compute the weight (C, in_chans, 8, 8) and the bias (C,) of all steps.
+
+        Returns:
+            Both by their names, in float64.
+        """
         dct = dct_matrix()
         colour = torch.tensor(YCBCR, dtype=torch.float64)
         if self.in_chans == 1:
@@ -209,12 +205,10 @@ class DCTStem(nn.Module):
         weight = 255 * weight * std[:, None, None]
         chosen = list(self.channels)
         of_mean, of_std = (torch.tensor(values, dtype=torch.float64)[chosen] for values in self.statistics)
-        return weight[chosen] / of_std[:, None, None, None], (bias[chosen] - of_mean) / of_std
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self.fill()
-        return self
+        return {
+            'weight': weight[chosen] / of_std[:, None, None, None],
+            'bias': (bias[chosen] - of_mean) / of_std,
+        }
 
     def extra_repr(self) -> str:
         return f'{self.in_chans}, {self.out_channels}, kernel_size={self.block_size}, stride={self.block_size}'
@@ -250,9 +244,14 @@ class YCbCrStem(DCTStem):
         """
         return super().inverse(coefficients)[..., ::BLOCK, ::BLOCK]
 
-    def _fold(self) -> Tuple[torch.Tensor, torch.Tensor]:
-        weight, bias = super()._fold()
-        return weight.sum((2, 3), keepdim=True), bias
+    def fixed_buffers(self) -> Dict[str, torch.Tensor]:
+        """Compute the weight (C, in_chans, 1, 1), which sees a pixel as a block filled with it, and the bias (C,).
+
+        Returns:
+            Both by their names, in float64.
+        """
+        values = super().fixed_buffers()
+        return dict(values, weight=values['weight'].sum((2, 3), keepdim=True))
 
 
 class YCbCrConv2d(nn.Conv2d):

@@ -15,7 +15,7 @@ PACKAGE = Path(mlfm_zoo.__file__).parent
 
 # Lowest first. A room imports from itself and from rooms before it.
 ROOMS = (
-    '_timm', '_moved', '_extras', '_files', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'workflow',
+    '_timm', '_moved', '_extras', '_files', '_buffers', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'workflow',
     'frequency', 'detection', 'segmentation', 'cli', '__main__')
 
 # Within the memory, the files in the order in which a reader takes them.
@@ -90,7 +90,7 @@ print(*sorted(set(sys.modules) - before))
 """
     loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
     rooms = {name.split('.')[1] for name in loaded if name.startswith('mlfm_zoo.')}
-    assert rooms == {'_timm', '_moved', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'frequency', '_extras',
+    assert rooms == {'_timm', '_moved', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'frequency', '_extras', '_buffers',
                      '_files'}
     assert {name for name in loaded if name.startswith('mlfm_zoo.frequency.')} == {
         'mlfm_zoo.frequency.filters', 'mlfm_zoo.frequency.retraining'}  # of it, what registers a network
