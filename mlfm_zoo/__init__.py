@@ -3,7 +3,10 @@
 Importing the package registers them: `import timm, mlfm_zoo; timm.create_model('mlfm_resnet50')`.
 """
 
-from . import dct, frequency, models
+from importlib import import_module
+from typing import Any
+
+from . import dct, models
 from ._moved import install_moved_names
 from .data import imagenet100
 from .memory import LowFrequencyMemoryUnit, attach_memory, calibrate_memory, image_bands, low_band, supports_memory
@@ -27,3 +30,9 @@ __all__ = [
 ]
 
 install_moved_names()
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'frequency':  # the analysis loads when it is used
+        return import_module('.frequency', __name__)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
