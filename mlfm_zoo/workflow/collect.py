@@ -15,7 +15,7 @@ from timm.models import load_state_dict
 __all__ = ['Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'half_interval', 'read_run']
 
 FILES = ('args.yaml', 'summary.csv')  # what a run has from its first epoch on, beside checkpoints
-Z95 = 1.96  # a normal variable lies within this many deviations in 95 of 100 cases
+Z95 = statistics.NormalDist().inv_cdf(0.975)  # a normal variable lies within this many deviations in 95 of 100 cases
 
 
 class RunError(ValueError):
