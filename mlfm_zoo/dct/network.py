@@ -14,7 +14,7 @@ from .._timm import config_of, update_model_args
 from ..memory import LowFrequencyMemory
 from ..memory.options import Options, check_option
 from .channels import NUM_CHANNELS, select_channels
-from .gate import ChannelGate, gate_of, gated_stem
+from .gate import ChannelGate, gated_stem
 from .stem import DCTStem
 
 __all__ = ['DCTOptions', 'coefficient_config', 'freeze_selection', 'start_from_trunk', 'to_dct']
@@ -174,7 +174,7 @@ def freeze_selection(
     """
     network: Any = model
     name = 'conv1' if hasattr(model, 'conv1') else 'conv_stem'
-    stem, gate = gated_stem(model), gate_of(model)
+    old, gate = gated_stem(model)
     if any(conv.groups == conv.in_channels > 1 for conv in _readers(network)):
         raise ValueError(
             'The first convolution is depthwise, and has outputs for closed channels too: freeze a network of 192 '
@@ -189,7 +189,6 @@ def freeze_selection(
         raise ValueError(f'counts is not a tensor of {num_chs} values, one for each channel of the gate.')
     kept = sorted(counts.detach().cpu().sort(descending=True, stable=True).indices[:k].tolist())
     dd = get_device_dtype(model)
-    old: Any = stem[0]
     if isinstance(old, DCTStem):
         channels = [old.channels[i] for i in kept]
         first: nn.Module = DCTStem(channels, old.in_chans, old.mean, old.std, old.statistics, **dd)

@@ -144,7 +144,7 @@ def test_any_subsampling(factors):
 
 
 def test_fractional_subsampling_is_refused():
-    with pytest.raises(ValueError, match='no whole multiple'):
+    with pytest.raises(ValueError, match='not a whole multiple'):
         read_coefficients(sampled([(3, 1), (2, 1), (1, 1)]))
 
 
@@ -152,9 +152,9 @@ def test_crop_flip_and_padding():
     """In the DCT domain as on pixels."""
     for subsampling in (0, 1, 2):
         file = read_jpeg(as_jpeg(photo(75, 58, 3), quality=90, subsampling=subsampling))
-        whole = pixels_of(torch.from_numpy(_coefficients(file, range(192), Window(0, 0, 10, 8), 'whole')))
+        whole = pixels_of(torch.from_numpy(_coefficients(file, range(192), Window(0, 0, 10, 8))))
         for window in (Window(0, 0, 3, 4), Window(1, 1, 4, 3), Window(3, 2, 5, 5), Window(0, 0, 12, 11)):
-            actual = pixels_of(torch.from_numpy(_coefficients(file, range(192), window, 'a part')))
+            actual = pixels_of(torch.from_numpy(_coefficients(file, range(192), window)))
             top, left, height, width = (8 * n for n in window)
             expected = np.pad(whole, ((0, 0), (0, 40), (0, 40)), 'edge')[:, top:top + height, left:left + width]
             np.testing.assert_allclose(actual, expected, atol=2e-3)
@@ -304,7 +304,7 @@ def test_store(tmp_path):
     assert not list((tmp_path / 'b').rglob('*.tmp'))
     with pytest.raises(ValueError, match='outside'):
         store_jpegs(source, source / 'stored')
-    with pytest.raises(FileNotFoundError, match='no folder of images'):
+    with pytest.raises(FileNotFoundError, match='not a folder of images'):
         store_jpegs(tmp_path / 'none', tmp_path / 'b')
     for kwargs in (dict(size=100), dict(size=0), dict(quality=0), dict(subsampling=3)):
         with pytest.raises(ValueError, match='expected'):
