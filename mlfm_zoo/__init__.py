@@ -6,8 +6,7 @@ Importing the package registers them: `import timm, mlfm_zoo; timm.create_model(
 from importlib import import_module
 from typing import Any
 
-from . import dct, models
-from ._moved import install_moved_names
+from . import models
 from .data import imagenet100
 from .memory import LowFrequencyMemoryUnit, attach_memory, calibrate_memory, image_bands, low_band, supports_memory
 from .models import fuse_trunk
@@ -29,10 +28,8 @@ __all__ = [
     'supports_memory',
 ]
 
-install_moved_names()
-
 
 def __getattr__(name: str) -> Any:
-    if name == 'frequency':  # the analysis loads when it is used
-        return import_module('.frequency', __name__)
+    if name in ('dct', 'frequency'):  # which load when they are used: importing the package is for the networks
+        return import_module(f'.{name}', __name__)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -319,7 +319,7 @@ def test_refused():
     for model in (timm.create_model('mlfm_resnet18'), mlfm_zoo.attach_memory(timm.create_model('resnet18'))):
         with pytest.raises(ValueError, match='build it with memory=False'):
             to_dct(model)
-    with pytest.raises(ValueError, match='ConvNeXt cannot be turned'):
+    with pytest.raises(ValueError, match='ConvNeXt cannot read DCT'):
         to_dct(timm.create_model('convnext_atto'))
     model = timm.create_model('skresnet18').eval()
     with pytest.raises(ValueError, match='begins with a convolution'):
