@@ -18,8 +18,9 @@ class ChannelGate(nn.Module):
     """Opens or closes each channel, for each image.
 
     Mean over positions, 1x1 convolution, norm, ReLU, and two values per channel, off and on. In training the decision
-    is drawn by a straight-through Gumbel softmax. In eval mode it is the larger value, so answers are deterministic; the
-    released code draws then too. The norm sees one value per channel and image, so a training batch needs two images.
+    is drawn by a straight-through Gumbel softmax. In eval mode it is the larger value, so answers are deterministic;
+    the released code draws then too. The norm sees one value per channel and image, so a training batch needs two
+    images.
 
     Attributes:
         penalty: Number of open channels, mean over the images of the last training batch, with a gradient; None in eval

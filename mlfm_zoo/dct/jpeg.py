@@ -77,7 +77,8 @@ class JPEGCoefficients(ImageDataset):
         is_training: Whether crops and flips are random.
         hflip: Probability of a horizontal flip, for training.
         normalize: Whether to normalize here. If not, coefficients are rounded to int16, and timm's prefetcher
-            normalizes them on the device with the values of `loader_config`. The luma of a file is whole numbers anyway.
+            normalizes them on the device with the values of `loader_config`. The luma of a file consists of whole
+            numbers anyway.
         reader: A reader of timm, or its name.
         class_map: Class names to indices, as timm takes it.
         **kwargs: Other arguments of timm's `ImageDataset`, except `transform`.

@@ -97,8 +97,7 @@ def to_dct(
         _turn_efficientnet(network, first, len(chosen), dense)
     else:
         raise ValueError(
-            f'A {type(model).__name__} cannot read DCT coefficients: give a ResNet, a MobileNetV2 or an EfficientNet of '
-            'timm.')
+            f'A {type(model).__name__} cannot read DCT coefficients: give a timm ResNet, MobileNetV2 or EfficientNet.')
     network.in_chans = in_chans if dct_input == 'rgb' else len(chosen)
     if config and dct_input == 'coefficients':
         config.update(coefficient_config(len(chosen), config['input_size'][1:]))

@@ -3,7 +3,7 @@
 Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416, section 3.1.
 
 Normalized RGB -> 0 to 255 -> YCbCr (JPEG's, BT.601 full range) -> -128 -> orthonormal DCT-II of each block -> a subset
-of the 192 channels -> (x - mean) / std. Every step is affine, so one convolution of kernel 8 and stride 8 does them all.
+of the 192 channels -> (x - mean) / std. Every step is affine, so one convolution of kernel 8 and stride 8 does all.
 """
 
 import json

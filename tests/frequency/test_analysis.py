@@ -56,7 +56,7 @@ def test_resumed(data, models, analysed, tmp_path):
     batches = probe.batches
     for stop in (1, 3):
         output = tmp_path / str(stop)
-        probe.batches = lambda *args: itertools.islice(batches(*args), stop)
+        probe.batches = lambda *args, stop=stop: itertools.islice(batches(*args), stop)
         frequency.analyse(probe, output, radii=[1, 3, 8])
         for name in ('samples.csv', 'skipped.csv'):
             with open(output / name, 'a') as f:
@@ -125,7 +125,8 @@ def test_form_and_pixels(data, tmp_path, models):
     for options in (dict(), dict(form='gaussian'), dict(pixels=True)):
         folder = tmp_path / '-'.join(map(str, options.values())) / 'out'
         frequency.analyse(frequency.Probe({MODEL: models[MODEL]}, data, num_workers=0), folder, radii=[2], **options)
-        answers[str(options)] = [(r['filter'], r['radius'], r['probability']) for r in read_table(folder / 'samples.csv')]
+        rows = read_table(folder / 'samples.csv')
+        answers[str(options)] = [(r['filter'], r['radius'], r['probability']) for r in rows]
     ideal, gaussian, pixels = answers.values()
     changed = {a[:2] for a, b in zip(ideal, gaussian) if a != b}
     assert changed >= {('lowpass', '2'), ('highpass', '2')}
