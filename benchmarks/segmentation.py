@@ -29,7 +29,7 @@ from typing import Any, Dict, List, Tuple
 
 import torch
 from PIL import Image
-from scipy.stats import t
+from study.report import student_interval
 
 import mlfm_zoo
 from mlfm_zoo._files import written_whole
@@ -123,11 +123,9 @@ def table(rows: List[Dict[str, str]]) -> str:
 def _difference(values: List[float]) -> str:
     if not values:
         return ''
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f'{mean:+.2f}'
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f'{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})'
+    interval = student_interval(values)
+    ends = f' ({interval[0]:+.2f} to {interval[1]:+.2f})' if interval else ''
+    return f'{statistics.fmean(values):+.2f}{ends}'
 
 
 def main() -> None:

@@ -408,7 +408,7 @@ def main() -> None:
         parser.error('CPU time is counted on a CPU with one thread: set OMP_NUM_THREADS=1')
     if not args.system_malloc:
         os.environ.update(KEEP_MEMORY)  # for the variants' processes
-    names = timm.list_models('mlfm_*') if args.models == ['all'] else args.models
+    names = timm.list_models('mlfm_*', exclude_filters='mlfm_filtered') if args.models == ['all'] else args.models
     setting = dict(
         machine=torch.cuda.get_device_name() if args.device == 'cuda' else cpu_name(),
         threads=torch.get_num_threads(), torch=torch.__version__, timm=timm.__version__, mlfm_zoo=mlfm_zoo.__version__,

@@ -47,9 +47,9 @@ def kind_of(name: str) -> Kind:
 
 
 def network_names() -> List[str]:
-    """The networks that the package registers, in timm's order. `filtered` is a wrapper for others, and none itself."""
+    """The networks that the package registers, in timm's order. `mlfm_filtered` is a wrapper around others."""
     return [name for name in timm.list_models()
-            if timm.models.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.')]
+            if timm.models.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.') and name != 'mlfm_filtered']
 
 
 def network_path(name: str) -> str:

@@ -74,10 +74,10 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _models() -> List[str]:
-    """The networks of this package."""
+    """The networks of this package; `mlfm_filtered` is a wrapper around others."""
     return [
         name for name in timm.list_models()
-        if timm.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.')]
+        if timm.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.') and name != 'mlfm_filtered']
 
 
 def _check_model(model: str) -> None:

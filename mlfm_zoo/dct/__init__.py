@@ -1,17 +1,31 @@
-"""Learning in the DCT domain: a stem that makes JPEG's coefficients of an image, and what turns a network to it.
+"""Learning in the DCT domain: a stem that makes JPEG's coefficients of an image, and the networks that read them.
 
 Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .channels import SUBSETS, select_channels
 from .gate import ChannelGate, GateTask, draw_open, gate_of, share_open
-from .jpeg import JPEGCoefficients, read_coefficients
 from .network import DCTOptions, freeze_selection, to_dct
 from .stem import DCTStem, Statistics, measure_statistics
-from .store import store_jpegs
+
+if TYPE_CHECKING:
+    from .jpeg import JPEGCoefficients, read_coefficients
+    from .store import store_jpegs
 
 __all__ = [
     'SUBSETS', 'ChannelGate', 'DCTOptions', 'DCTStem', 'GateTask', 'JPEGCoefficients', 'Statistics', 'draw_open',
     'freeze_selection', 'gate_of', 'measure_statistics', 'read_coefficients', 'select_channels',
     'share_open', 'store_jpegs', 'to_dct',
 ]
+
+# What reads and writes JPEG files loads when it is used: the networks do not need it.
+JPEG = {'JPEGCoefficients': '.jpeg', 'read_coefficients': '.jpeg', 'store_jpegs': '.store'}
+
+
+def __getattr__(name: str) -> Any:
+    if name in JPEG:
+        return getattr(import_module(JPEG[name], __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

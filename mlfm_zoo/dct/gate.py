@@ -1,7 +1,7 @@
 """The gate that learns which of the 192 coefficients a network needs (the paper's section 3.3)."""
 
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Optional, Union
+from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -17,10 +17,10 @@ __all__ = ['ChannelGate', 'GateTask', 'draw_open', 'gate_of', 'gated_stem', 'sha
 class ChannelGate(nn.Module):
     """Opens or closes each channel, for each image.
 
-    Mean over positions, 1x1 convolution, norm, ReLU, and two values a channel, off and on. In training the decision is
-    drawn by a straight-through Gumbel softmax; in eval mode it is the larger value, so that answers repeat themselves
-    (the released code draws then too). The norm sees one value a channel and image, so that a training batch needs
-    two images.
+    Mean over positions, 1x1 convolution, norm, ReLU, and two values per channel, off and on. In training the decision
+    is drawn by a straight-through Gumbel softmax. In eval mode it is the larger value, so answers are deterministic;
+    the released code draws then too. The norm sees one value per channel and image, so a training batch needs two
+    images.
 
     Attributes:
         penalty: Number of open channels, mean over the images of the last training batch, with a gradient; None in eval
@@ -29,7 +29,7 @@ class ChannelGate(nn.Module):
     Args:
         num_chs: Channels.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Dtype of the parameters.
     """
 
     def __init__(self, num_chs: int = 192, device: Any = None, dtype: Any = None):
@@ -56,7 +56,7 @@ class ChannelGate(nn.Module):
         return (pair[..., 1] > pair[..., 0])[..., None, None].to(x.dtype)
 
     def __getstate__(self) -> Dict[str, Any]:
-        """All but the penalty, which belongs to one batch: copies and pickles have none."""
+        """Everything except the penalty, which belongs to one batch: copies and pickles have none."""
         return dict(self.__dict__, penalty=None)
 
     def train(self, mode: bool = True) -> 'ChannelGate':
@@ -73,6 +73,24 @@ class ChannelGate(nn.Module):
         return x * decision
 
 
+def gated_stem(model: nn.Module) -> Tuple[nn.Module, ChannelGate]:
+    """Find the stem and the gate of a network.
+
+    Args:
+        model: A network that was built with a gate.
+
+    Returns:
+        The stem, an identity in a network on coefficients, and the gate after it.
+
+    Raises:
+        ValueError: There is no gate.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], ChannelGate):
+            return module[0], module[1]
+    raise ValueError('The network has no gate: give one that was built with a gate.')
+
+
 def gate_of(model: nn.Module) -> ChannelGate:
     """Find the gate of a network.
 
@@ -85,33 +103,13 @@ def gate_of(model: nn.Module) -> ChannelGate:
     Raises:
         ValueError: There is none.
     """
-    gate = gated_stem(model)[-1]
-    assert isinstance(gate, ChannelGate)
-    return gate
-
-
-def gated_stem(model: nn.Module) -> nn.Sequential:
-    """Find what makes coefficients of the network's input, or nothing, and the gate after it.
-
-    Args:
-        model: A network that was built with a gate.
-
-    Returns:
-        Both, in this order.
-
-    Raises:
-        ValueError: There is no gate.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], ChannelGate):
-            return module
-    raise ValueError('The network has no gate: give one that was built with a gate.')
+    return gated_stem(model)[1]
 
 
 class GateTask(ClassificationTask):
-    """Trains a network with a gate: the loss of the paper, cross entropy or another plus a factor times the penalty.
+    """Trains a network with a gate on the paper's loss: cross entropy plus a factor times the penalty.
 
-    A task of timm's, for training loops that take one.
+    It is a timm task, for training loops that take one.
 
     Args:
         model: A network with a gate.
@@ -126,17 +124,17 @@ class GateTask(ClassificationTask):
     def __init__(self, model: nn.Module, criterion: Callable[..., torch.Tensor], penalty: float, **kwargs: Any):
         super().__init__(model, criterion, **kwargs)
         self.penalty = penalty
-        self._gate = [gate_of(model)]  # in a list, so that it is no second child
+        self._gate = [gate_of(model)]  # in a list, so that it does not become a child
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
         """Compute the loss.
 
         Args:
-            input: Batch of what the network takes.
+            input: Batch of the network's input.
             target: Its labels.
 
         Returns:
-            'loss'; 'output', logits; with the network in training mode 'open_channels', the mean number of open ones.
+            'loss'; 'output', the logits; in training mode 'open_channels', the mean number of open channels.
         """
         result = super().forward(input, target)
         gate = self._gate[0]
@@ -147,19 +145,19 @@ class GateTask(ClassificationTask):
 
 @torch.inference_mode()
 def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
-    """Count how often each channel is open over a data set. Of the network, no more than the gate is run.
+    """Measure how often each channel is open over a dataset; only the stem and the gate run.
 
     Args:
-        model: A network with a gate, which is asked in eval mode; its mode is left as it was.
-        loader: Batches of what the network takes, alone or followed by their labels.
+        model: A network with a gate, which decides in eval mode; the mode of the network is restored.
+        loader: Batches of the network's input, alone or followed by their labels.
 
     Returns:
-        The share of images for which each channel is open (C,), from 0 to 1; its sum is the mean number of open ones.
+        The share of images for which each channel is open (C,), from 0 to 1.
 
     Raises:
         ValueError: The network has no gate, or there is no image.
     """
-    stem, gate = gated_stem(model)[0], gate_of(model)
+    stem, gate = gated_stem(model)
     training = gate.training
     gate.eval()
     device = gate.conv1.weight.device
@@ -178,10 +176,10 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
 
 
 def draw_open(share: torch.Tensor, file: Union[str, Path]) -> None:
-    """Draw how often each of the 192 channels is open, as the paper's figure 5.
+    """Draw how often each of the 192 channels is open, like the paper's figure 5.
 
     Args:
-        share: What `share_open` returns for a network of all 192 channels.
+        share: What `share_open` returns for a network on all 192 channels.
         file: PNG file to write.
 
     Raises:
@@ -189,7 +187,7 @@ def draw_open(share: torch.Tensor, file: Union[str, Path]) -> None:
         ValueError: There are not 192 channels.
     """
     if share.shape != (192,):
-        raise ValueError(f'There are {len(share)} channels, expected all 192: give the shares of a network of them.')
+        raise ValueError(f'There are {len(share)} channels, expected all 192: give the shares of such a network.')
     plt = require_matplotlib()
     figure, grid = plt.subplots(1, 3, figsize=(10, 3.6), layout='constrained')
     shown: Any = None

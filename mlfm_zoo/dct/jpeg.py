@@ -1,7 +1,7 @@
-"""From JPEG files to a network's coefficients: full resolution of all planes, crop and flip, a data set for timm.
+"""From JPEG files to a network's coefficients: full resolution of all planes, crop and flip, a dataset for timm.
 
-Chroma that a file has at a lower resolution is repeated, as the simplest decoders do, by a linear map of its blocks. A
-crop lies on the grid of blocks, and a flip is a change of order and of signs: both are exact.
+Chroma of a lower resolution is repeated, as the simplest decoders do, by a linear map of its blocks. A crop lies on the
+grid of blocks, and a flip changes the order and signs of coefficients: both are exact.
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 from timm.data import ImageDataset
 
 from .channels import PLANE, select_channels
-from .jpeg_file import JPEGFile, Plane, read_jpeg
+from .jpeg_file import Damaged, JPEGFile, Plane, errors_named, read_jpeg
 from .stem import BLOCK, YCBCR, as_statistics, dct_matrix
 
 __all__ = ['JPEGCoefficients', 'read_coefficients']
@@ -36,15 +36,15 @@ def read_coefficients(
         source: Union[str, Path, bytes],
         channels: Union[str, int, Sequence[int]] = '192',
 ) -> torch.Tensor:
-    """Read the dequantised coefficients of a JPEG file, all planes at the resolution of the image.
+    """Read the dequantized coefficients of a JPEG file, all planes at the resolution of the image.
 
     Args:
-        source: A file, or what it holds.
+        source: A file, or its content.
         channels: Coefficients to read, see `select_channels`.
 
     Returns:
         Coefficients (C, ceil(H / 8), ceil(W / 8)) in float32, in the units of JPEG, as those of a `DCTStem` with means
-        of 0 and deviations of 1. Of a grey file, those of Cb and Cr are 0.
+        of 0 and deviations of 1. Those of Cb and Cr are 0 for a gray file.
 
     Raises:
         ValueError: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
@@ -52,37 +52,40 @@ def read_coefficients(
     """
     chosen = select_channels(channels)
     name = 'The JPEG file' if isinstance(source, bytes) else str(source)
-    file = read_jpeg(source if isinstance(source, bytes) else Path(source).read_bytes(), name)
-    whole = Window(0, 0, -(-file.height // BLOCK), -(-file.width // BLOCK))
-    return torch.from_numpy(_coefficients(file, chosen, whole, name))
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    with errors_named(name):
+        file = read_jpeg(content)
+        return torch.from_numpy(_coefficients(file, chosen, _whole(file)))
 
 
 class JPEGCoefficients(ImageDataset):
-    """Folders of JPEG files, one a class, as normalised coefficients for a network with `dct_input='coefficients'`.
+    """Folders of JPEG files, one per class, as normalized coefficients for a network that takes them.
 
-    Files are not resized: they should be stored a little larger than the crop, or at its size, see `store_jpegs`. A
-    crop is random for training, in the middle otherwise, on the grid of blocks, and leaves out blocks that the image
-    fills in part only, where it can. What a file lacks is repeated from its lower and right edge. The orientation that
-    EXIF says is ignored, as timm does. The transform that timm's loader assigns is not applied, so that of the
-    loader's augmentations only those on batches count. A file that cannot be read is an error.
+    Files are not resized: store them a little larger than the crop, or at its size, see `store_jpegs`. Crops are random
+    for training and in the middle otherwise. They lie on the grid of blocks, and avoid blocks that the image fills only
+    in part. Files smaller than the crop are padded by repeating the lower and right edge.
+
+    EXIF's orientation is ignored, as in timm. Only batch-level augmentations apply: the loader's transform is ignored.
+    A file that cannot be read is an error.
 
     Args:
-        root: Folder of class folders, or whatever else `reader` takes.
+        root: Folder of class folders, or what else `reader` takes.
         channels: As `dct_channels` of the network.
         size: Height and width of the crop in pixels, multiples of 8; one number for both; None for whole files, which
             only batches of 1 take if their sizes differ.
         statistics: As `dct_statistics` of the network; the released ones if None.
         is_training: Whether crops and flips are random.
         hflip: Probability of a horizontal flip, for training.
-        normalize: Whether to normalise here. If not, coefficients are rounded to int16, to be normalised on the device
-            by timm's prefetcher with what `loader_config` says; the luma of a file is whole numbers anyway.
+        normalize: Whether to normalize here. If not, coefficients are rounded to int16, and timm's prefetcher
+            normalizes them on the device with the values of `loader_config`. The luma of a file consists of whole
+            numbers anyway.
         reader: A reader of timm, or its name.
         class_map: Class names to indices, as timm takes it.
-        **kwargs: Other arguments of timm's `ImageDataset`, but for `transform`.
+        **kwargs: Other arguments of timm's `ImageDataset`, except `transform`.
 
     Raises:
         ValueError: An argument is out of range.
-        FileNotFoundError: `root` is not there.
+        FileNotFoundError: There is nothing at `root`.
         RuntimeError: There is no image.
     """
 
@@ -100,7 +103,7 @@ class JPEGCoefficients(ImageDataset):
             **kwargs: Any,
     ):
         if reader is None and not Path(root).exists():
-            raise FileNotFoundError(f'There is nothing at {root}: give a folder that holds a folder of files a class.')
+            raise FileNotFoundError(f'There is nothing at {root}: give a folder with one folder of files per class.')
         super().__init__(str(root), reader, class_map=class_map, load_bytes=True, **kwargs)
         self.channels = select_channels(channels)
         self.size = (size, size) if isinstance(size, int) else size
@@ -121,9 +124,9 @@ class JPEGCoefficients(ImageDataset):
         source, target, *features = self.reader[index]
         with source:
             content = source.read()
-        name = self.reader.filename(index, absolute=True)
-        file = read_jpeg(content, name)
-        values = _coefficients(file, self.channels, self._window(file), name)
+        with errors_named(self.reader.filename(index, absolute=True)):
+            file = read_jpeg(content)
+            values = _coefficients(file, self.channels, self._window(file))
         if self.is_training and torch.rand(()) < self.hflip:
             values = values[:, :, ::-1] * _signs(self.channels)
         if self.normalize:
@@ -137,10 +140,10 @@ class JPEGCoefficients(ImageDataset):
         return (torch.from_numpy(values), target, *(features if self.additional_features is not None else ()))
 
     def loader_config(self) -> Dict[str, Any]:
-        """Arguments of `timm.data.create_loader`, with its prefetcher as without.
+        """Arguments of `timm.data.create_loader`, with its prefetcher or without.
 
-        The prefetcher takes inputs for pixels from 0 to 255 and means for those from 0 to 1; timm's collate for it
-        would make bytes of coefficients.
+        The prefetcher expects pixels from 0 to 255, and means of pixels from 0 to 1. timm's own collate function would
+        convert coefficients to bytes.
 
         Returns:
             `input_size`, `mean`, `std` and `collate_fn`.
@@ -154,20 +157,20 @@ class JPEGCoefficients(ImageDataset):
             collate_fn=torch.utils.data.default_collate)
 
     def _window(self, file: JPEGFile) -> Window:
-        sides = file.height, file.width
         if self.size is None:
-            return Window(0, 0, *(-(-side // BLOCK) for side in sides))
+            return _whole(file)
         corner = []
-        for side, wanted in zip(sides, self.size):
-            room = side // BLOCK - wanted // BLOCK  # in whole blocks
-            if room <= 0:
-                corner.append(0)
-            else:
-                corner.append(int(torch.randint(room + 1, ())) if self.is_training else room // 2)
+        for side, wanted in zip((file.height, file.width), self.size):
+            room = max(0, side // BLOCK - wanted // BLOCK)  # in whole blocks
+            corner.append(int(torch.randint(room + 1, ())) if self.is_training and room else room // 2)
         return Window(*corner, *(side // BLOCK for side in self.size))
 
 
-def _coefficients(file: JPEGFile, channels: Sequence[int], window: Window, name: str) -> np.ndarray:
+def _whole(file: JPEGFile) -> Window:
+    return Window(0, 0, -(-file.height // BLOCK), -(-file.width // BLOCK))
+
+
+def _coefficients(file: JPEGFile, channels: Sequence[int], window: Window) -> np.ndarray:
     """Coefficients (C, h, w) of a window of a file in float32."""
     out = np.zeros((len(channels), window.height, window.width), np.float32)
     of_plane: List[List[int]] = [[], [], []]  # coefficients of each plane
@@ -178,33 +181,27 @@ def _coefficients(file: JPEGFile, channels: Sequence[int], window: Window, name:
     if not file.is_rgb:
         for plane, coefficients, at in zip(file.planes, of_plane, rows):
             if at:
-                out[at] = _full_resolution(plane, coefficients, window, name)
+                out[at] = _full_resolution(plane, coefficients, window)
         return out
     needed = sorted({*of_plane[0], *of_plane[1], *of_plane[2]})
-    colours = np.stack([_full_resolution(plane, needed, window, name) for plane in file.planes])
-    # the level shift of R, G and B is that of Y, and leaves Cb and Cr alone
+    colors = np.stack([_full_resolution(plane, needed, window) for plane in file.planes])
+    # the level shift of R, G and B is that of Y, and cancels in Cb and Cr
     for weights, coefficients, at in zip(np.array(YCBCR, np.float32), of_plane, rows):
         if at:
-            mixed = np.einsum('r,rkhw->khw', weights, colours[:, [needed.index(i) for i in coefficients]])
-            out[at] = mixed
+            out[at] = np.einsum('r,rkhw->khw', weights, colors[:, [needed.index(i) for i in coefficients]])
     return out
 
 
-def _full_resolution(plane: Plane, coefficients: List[int], window: Window, name: str) -> np.ndarray:
-    """Dequantised coefficients (k, h, w) of a window, of one plane repeated to the resolution of the image."""
+def _full_resolution(plane: Plane, coefficients: List[int], window: Window) -> np.ndarray:
+    """Dequantized coefficients (k, h, w) of a window, of one plane repeated to the resolution of the image."""
     (tall, wide), (height, width) = plane.ratio, plane.blocks.shape[:2]
     top, left = window.top // tall, window.left // wide
     bottom, right = -(-(window.top + window.height) // tall), -(-(window.left + window.width) // wide)
-    blocks = plane.blocks[top:bottom, left:right]
-    whole = (tall, wide) == (1, 1) and bottom <= height and right <= width
-    table = plane.table
-    values = blocks * table
+    values = plane.blocks[top:bottom, left:right] * plane.table
     norm = np.sqrt(np.einsum('hwi,hwi->hw', values, values).max())
-    if norm > min(LARGEST + np.linalg.norm(table / 2), np.iinfo(np.int16).max):
-        raise ValueError(
-            f'{name} cannot be read as JPEG coefficients, some are larger than an image has: repair or remove '
-            'it.')
-    if whole:
+    if norm > min(LARGEST + np.linalg.norm(plane.table / 2), np.iinfo(np.int16).max):
+        raise Damaged('some of them are larger than those of any image')
+    if (tall, wide) == (1, 1) and bottom <= height and right <= width:
         return np.moveaxis(values[..., coefficients], 2, 0)
     if right > width:
         values = np.concatenate([values, np.repeat(values[:, -1:] @ _edge(1), right - width, 1)], 1)
@@ -241,5 +238,5 @@ def _edge(axis: int) -> np.ndarray:
 
 
 def _signs(channels: Sequence[int]) -> np.ndarray:
-    """-1 for odd horizontal frequencies, which a horizontal flip turns round."""
+    """-1 for odd horizontal frequencies, which a horizontal flip negates."""
     return np.array([1 - 2 * (c % 2) for c in channels], np.float32)[:, None, None]

@@ -1,24 +1,25 @@
 """The quantised coefficients of a JPEG file, without decoding it to pixels.
 
-The Huffman decoding is jpeglib's, with its libjpeg-turbo 2.1. That library was not made for damaged files: an error in
-the header crashes the interpreter, and what is missing in a scan it fills with zeros. So the segments are checked here
-first, after the JPEG standard, ITU-T T.81, and only those that decoding needs are handed on.
+jpeglib decodes the Huffman codes, with its libjpeg-turbo 2.1. It was not made for damaged files: an error in the header
+crashes the interpreter, and missing parts of a scan become zeros. So the segments are checked here first, by the JPEG
+standard, ITU-T T.81, and only those that decoding needs are passed on.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass, field
-from typing import Dict, List, NamedTuple, NoReturn, Optional, Set, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
 from .._extras import require_extra
 
-__all__ = ['JPEGFile', 'Plane', 'parse_jpeg', 'read_jpeg']
+__all__ = ['Damaged', 'JPEGFile', 'Plane', 'errors_named', 'parse_jpeg', 'read_jpeg']
 
-LIBRARY = 'turbo210'  # the newest that jpeglib has
-MAX_PIXELS = 89_478_485  # from where on Pillow warns of a decompression bomb
-MAX_SCANS = 100  # of which each costs time for all blocks, however few bytes it has
-BLOCKS_PER_MCU = 10  # what the standard admits
+LIBRARY = 'turbo210'  # the newest in jpeglib
+MAX_PIXELS = 89_478_485  # Pillow warns of a decompression bomb above
+MAX_SCANS = 100  # each costs time for all blocks, however few bytes it has
+BLOCKS_PER_MCU = 10  # the most in the standard
 MAX_SHIFT = 13  # of a progressive scan
 
 # Natural place, 8 u + v, of each value of a table in a file.
@@ -53,7 +54,7 @@ class JPEGFile(NamedTuple):
 
 @dataclass
 class Component:
-    """What the frame says of a component, and what its scans have brought."""
+    """A component of the frame, and which of its bits the scans so far have brought."""
     identifier: int
     sampling: Tuple[int, int]
     table_index: int
@@ -64,7 +65,7 @@ class Component:
 
 @dataclass
 class Parsed:
-    """What the segments say, and the file without those that decoding does not need."""
+    """The content of the segments, and the file without those that decoding does not need."""
     height: int = 0
     width: int = 0
     kind: str = ''
@@ -75,29 +76,49 @@ class Parsed:
     content: bytes = b''
 
 
-class Damaged(Exception):
-    """What is wrong with a file, as the end of a sentence."""
+class Damaged(ValueError):
+    """A file is damaged or of another kind; the message is the end of a sentence, see `errors_named`."""
 
 
-def read_jpeg(content: bytes, name: str = 'The JPEG file') -> JPEGFile:
-    """Read the quantised coefficients of a file.
+@contextlib.contextmanager
+def errors_named(name: str) -> Iterator[None]:
+    """Name the file that cannot be read in errors.
 
     Args:
-        content: The whole file.
-        name: What errors call it.
+        name: Name of the file.
 
-    Returns:
-        The planes, with blocks at each one's own resolution, without those that only fill up the last units.
+    Yields:
+        Nothing, while the file is read.
 
     Raises:
         ValueError: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
+    """
+    try:
+        yield
+    except Damaged as error:
+        raise ValueError(
+            f'{name} cannot be read as JPEG coefficients, {error}: repair or remove it, or write it again with '
+            'mlfm_zoo.dct.store_jpegs.') from error
+
+
+def read_jpeg(content: bytes) -> JPEGFile:
+    """Read the quantized coefficients of a file.
+
+    Args:
+        content: The whole file.
+
+    Returns:
+        The planes, each with blocks at its own resolution, without padding blocks.
+
+    Raises:
+        Damaged: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
         RuntimeError: jpeglib is not installed.
     """
     jpeglib = require_extra('jpeglib', 'jpeg', 'Reading coefficients of JPEG files')
-    parsed = parse_jpeg(content, name)
+    parsed = parse_jpeg(content)
     components = parsed.components
     file = jpeglib.DCTJPEG(
-        path=name, content=parsed.content, height=parsed.height, width=parsed.width,
+        path='', content=parsed.content, height=parsed.height, width=parsed.width,
         block_dims=np.array([component.blocks for component in components]), samp_factor=None,
         jpeg_color_space=jpeglib.JCS_GRAYSCALE if len(components) == 1 else jpeglib.JCS_YCbCr,
         markers=None, huffmans=None, num_scans=1, progressive_mode=parsed.kind == 'progressive',
@@ -107,9 +128,9 @@ def read_jpeg(content: bytes, name: str = 'The JPEG file') -> JPEGFile:
             jpeglib.version.set(LIBRARY)
         first, others, _ = file.load()
     except OSError as error:
-        if error.errno is not None:  # of its temporary file, not of this one
+        if error.errno is not None:  # of jpeglib's temporary file, not of this one
             raise
-        _refuse(name, 'its scans cannot be decoded')
+        raise Damaged('its scans cannot be decoded') from error
     most = np.max([component.sampling for component in components], axis=0)
     planes = []
     for component, blocks in zip(components, (first, *others)):
@@ -119,36 +140,22 @@ def read_jpeg(content: bytes, name: str = 'The JPEG file') -> JPEGFile:
     return JPEGFile(parsed.height, parsed.width, parsed.is_rgb, tuple(planes))
 
 
-def parse_jpeg(content: bytes, name: str = 'The JPEG file') -> Parsed:
+def parse_jpeg(content: bytes) -> Parsed:
     """Check the segments of a file.
 
     Args:
         content: The whole file.
-        name: What errors call it.
 
     Returns:
-        What they say.
+        Their content.
 
     Raises:
-        ValueError: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
+        Damaged: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
     """
-    try:
-        return _parse(content)
-    except Damaged as error:
-        _refuse(name, str(error))
-
-
-def _refuse(name: str, reason: str) -> NoReturn:
-    raise ValueError(
-        f'{name} cannot be read as JPEG coefficients, {reason}: repair or remove it, or write it anew, as '
-        'mlfm_zoo.dct.store_jpegs does.')
-
-
-def _parse(content: bytes) -> Parsed:
     if content[:2] != b'\xff\xd8':
         raise Damaged('it does not start as a JPEG does')
     parsed = Parsed()
-    quantisation: Dict[int, np.ndarray] = {}
+    quantization: Dict[int, np.ndarray] = {}
     huffman: Set[int] = set()  # 16 class + index
     kept, interval, scans, at = [content[:2]], 0, 0, 2
     while True:
@@ -159,7 +166,7 @@ def _parse(content: bytes) -> Parsed:
             raise Damaged(f'marker {marker:#x} stands where a segment should')
         segment, at = _segment(content, start)
         if marker == DQT:
-            quantisation.update(_quantisation(segment))
+            quantization.update(_quantization(segment))
         elif marker == DHT:
             huffman.update(_huffman(segment))
         elif marker == DRI:
@@ -177,7 +184,7 @@ def _parse(content: bytes) -> Parsed:
             scans += 1
             if scans > MAX_SCANS:
                 raise Damaged(f'it has more than {MAX_SCANS} scans')
-            chosen, bits = _scan(parsed, segment, quantisation, huffman)
+            chosen, bits = _scan(parsed, segment, quantization, huffman)
             end = NEXT_MARKER.search(content, at)
             if end is None:
                 raise Damaged('it ends in the middle of a scan')
@@ -204,7 +211,7 @@ def _parse(content: bytes) -> Parsed:
 
 
 def _next_marker(content: bytes, at: int) -> Tuple[int, int]:
-    """The marker at a place, which any number of fill bytes precede, and where it ends."""
+    """The marker at a place, after any number of fill bytes, and where it ends."""
     start = at
     while at < len(content) and content[at] == 0xff:
         at += 1
@@ -216,7 +223,7 @@ def _next_marker(content: bytes, at: int) -> Tuple[int, int]:
 
 
 def _segment(content: bytes, start: int) -> Tuple[bytes, int]:
-    """What a segment holds, and where it ends."""
+    """The content of a segment, and where it ends."""
     length = int.from_bytes(content[start:start + 2], 'big')
     end = start + length
     if start + 2 > len(content) or end > len(content):
@@ -226,13 +233,13 @@ def _segment(content: bytes, start: int) -> Tuple[bytes, int]:
     return content[start + 2:end], end
 
 
-def _quantisation(segment: bytes) -> Dict[int, np.ndarray]:
+def _quantization(segment: bytes) -> Dict[int, np.ndarray]:
     tables = {}
     while segment:
         wide, index = segment[0] >> 4, segment[0] & 15
         size = 64 << wide if wide < 2 else 0
         if index > 3 or not size or len(segment) < 1 + size:
-            raise Damaged('a quantisation table is damaged')
+            raise Damaged('a quantization table is damaged')
         table = np.zeros(64, np.float32)
         table[ZIGZAG] = np.frombuffer(segment, '>u2' if wide else 'u1', 64, 1)
         tables[index] = table
@@ -269,7 +276,7 @@ def _frame(parsed: Parsed, segment: bytes) -> None:
     if precision != 8:
         raise Damaged(f'it has {precision} bits, expected 8')
     if count == 4:
-        raise Damaged('it is CMYK, expected YCbCr, RGB or grey')
+        raise Damaged('it is CMYK, expected YCbCr, RGB or gray')
     if count not in (1, 3):
         raise Damaged(f'it has {count} components, expected 1 or 3')
     if not parsed.height or not parsed.width:
@@ -285,7 +292,7 @@ def _frame(parsed: Parsed, segment: bytes) -> None:
         raise Damaged('its frame header is damaged')
     most = factors.max(0)
     if (most % factors).any():
-        raise Damaged('the resolution of one plane is no whole multiple of another')
+        raise Damaged('the resolution of one plane is not a whole multiple of another')
     for component in parsed.components:
         (v, h), (most_v, most_h) = component.sampling, most.tolist()
         component.blocks = -(-parsed.height * v // (8 * most_v)), -(-parsed.width * h // (8 * most_h))
@@ -294,10 +301,10 @@ def _frame(parsed: Parsed, segment: bytes) -> None:
 def _scan(
         parsed: Parsed,
         segment: bytes,
-        quantisation: Dict[int, np.ndarray],
+        quantization: Dict[int, np.ndarray],
         huffman: Set[int],
 ) -> Tuple[List[Component], int]:
-    """The components of a scan, and how many bits a block of it has at least."""
+    """The components of a scan, and the least number of bits of a block in it."""
     if not parsed.components:
         raise Damaged('a scan precedes its frame')
     count = segment[0] if segment else 0
@@ -307,7 +314,7 @@ def _scan(
     entries = [(by_identifier.get(segment[1 + 2 * i]), segment[2 + 2 * i]) for i in range(count)]
     chosen = [component for component, _ in entries if component is not None]
     if len(chosen) < count or len({component.identifier for component in chosen}) < count:
-        raise Damaged('a scan is of components that are not there')
+        raise Damaged('a scan has components that the frame lacks')
     if count > 1 and sum(c.sampling[0] * c.sampling[1] for c in chosen) > BLOCKS_PER_MCU:
         raise Damaged(f'a unit has more than {BLOCKS_PER_MCU} blocks')
     first, last, high, low = *segment[-3:-1], segment[-1] >> 4, segment[-1] & 15
@@ -321,10 +328,10 @@ def _scan(
     if not right or any(key not in huffman for key in needed):
         raise Damaged('the header of a scan is damaged, or a Huffman table is missing')
     for component in chosen:
-        if component.table is None:  # the one that holds at a component's first scan
-            if component.table_index not in quantisation:
-                raise Damaged('a quantisation table is missing')
-            component.table = quantisation[component.table_index]
+        if component.table is None:  # the table in force at a component's first scan
+            if component.table_index not in quantization:
+                raise Damaged('a quantization table is missing')
+            component.table = quantization[component.table_index]
         shifts = component.shifts[first:last + 1]
         if (shifts != (high or -1)).any() or (first and component.shifts[0] < 0):
             raise Damaged('its scans are not in order')
@@ -333,7 +340,7 @@ def _scan(
 
 
 def _check_data(parsed: Parsed, chosen: List[Component], bits: int, interval: int, data: bytes) -> None:
-    """Refuse a scan that cannot have all blocks, so that memory and time are bounded by a file's size."""
+    """Refuse a scan too short for its blocks, so that the file's size bounds memory and time."""
     if len(chosen) == 1:
         units, blocks = chosen[0].blocks[0] * chosen[0].blocks[1], 1
     else:
@@ -345,4 +352,4 @@ def _check_data(parsed: Parsed, chosen: List[Component], bits: int, interval: in
     restarts = [marker[1] - 0xd0 for marker in RESTART.findall(data)]
     expected = -(-units // interval) - 1 if interval else 0
     if restarts != [i % 8 for i in range(expected)]:
-        raise Damaged('its restart markers are not those that its size asks for')
+        raise Damaged('its restart markers do not fit its size')

@@ -1,4 +1,4 @@
-"""Turns ResNets, MobileNetV2 and EfficientNets to DCT coefficients, and a learned selection to a fixed one."""
+"""Makes ResNets, MobileNetV2 and EfficientNets read DCT coefficients, and fixes a learned selection of them."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .._timm import config_of, update_model_args
 from ..memory import LowFrequencyMemory
 from ..memory.options import Options, check_option
 from .channels import NUM_CHANNELS, select_channels
-from .gate import ChannelGate, gate_of, gated_stem
+from .gate import ChannelGate, gated_stem
 from .stem import DCTStem
 
 __all__ = ['DCTOptions', 'coefficient_config', 'freeze_selection', 'start_from_trunk', 'to_dct']
@@ -34,32 +34,34 @@ def to_dct(
         std: Optional[Sequence[float]] = None,
         dense: bool = False,
 ) -> NetworkT:
-    """Put a DCT stem in the place of a network's own, in place.
+    """Replace a network's stem by a DCT stem, in place.
 
-    What comes first after the stem reads as many channels as there are coefficients. Its weights are the first input
-    columns of those that were there, as in the paper, so that a pretrained network is an initialisation and no
-    classifier; where there are more coefficients than columns they are new.
+    The layer after the stem then has one input channel per coefficient. As in the paper, it keeps its leading input
+    channels; if there are more coefficients than channels, it is initialized again. So a pretrained network is an
+    initialization, not a classifier.
 
-    ResNet: stem and pooling are removed, so that layer1 sees an eighth of the image's size. layer2 has stride 1, as in
-    the released code, or 2, as in the paper's figure. MobileNetV2 and EfficientNet: the first convolution is removed;
-    the first depthwise convolution runs over the coefficients, or, of 192 and where squeeze-and-excitation follows, is
-    a grouped one that makes as many channels as there were; where the first block begins with an ordinary convolution,
-    that reads them. A shortcut around that block is left out.
+    ResNet: stem and pooling are removed, and layer1 sees an eighth of the image's size. layer2 has stride 1, as in the
+    released code, or 2, as in the paper's figure.
 
-    The network has no name of its own that a saved folder could be loaded by: keep its state dict, and turn the same
-    network again.
+    MobileNetV2 and EfficientNet: the first convolution is removed. The first block's depthwise convolution runs over
+    the coefficients; with all 192, or if squeeze-and-excitation follows, it is a grouped one that keeps its number of
+    outputs. If the block begins with an ordinary convolution, that one reads the coefficients. The block's shortcut is
+    removed.
+
+    The network has no registered name, so no saved folder can be loaded by it. Keep its state dict, and convert the
+    same network again.
 
     Args:
         model: A timm ResNet (of any block), MobileNetV2 or EfficientNet, without a low-frequency memory.
         channels: Coefficients, see `select_channels`.
-        dct_input: 'rgb' for a network that takes normalised images and makes coefficients itself, 'coefficients' for
-            one that takes normalised coefficients (N, C, H / 8, W / 8).
+        dct_input: 'rgb' for a network that takes normalized images and computes coefficients itself, 'coefficients'
+            for one that takes normalized coefficients (N, C, H / 8, W / 8).
         layer2_stride: Stride of a ResNet's second stage, 1 or 2.
         gate: Whether a `ChannelGate` selects among the coefficients.
         statistics: As `DCTStem`.
         in_chans: Channels of the image, 3 or 1; the model's own if None.
-        mean: Mean that images are normalised with; that of the model's config if None.
-        std: Standard deviation that images are normalised with; that of the model's config if None.
+        mean: Mean that images are normalized with; that of the model's config if None.
+        std: Standard deviation that images are normalized with; that of the model's config if None.
         dense: Whether each output of the first depthwise convolution of an EfficientNet reads all coefficients, as it
             does after `freeze_selection`.
 
@@ -76,8 +78,8 @@ def to_dct(
     chosen = select_channels(channels)
     if any(isinstance(module, LowFrequencyMemory) for module in model.modules()):
         raise ValueError(
-            'The network has a low-frequency memory, whose bands of the image have a half and a quarter of its size, '
-            'where a network on 8 x 8 blocks has no feature: build it with memory=False.')
+            'The network has a low-frequency memory, which starts at half of the image size, where a network on 8 x 8 '
+            'blocks has no feature: build it with memory=False.')
     config = config_of(model)
     network: Any = model
     in_chans = network.in_chans if in_chans is None else in_chans
@@ -95,8 +97,7 @@ def to_dct(
         _turn_efficientnet(network, first, len(chosen), dense)
     else:
         raise ValueError(
-            f'A {type(model).__name__} cannot be turned to DCT coefficients: give a ResNet, a MobileNetV2 or an '
-            'EfficientNet of timm.')
+            f'A {type(model).__name__} cannot read DCT coefficients: give a timm ResNet, MobileNetV2 or EfficientNet.')
     network.in_chans = in_chans if dct_input == 'rgb' else len(chosen)
     if config and dct_input == 'coefficients':
         config.update(coefficient_config(len(chosen), config['input_size'][1:]))
@@ -105,7 +106,7 @@ def to_dct(
 
 
 def coefficient_config(num_chs: int, img_size: Sequence[int]) -> Dict[str, Any]:
-    """What the pretrained config of a network that takes normalised coefficients says of its input.
+    """The input entries of the pretrained config of a network that takes normalized coefficients.
 
     Args:
         num_chs: Coefficients.
@@ -128,8 +129,8 @@ class DCTOptions(Options):
         dct_gate: As `gate` of `to_dct`.
         dct_dense: As `dense` of `to_dct`.
         dct_statistics: As `statistics` of `to_dct`.
-        dct_mean: Mean that images are normalised with.
-        dct_std: Standard deviation that images are normalised with.
+        dct_mean: Mean that images are normalized with.
+        dct_std: Standard deviation that images are normalized with.
         in_chans: Channels of the image, 3 or 1.
     """
     dct_channels: Union[str, int, Sequence[int]] = '24s'
@@ -142,7 +143,7 @@ class DCTOptions(Options):
     in_chans: int = 3
 
     def turn(self, model: NetworkT, layer2_stride: int = 1) -> NetworkT:
-        """Turn a trunk to DCT coefficients, see `to_dct`."""
+        """Make a trunk read DCT coefficients, see `to_dct`."""
         return to_dct(
             model, self.dct_channels, self.dct_input, layer2_stride, self.dct_gate, self.dct_statistics, self.in_chans,
             self.dct_mean, self.dct_std, self.dct_dense)
@@ -155,8 +156,8 @@ def freeze_selection(
 ) -> Tuple[NetworkT, List[int]]:
     """Replace a trained gate by a static selection of the k channels that are most often open, in place.
 
-    Of channels that are open equally often the first are kept: luma before chroma, low frequencies before high ones.
-    What timm saves of the network builds the frozen one.
+    Of channels that are open equally often, the first are kept: luma before chroma, low frequencies before high ones. A
+    folder saved by timm builds the frozen network.
 
     Args:
         model: A network whose `conv1` or `conv_stem` ends with a `ChannelGate`.
@@ -168,15 +169,15 @@ def freeze_selection(
         The model, and the channels that it keeps, as `select_channels` counts them.
 
     Raises:
-        ValueError: There is no gate, there are fewer than k channels, or counts of other channels.
+        ValueError: There is no gate, it has fewer than k channels, or the counts are of other channels.
     """
     network: Any = model
     name = 'conv1' if hasattr(model, 'conv1') else 'conv_stem'
-    stem, gate = gated_stem(model), gate_of(model)
+    old, gate = gated_stem(model)
     if any(conv.groups == conv.in_channels > 1 for conv in _readers(network)):
         raise ValueError(
-            'The first convolution is depthwise, which puts out something for closed channels too: freeze a network of '
-            '192 channels.')
+            'The first convolution is depthwise, and has outputs for closed channels too: freeze a network of 192 '
+            'channels.')
     num_chs = gate.conv1.in_channels
     if type(k) is not int or not 0 < k <= num_chs:
         raise ValueError(f'k is {k}, expected 1 to {num_chs}, the channels of the gate.')
@@ -184,10 +185,9 @@ def freeze_selection(
         assert gate.conv2.bias is not None
         counts = gate.conv2.bias[1::2] - gate.conv2.bias[0::2]
     if not torch.is_tensor(counts) or counts.shape != (num_chs,):
-        raise ValueError(f'The counts are expected to be a tensor of {num_chs} values, one for each of its channels.')
+        raise ValueError(f'counts is not a tensor of {num_chs} values, one for each channel of the gate.')
     kept = sorted(counts.detach().cpu().sort(descending=True, stable=True).indices[:k].tolist())
     dd = get_device_dtype(model)
-    old: Any = stem[0]
     if isinstance(old, DCTStem):
         channels = [old.channels[i] for i in kept]
         first: nn.Module = DCTStem(channels, old.in_chans, old.mean, old.std, old.statistics, **dd)
@@ -211,10 +211,10 @@ def freeze_selection(
 
 
 def start_from_trunk(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
-    """Make weights of a trunk on RGB images into those that a network on DCT coefficients starts from.
+    """Convert weights of a trunk on RGB images to an initialization of a network on DCT coefficients.
 
-    As `to_dct` does: the stem's are left out, and of what reads the coefficients the first input columns are taken
-    where there are enough; what they do not say stays as it is in the network.
+    As in `to_dct`, the stem's weights are left out, and the layer that reads the coefficients keeps its leading input
+    channels. What the weights lack stays as it is in the network.
 
     Args:
         state_dict: Weights of the trunk.
@@ -235,7 +235,7 @@ def start_from_trunk(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> D
 
 
 def _leading(weights: Dict[str, torch.Tensor], own: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """The first rows and columns of weights, as many as a network's own have; those where there are not enough."""
+    """The first rows and columns of weights, as many as a network's own have; its own where there are not enough."""
     taken = dict(own)
     for name, value in own.items():
         given = weights.get(name)
@@ -247,8 +247,7 @@ def _leading(weights: Dict[str, torch.Tensor], own: Dict[str, torch.Tensor]) -> 
 def _turn_resnet(model: Any, first: nn.Module, num_chs: int, layer2_stride: int) -> None:
     if not isinstance(model.layer1[0].conv1, nn.Conv2d):
         raise ValueError(
-            f'The first block is a {type(model.layer1[0]).__name__}, expected one that begins with a convolution: give '
-            'another ResNet.')
+            f'The first block is a {type(model.layer1[0]).__name__}, expected one that begins with a convolution.')
     model.conv1, model.bn1, model.act1, model.maxpool = first, nn.Identity(), nn.Identity(), nn.Identity()
     block = model.layer1[0]
     if block.downsample is None:  # the shortcut of a basic block is the feature itself
@@ -260,8 +259,8 @@ def _turn_resnet(model: Any, first: nn.Module, num_chs: int, layer2_stride: int)
     for conv in _readers(model):
         _read(conv, num_chs)
     if layer2_stride == 1:
-        _take_stride_away(model.layer2[0])
-    # layer2 stands where it stood if it has no stride: blocks of 8 are twice a stem and pooling of 4
+        _remove_stride(model.layer2[0])
+    # blocks of 8 are twice a stem and pooling of 4, which a layer2 without a stride cancels
     reductions = [8, 8, *(info['reduction'] * layer2_stride for info in model.feature_info[2:])]
     for info, reduction in zip(model.feature_info, reductions):
         info['reduction'] = reduction
@@ -273,10 +272,10 @@ def _turn_efficientnet(model: Any, first: nn.Module, num_chs: int, dense: bool) 
     old: Any = _first_conv(block)
     if getattr(block, 'conv_s2d', None) is not None or old.groups not in (1, old.in_channels):
         raise ValueError(
-            f'The first block is a {type(block).__name__} that reads its map in parts, expected one that begins with '
-            'an ordinary or a depthwise convolution: give another EfficientNet.')
+            f'The first block is a {type(block).__name__} that reads its input in parts, expected one that begins with '
+            'an ordinary or a depthwise convolution.')
     model.conv_stem, model.bn1 = first, nn.Identity()
-    block.has_skip = False  # coefficients are no features to add to
+    block.has_skip = False  # coefficients are not features to add to
     dd = get_device_dtype(model)
     if old.groups == 1:
         _read(old, num_chs)
@@ -313,7 +312,7 @@ def _first_conv(block: Any) -> nn.Conv2d:
 
 
 def _read(conv: nn.Conv2d, num_chs: int) -> None:
-    """Make a convolution, and a depthwise one its output too, one of other input channels; the first columns stay."""
+    """Change the input channels of a convolution, and the output of a depthwise one; the leading weights stay."""
     weight = conv.weight.detach()
     if conv.groups > 1:
         new = weight.new_empty(num_chs, *weight.shape[1:])
@@ -337,16 +336,13 @@ def _replace_weight(conv: nn.Conv2d, weight: torch.Tensor, in_chs: int) -> None:
 def _dense_weight(conv: nn.Conv2d) -> torch.Tensor:
     """The weight of a grouped convolution as one of a single group."""
     weight, groups = conv.weight.detach(), conv.groups
-    per_group, read = len(weight) // groups, weight.shape[1]
-    dense = weight.new_zeros(len(weight), groups * read, *weight.shape[2:])
-    for g in range(groups):
-        rows = slice(g * per_group, (g + 1) * per_group)
-        dense[rows, g * read:(g + 1) * read] = weight[rows]
-    return dense
+    dense = weight.new_zeros(groups, len(weight) // groups, groups, *weight.shape[1:])
+    dense[range(groups), :, range(groups)] = weight.unflatten(0, (groups, -1))
+    return dense.flatten(0, 1).flatten(1, 2)
 
 
-def _take_stride_away(block: Any) -> None:
-    """Let a block keep the size of its map."""
+def _remove_stride(block: Any) -> None:
+    """Remove the stride of a block."""
     for name, module in list(block.named_modules()):
         if isinstance(module, nn.Conv2d) and module.stride != (1, 1):
             module.stride = (1, 1)

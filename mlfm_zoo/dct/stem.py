@@ -2,21 +2,21 @@
 
 Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416, section 3.1.
 
-Normalised RGB -> 0 to 255 -> YCbCr (JPEG's, BT.601 full range) -> -128 -> orthonormal DCT-II of each block -> a subset
-of the 192 channels -> (x - mean) / std: every step is affine, so that one convolution of kernel 8 and stride 8 does
-them all.
+Normalized RGB -> 0 to 255 -> YCbCr (JPEG's, BT.601 full range) -> -128 -> orthonormal DCT-II of each block -> a subset
+of the 192 channels -> (x - mean) / std. Every step is affine, so one convolution of kernel 8 and stride 8 does all.
 """
 
 import json
 import math
 from pathlib import Path
-from typing import Any, Iterable, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from .._buffers import FixedBuffers
 from .channels import NUM_CHANNELS, select_channels
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 
 BLOCK = 8
 
-# Y, Cb and Cr of R, G and B, after JFIF; Cb and Cr without their shift of 128, which the level shift takes away again.
+# Y, Cb and Cr of R, G and B, after JFIF; Cb and Cr without their shift of 128, which the level shift removes again.
 YCBCR = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
 
 
@@ -36,11 +36,14 @@ class Statistics(NamedTuple):
     std: Tuple[float, ...]
 
 
+UNSCALED = Statistics((0.,) * NUM_CHANNELS, (1.,) * NUM_CHANNELS)  # coefficients as JPEG has them
+
+
 def released_statistics() -> Statistics:
     """Read the statistics that the released checkpoints were trained with.
 
-    Their deviations look like those of each image's mean, so that high frequencies come out far from unit variance:
-    for a training from scratch `measure_statistics` is better.
+    Their deviations look like those of each image's mean, so that high frequencies are far from unit variance: for a
+    training from scratch `measure_statistics` is better.
 
     Returns:
         The statistics.
@@ -50,7 +53,7 @@ def released_statistics() -> Statistics:
 
 
 def as_statistics(statistics: Optional[Sequence[Sequence[float]]]) -> Statistics:
-    """Take what a caller gave for statistics.
+    """Check statistics that a caller gave.
 
     Args:
         statistics: Means and standard deviations; the released ones if None.
@@ -65,12 +68,12 @@ def as_statistics(statistics: Optional[Sequence[Sequence[float]]]) -> Statistics
         return released_statistics()
     try:
         mean, std = (tuple(float(value) for value in values) for values in statistics)
-    except (TypeError, ValueError):  # no two lists of numbers
+    except (TypeError, ValueError):  # not two lists of numbers
         mean = std = ()
     if len(mean) != NUM_CHANNELS or len(std) != NUM_CHANNELS or not all(
             math.isfinite(m) and 0 < d < math.inf for m, d in zip(mean, std)):
         raise ValueError(
-            'The statistics are expected to be two lists, 192 means and 192 standard deviations above 0: give what '
+            'The statistics are not two lists, 192 means and 192 standard deviations above 0: give what '
             'measure_statistics returns.')
     return Statistics(mean, std)
 
@@ -90,7 +93,7 @@ def _knows_autocast(device: str) -> bool:
 
 @torch.fx.wrap  # a trace cannot ask for a device
 def exact_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int) -> torch.Tensor:
-    """A convolution in float32 inside autocast, and in the type of its arguments elsewhere."""
+    """A convolution in float32 inside autocast, and in the dtype of its arguments elsewhere."""
     if not torch.jit.is_scripting():
         device = x.device.type
         if _knows_autocast(device) and torch.is_autocast_enabled(device):
@@ -99,23 +102,29 @@ def exact_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride
     return F.conv2d(x, weight, bias, stride=stride)
 
 
-class DCTStem(nn.Module):
-    """Makes normalised DCT coefficients of normalised images.
+class DCTStem(FixedBuffers):
+    """Computes normalized DCT coefficients of normalized images.
 
-    Images whose sides are no multiples of 8 are padded by repeating their right and lower edges, as JPEG encoders do.
-    The weights are buffers that no state dict carries, since the arguments say them. They are float32 inside autocast.
+    Images whose sides are not multiples of 8 are padded by repeating their right and lower edges, as JPEG encoders do.
+    The weights follow from the arguments, so they are buffers that no state dict carries. They are float32 inside
+    autocast.
 
     Args:
-        channels: Coefficients to make, see `select_channels`.
-        in_chans: Channels of the image: 3, RGB, or 1, grey.
-        mean: Mean that the images are normalised with, for each of their channels.
-        std: Standard deviation that they are normalised with.
+        channels: Coefficients to compute, see `select_channels`.
+        in_chans: Channels of the image: 3, RGB, or 1, gray.
+        mean: Mean that the images are normalized with, for each of their channels.
+        std: Standard deviation that they are normalized with.
         statistics: Mean and standard deviation of the 192 coefficients; the released ones if None.
         device: Device of the weights.
-        dtype: Type of the weights.
+        dtype: Dtype of the weights.
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> stem = DCTStem('24s')
+        >>> stem(torch.randn(1, 3, 448, 448)).shape
+        torch.Size([1, 24, 56, 56])
     """
 
     weight: torch.Tensor
@@ -134,33 +143,24 @@ class DCTStem(nn.Module):
     ):
         super().__init__()
         if in_chans not in (1, 3):
-            raise ValueError(f'in_chans is {in_chans!r}, expected 3 for RGB or 1 for grey images: a DCT has no other.')
+            raise ValueError(f'in_chans is {in_chans!r}, expected 3 for RGB or 1 for gray images.')
         self.channels = select_channels(channels)
         self.out_channels = len(self.channels)
-        self.block_size = self.kernel_size  # an attribute of its own, which TorchScript knows
+        self.block_size = self.kernel_size  # an instance attribute, for TorchScript
         self.in_chans = in_chans
         if min(len(mean), len(std)) < in_chans or min(std) <= 0:
             raise ValueError(
-                f'The images are said to be normalised with {tuple(mean)} and {tuple(std)}, expected a mean and a '
-                f'deviation above 0 for each of {in_chans} channels.')
+                f'mean and std of the images are {tuple(mean)} and {tuple(std)}, expected a mean and a deviation above '
+                f'0 for each of {in_chans} channels.')
         self.mean, self.std = (tuple(values[:in_chans]) for values in (mean, std))
         self.statistics = as_statistics(statistics)
         shape = (len(self.channels), in_chans, self.block_size, self.block_size)
         self.register_buffer('weight', torch.empty(shape, device=device, dtype=dtype), persistent=False)
         self.register_buffer('bias', torch.empty(shape[:1], device=device, dtype=dtype), persistent=False)
-        self.fill()
-
-    @torch.jit.ignore
-    def fill(self) -> None:
-        """Compute the weights anew, but for those without values."""
-        if type(self.weight) is not torch.Tensor or self.weight.is_meta:
-            return
-        weight, bias = self._fold()
-        if not torch.equal(self.weight, weight.to(self.weight)) or not torch.equal(self.bias, bias.to(self.bias)):
-            self.weight, self.bias = weight.to(self.weight), bias.to(self.bias)
+        self.init_non_persistent_buffers()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From x (N, in_chans, H, W) to coefficients (N, C, ceil(H / 8), ceil(W / 8))."""
+        """Compute coefficients (N, C, ceil(H / 8), ceil(W / 8)) of images x (N, in_chans, H, W)."""
         height, width = x.shape[-2], x.shape[-1]
         block = self.block_size
         x = F.pad(x, (0, (block - width % block) % block, 0, (block - height % block) % block), mode='replicate')
@@ -168,66 +168,61 @@ class DCTStem(nn.Module):
 
     @torch.jit.ignore
     def inverse(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Make images of coefficients, exactly if all 192 are there; those that are not are taken for 0.
+        """Compute images from coefficients; exact for all 192, others count as 0.
 
         Args:
-            coefficients: What the stem puts out (N, C, h, w).
+            coefficients: What the stem returns (N, C, h, w).
 
         Returns:
-            Normalised images (N, in_chans, 8 h, 8 w), without clipping; of grey ones, one channel.
+            Normalized images (N, in_chans, 8 h, 8 w), without clipping.
         """
-        x = coefficients.double()
+        raw = DCTStem('192', self.in_chans, self.mean, self.std, UNSCALED).fixed_buffers()
+        pixels_of = torch.linalg.pinv(raw['weight'].flatten(1)).to(coefficients.device)  # (in_chans * 64, 192)
+        bias = raw['bias'].to(coefficients.device)[:, None, None]
+        chosen = list(self.channels)
         mean, std = (
-            torch.tensor(values, dtype=torch.float64, device=x.device)[list(self.channels), None, None]
+            torch.tensor(values, dtype=torch.float64, device=coefficients.device)[chosen, None, None]
             for values in self.statistics)
-        full = x.new_zeros(x.shape[0], NUM_CHANNELS, *x.shape[2:])
-        full[:, list(self.channels)] = x * std + mean
-        dct = dct_matrix().to(x.device)
-        blocks = full.unflatten(1, (3, BLOCK, BLOCK))  # (N, plane, u, v, h, w)
-        planes = torch.einsum('npuvhw,uy,vx->nphywx', blocks, dct, dct).flatten(2, 3).flatten(3, 4)
-        planes[:, 0] += 128
-        if self.in_chans == 3:
-            to_rgb = torch.linalg.inv(torch.tensor(YCBCR, dtype=torch.float64, device=x.device))
-            planes = torch.einsum('rp,nphw->nrhw', to_rgb, planes)
-        pixels = planes[:, :self.in_chans] / 255
-        mean, std = (
-            torch.tensor(values, dtype=torch.float64, device=x.device)[:, None, None]
-            for values in (self.mean, self.std))
-        return ((pixels - mean) / std).to(coefficients.dtype)
+        full = bias.new_zeros(len(coefficients), NUM_CHANNELS, *coefficients.shape[2:])
+        full[:, chosen] = coefficients.double() * std + mean
+        blocks = torch.einsum('pk,nkhw->nphw', pixels_of, full - bias)
+        return F.pixel_shuffle(blocks, BLOCK).to(coefficients.dtype)
 
-    def _fold(self) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Weight (C, in_chans, 8, 8) and bias (C,) of all steps, in float64."""
+    def fixed_buffers(self) -> Dict[str, torch.Tensor]:
+        """Compute the weight (C, in_chans, 8, 8) and the bias (C,) of all steps.
+
+        Returns:
+            Both by their names, in float64.
+        """
         dct = dct_matrix()
-        colour = torch.tensor(YCBCR, dtype=torch.float64)
+        color = torch.tensor(YCBCR, dtype=torch.float64)
         if self.in_chans == 1:
-            colour = torch.tensor([[1.], [0.], [0.]], dtype=torch.float64)
+            color = torch.tensor([[1.], [0.], [0.]], dtype=torch.float64)
         basis = torch.einsum('uy,vx->uvyx', dct, dct).flatten(0, 1)  # (64, 8, 8)
-        weight = torch.einsum('pc,kyx->pkcyx', colour, basis).flatten(0, 1)  # of pixels from 0 to 255
+        weight = torch.einsum('pc,kyx->pkcyx', color, basis).flatten(0, 1)  # of pixels from 0 to 255
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
         bias = 255 * torch.einsum('kcyx,c->k', weight, mean)
         bias[0] -= 128 * BLOCK  # the level shift of Y; those of Cb and Cr are left out of YCBCR
         weight = 255 * weight * std[:, None, None]
         chosen = list(self.channels)
         of_mean, of_std = (torch.tensor(values, dtype=torch.float64)[chosen] for values in self.statistics)
-        return weight[chosen] / of_std[:, None, None, None], (bias[chosen] - of_mean) / of_std
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self.fill()
-        return self
+        return {
+            'weight': weight[chosen] / of_std[:, None, None, None],
+            'bias': (bias[chosen] - of_mean) / of_std,
+        }
 
     def extra_repr(self) -> str:
         return f'{self.in_chans}, {self.out_channels}, kernel_size={self.block_size}, stride={self.block_size}'
 
 
 class YCbCrStem(DCTStem):
-    """Makes normalised Y, Cb and Cr of normalised images, the size as it is.
+    """Computes normalized Y, Cb and Cr of normalized images, at their size.
 
-    A pixel counts as a block filled with it, of which the three constant coefficients are left: so it is normalised by
-    their statistics.
+    A pixel counts as a block filled with it, of which only the three constant coefficients are not 0. So it is
+    normalized by their statistics.
 
     Args:
-        **kwargs: As `DCTStem`, but for the channels.
+        **kwargs: As `DCTStem`, except `channels`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -240,19 +235,24 @@ class YCbCrStem(DCTStem):
 
     @torch.jit.ignore
     def inverse(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Make images of Y, Cb and Cr, exactly.
+        """Compute images from Y, Cb and Cr, exactly.
 
         Args:
-            coefficients: What the stem puts out (N, 3, H, W).
+            coefficients: What the stem returns (N, 3, H, W).
 
         Returns:
-            Normalised images (N, in_chans, H, W), without clipping; of grey ones, one channel.
+            Normalized images (N, in_chans, H, W), without clipping.
         """
         return super().inverse(coefficients)[..., ::BLOCK, ::BLOCK]
 
-    def _fold(self) -> Tuple[torch.Tensor, torch.Tensor]:
-        weight, bias = super()._fold()
-        return weight.sum((2, 3), keepdim=True), bias
+    def fixed_buffers(self) -> Dict[str, torch.Tensor]:
+        """Compute the weight (C, in_chans, 1, 1), which sees a pixel as a block filled with it, and the bias (C,).
+
+        Returns:
+            Both by their names, in float64.
+        """
+        values = super().fixed_buffers()
+        return dict(values, weight=values['weight'].sum((2, 3), keepdim=True))
 
 
 class YCbCrConv2d(nn.Conv2d):
@@ -260,7 +260,7 @@ class YCbCrConv2d(nn.Conv2d):
 
     Args:
         *args: As `torch.nn.Conv2d`, of 3 input channels.
-        stem: What makes Y, Cb and Cr.
+        stem: Computes Y, Cb and Cr.
         **kwargs: As `torch.nn.Conv2d`.
     """
 
@@ -269,7 +269,7 @@ class YCbCrConv2d(nn.Conv2d):
         self.stem = stem
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From normalised images x (N, in_chans, H, W) to features."""
+        """Compute features of normalized images x (N, in_chans, H, W)."""
         return self._conv_forward(self.stem(x), self.weight, self.bias)
 
 
@@ -278,12 +278,12 @@ def measure_statistics(
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = IMAGENET_DEFAULT_STD,
 ) -> Statistics:
-    """Measure mean and standard deviation of each coefficient over images.
+    """Measure the mean and standard deviation of each coefficient over images.
 
     Args:
-        loader: Batches of normalised RGB images (N, 3, H, W), alone or followed by their labels.
-        mean: Mean that the images are normalised with.
-        std: Standard deviation that they are normalised with.
+        loader: Batches of normalized RGB images (N, 3, H, W), alone or followed by their labels.
+        mean: Mean that the images are normalized with.
+        std: Standard deviation that they are normalized with.
 
     Returns:
         The statistics, for `dct_statistics` of a network.
@@ -291,7 +291,7 @@ def measure_statistics(
     Raises:
         ValueError: There is no image.
     """
-    stem = DCTStem('192', 3, mean, std, (([0.] * NUM_CHANNELS), ([1.] * NUM_CHANNELS))).double()
+    stem = DCTStem('192', 3, mean, std, UNSCALED).double()
     count, total, squares = 0, torch.zeros(NUM_CHANNELS).double(), torch.zeros(NUM_CHANNELS).double()
     for batch in loader:
         images = batch if torch.is_tensor(batch) else batch[0]

@@ -7,15 +7,12 @@ from PIL import Image
 from timm.data import get_img_extensions
 
 from .._files import written_whole
+from ..data.images import open_image
 from .stem import BLOCK
 
 __all__ = ['store_jpegs']
 
 MAX_SIDE = 65_500  # of a JPEG, by libjpeg
-
-
-class TooLong(Exception):
-    """An image has a side that no JPEG has."""
 
 
 def store_jpegs(
@@ -26,11 +23,11 @@ def store_jpegs(
         quality: int = 95,
         subsampling: int = 0,
 ) -> int:
-    """Write a folder of images anew as JPEG files, resized, in the same folders below another one.
+    """Write a folder of images again as JPEG files, resized, in the same folders below another one.
 
-    The shorter side becomes `size`, by Pillow's bilinear filter, as these networks' configs say for timm's transforms.
-    CMYK becomes RGB, and the orientation that EXIF says is ignored, as timm does. Files that are there already are left
-    alone, so that the work goes on where it was interrupted; for other settings give another folder.
+    The shorter side becomes `size`, by Pillow's bilinear filter, as the networks' configs ask of timm's transforms.
+    CMYK becomes RGB, and EXIF's orientation is ignored, as in timm. Files that exist already are left alone, so that an
+    interrupted run resumes; for other settings give another folder.
 
     Args:
         source: Folder of images, in any folders.
@@ -44,39 +41,33 @@ def store_jpegs(
         How many files were written.
 
     Raises:
-        FileNotFoundError: The source is no folder, or has no images.
+        FileNotFoundError: The source is not a folder, or has no images.
         ValueError: An argument is out of range, an image cannot be decoded, or two would become one file.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     if target == source or source in target.parents:
         raise ValueError(f'{target} lies in {source}, expected a folder outside: its files would be stored again.')
-    if size < BLOCK or size % BLOCK:
-        raise ValueError(f'The size is {size}, expected a multiple of {BLOCK}.')
-    if not 1 <= quality <= 100 or subsampling not in (0, 1, 2):
+    if size < BLOCK or size % BLOCK or not 1 <= quality <= 100 or subsampling not in (0, 1, 2):
         raise ValueError(
-            f'The quality is {quality} and the subsampling {subsampling}, expected 1 to 100, and 0, 1 or 2.')
+            f'size, quality and subsampling are {size}, {quality} and {subsampling}, expected a multiple of {BLOCK}, 1 '
+            'to 100, and 0, 1 or 2.')
     files = _images(source)
     if not files:
-        raise FileNotFoundError(f'{source} is no folder of images: give one with .jpg, .png or other images in it.')
+        raise FileNotFoundError(f'{source} is not a folder of images: give one with .jpg, .png or other images in it.')
     paths = {(target / file.relative_to(source)).with_suffix('.jpg'): file for file in files}
     if len(paths) < len(files):
         twice = next(file for file in files if file not in paths.values())
-        raise ValueError(f'{twice} has the name of another image but for its ending, expected one of them: rename it.')
+        raise ValueError(f'{twice} has the name of another image except for its ending: rename one of them.')
     written = 0
     for path, file in paths.items():
         if path.exists():
             continue
-        try:
-            with Image.open(file) as image:
-                if max(image.size) * size > MAX_SIDE * min(image.size) and not crop:
-                    raise TooLong
-                image = _resize(image if image.mode == 'L' else image.convert('RGB'), size, crop)
-        except TooLong:
+        image = open_image(file, mode=None)
+        if max(image.size) * size > MAX_SIDE * min(image.size) and not crop:
             raise ValueError(
-                f'{file} would have a side of more than {MAX_SIDE} pixels, which no JPEG has: remove it, or give '
-                'crop=True.') from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise ValueError(f'{file} cannot be decoded as an image: repair or remove it.') from None
+                f'{file} would have a side of more than {MAX_SIDE} pixels, the most of a JPEG: remove it, or give '
+                'crop=True.')
+        image = _resize(image if image.mode == 'L' else image.convert('RGB'), size, crop)
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as unfinished:
             image.save(unfinished, 'JPEG', quality=quality, subsampling=subsampling)

@@ -132,7 +132,7 @@ def create_model(
     for stem in body.modules():
         if isinstance(stem, DCTStem):  # which undoes the normalization
             stem.mean, stem.std = tuple(kwargs['image_mean']), tuple(kwargs['image_std'])
-            stem.fill()
+            stem.init_non_persistent_buffers()
     pyramid = PyramidBackbone(body, fpn_channels)
     _freeze(body, trainable_stages, pretrained if freeze_norms is None else freeze_norms)
     return DETECTORS[detector](pyramid, num_classes, **kwargs)

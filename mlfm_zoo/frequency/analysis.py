@@ -1,7 +1,7 @@
 """One pass over an image folder: what models answer on every image, filtered at every radius.
 
-Each image is decoded once and goes to the Fourier domain once for each size that the models want. Answers are written
-batch by batch, and memory does not grow with the number of images. A run that was interrupted goes on with the batch
+Each image is decoded once, and transformed to the Fourier domain once for each size that the models want. Answers are
+written batch by batch, and memory does not grow with the number of images. An interrupted run resumes with the batch
 that it was at.
 """
 
@@ -10,17 +10,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 
 from .._files import written_whole
-from ..data.folders import StrictImageDataset, image_mode, open_folder, usable_device
-from .filters import FrequencyFilter, full_radius
+from ..data.filters import FrequencyFilter, full_radius
+from ..data.folders import data_config, image_mode, open_folder, usable_device
+from ..data.images import UnreadableImage, open_image
 
 __all__ = ['SAMPLE_COLUMNS', 'Probe', 'analyse', 'default_radii', 'judge', 'keep_settings', 'write_table']
 
@@ -29,7 +29,7 @@ SKIPPED_COLUMNS = ('file', 'why')
 
 
 def default_radii(height: int, width: int) -> List[float]:
-    """The radii that are looked at if none are given: 0, the full radius, and 12 between, closer to one another near 0.
+    """The radii of an analysis if none are given: 0, the full radius, and 12 between, denser near 0.
 
     Args:
         height: Height of the images in pixels.
@@ -57,6 +57,11 @@ class Batch(NamedTuple):
     labels: torch.Tensor
     images: List[torch.Tensor]
     skipped: List[str]
+
+    @property
+    def end(self) -> int:
+        """Number of images of the folder up to the end of the batch."""
+        return self.start + len(self.files) + len(self.skipped)
 
 
 class Probe:
@@ -89,25 +94,22 @@ class Probe:
             device: Union[str, torch.device] = 'cpu',
     ):
         if not models:
-            raise ValueError('There is no model to look at: give at least one.')
+            raise ValueError('There is no model to analyze: give at least one.')
         self.device = usable_device(device)
         self.root = Path(root)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.models = {name: model.to(self.device).eval() for name, model in models.items()}
+        for count in {getattr(model, 'num_classes', 0) for model in models.values()}:
+            self.reader = open_folder(root, count, class_names).reader  # raises where the classes do not fit
         self.configs: List[Dict[str, Any]] = []
         self.groups: List[List[str]] = []
-        dataset: Optional[StrictImageDataset] = None
         for name, model in self.models.items():
-            if dataset is None or model.num_classes != next(iter(self.models.values())).num_classes:
-                dataset = open_folder(root, getattr(model, 'num_classes', 0), class_names)
-            config = resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
+            config = data_config(model, img_size)
             if config not in self.configs:
                 self.configs.append(config)
                 self.groups.append([])
             self.groups[self.configs.index(config)].append(name)
-        assert dataset is not None
-        self.reader = dataset.reader
         if class_names is None:
             class_names = sorted(self.reader.class_to_idx, key=self.reader.class_to_idx.__getitem__)
         self.class_names = list(class_names)
@@ -115,7 +117,7 @@ class Probe:
 
     @property
     def settings(self) -> Dict[str, Any]:
-        """What a run that goes on must have in common with the one before."""
+        """What a run must have in common with the one that it resumes."""
         return dict(
             models=list(self.models), data=str(self.root.resolve()), images=len(self.files), classes=self.class_names,
             sizes=self.sizes, batch_size=self.batch_size)
@@ -126,11 +128,11 @@ class Probe:
         return [tuple(config['input_size'][1:]) for config in self.configs]
 
     def batches(self, start: int = 0, progress: bool = False) -> Iterator[Batch]:
-        """Walk over the images.
+        """Iterate over the images.
 
         Args:
             start: Number of images to leave out, whole batches.
-            progress: Whether to print how far it is.
+            progress: Whether to print how many images are done.
 
         Yields:
             The batches.
@@ -140,14 +142,13 @@ class Probe:
             images, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=list)
         done = start
         for items in loader:
-            names = self.files[done:done + len(items)]
-            whole = [(name, tensors, label) for name, (tensors, label) in zip(names, items) if tensors is not None]
-            skipped = [name for name, (tensors, _) in zip(names, items) if tensors is None]
-            stacked = [
-                torch.stack([tensors[i] for _, tensors, _ in whole]).to(self.device) for i in range(len(self.configs))
-            ] if whole else []
-            labels = torch.tensor([label for _, _, label in whole], dtype=torch.long, device=self.device)
-            yield Batch(done, [name for name, _, _ in whole], labels, stacked, skipped)
+            named = list(zip(self.files[done:], items))
+            read = [(name, tensors, label) for name, (tensors, label) in named if tensors is not None]
+            skipped = [name for name, (tensors, _) in named if tensors is None]
+            labels = torch.tensor([label for _, _, label in read], dtype=torch.long, device=self.device)
+            groups = zip(*(tensors for _, tensors, _ in read))
+            yield Batch(
+                done, [name for name, _, _ in read], labels, [torch.stack(g).to(self.device) for g in groups], skipped)
             done += len(items)
             if progress:
                 print(f'\r{done}/{len(self.files)} images', end='', file=sys.stderr, flush=True)
@@ -170,11 +171,11 @@ class _Images(Dataset[Any]):
     def __getitem__(self, index: int) -> Tuple[Optional[List[torch.Tensor]], int]:
         file, label = self.reader[self.start + index]
         try:
-            with file, Image.open(file) as image:
-                image.load()
-                return [t(image.convert(mode)) for t, mode in zip(self.transforms, self.modes)], label
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            with file:
+                image = open_image(file, mode=None)
+        except UnreadableImage:
             return None, label
+        return [transform(image.convert(mode)) for transform, mode in zip(self.transforms, self.modes)], label
 
 
 def analyse(
@@ -186,64 +187,60 @@ def analyse(
         pixels: bool = False,
         progress: bool = False,
 ) -> None:
-    """Write what models answer on the filtered images of a folder to `samples.csv`, a row an answer.
+    """Write what models answer on the filtered images of a folder to `samples.csv`, one row per answer.
 
     Its columns: file; class; model; filter; radius in cycles per image; probability and rank, from 1, of the true
     class; the predicted class. Images that cannot be decoded are left out and listed in `skipped.csv`.
 
     Args:
         probe: The models and images.
-        output: Folder to write to. If it holds a part of the same analysis, that is gone on with.
+        output: Folder to write to. If it holds a part of the same analysis, the run resumes there.
         radii: Radii in cycles per image, to which 0 and the full radius are added; `default_radii` if None.
         filters: Kinds of filters, 'lowpass' and 'highpass'.
         form: Form of the filters, 'ideal' or 'gaussian'.
-        pixels: Whether pixels are filtered, and not the normalised tensors; the two differ in DC alone.
-        progress: Whether to print how far it is.
+        pixels: Whether pixels are filtered instead of the normalized tensors; the two differ in DC only.
+        progress: Whether to print how many images are done.
 
     Raises:
         ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
     """
-    if radii is not None and not len(radii):
-        raise ValueError('There is no radius to look at: give at least one, in cycles per image, or leave them out.')
     if not filters or set(filters) - {'lowpass', 'highpass'}:
         raise ValueError(f"The filters are {list(filters)}, expected 'lowpass', 'highpass' or both.")
-    fullest = max(probe.sizes, key=lambda size: full_radius(*size))
-    wanted = default_radii(*fullest) if radii is None else list(radii)
-    for radius in wanted:
-        FrequencyFilter('lowpass', radius, form)  # refuses what is no radius
-    wanted = sorted({0.0, float(full_radius(*fullest)), *map(float, wanted)})
+    if radii is not None and not len(radii):
+        raise ValueError('There is no radius to analyze: give at least one in cycles per image, or leave radii out.')
+    largest = max(probe.sizes, key=lambda size: full_radius(*size))
+    chosen = default_radii(*largest) if radii is None else radii
+    wanted = sorted({0.0, float(full_radius(*largest)), *map(float, chosen)})
     kinds = [kind for kind in ('lowpass', 'highpass') if kind in filters]
-    output = Path(output)
-    keep_settings(output / 'settings.json', dict(
-        **probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels))
     applied = [[
         FrequencyFilter(kind, radius, form, *((config['mean'], config['std']) if pixels else ()))
         for kind in kinds for radius in wanted] for config in probe.configs]
+    output = Path(output)
+    keep_settings(output / 'settings.json', dict(
+        **probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels))
 
-    samples, skipped = output / 'samples.csv', output / 'skipped.csv'
-    numbers = {file: i for i, file in enumerate(probe.files)}
-    rows_per_image = len(probe.models) * len(kinds) * len(wanted)
-    start = _resume(samples, skipped, numbers, rows_per_image, probe.batch_size)
-    with open(samples, 'a', newline='', encoding='utf-8') as s, open(skipped, 'a', newline='', encoding='utf-8') as k:
-        answers, faults = csv.writer(s), csv.writer(k)
-        for batch in probe.batches(start, progress):
-            for name in batch.skipped:
-                faults.writerow([name, 'cannot be decoded as an image'])
-            if batch.files:
-                for rows in _answer(probe, batch, applied):
-                    answers.writerows(rows)
-            for file in (k, s):
-                file.flush()
-                os.fsync(file.fileno())
-    with open(samples, newline='', encoding='utf-8') as s:
-        if next(csv.DictReader(s), None) is None:
-            raise ValueError(
-                f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')
+    state = output / 'progress.json'  # what whole batches have written: a killed run may have written more
+    done = dict(images=0, answered=0, samples=0, skipped=0)
+    if state.exists():
+        done = json.loads(state.read_text(encoding='utf-8'))
+    with _reopened(output / 'samples.csv', SAMPLE_COLUMNS, done['samples']) as samples, \
+            _reopened(output / 'skipped.csv', SKIPPED_COLUMNS, done['skipped']) as skipped:
+        for batch in probe.batches(done['images'], progress):
+            csv.writer(skipped).writerows([name, 'cannot be decoded as an image'] for name in batch.skipped)
+            csv.writer(samples).writerows(_answer(probe, batch, applied))
+            done = dict(
+                images=batch.end, answered=done['answered'] + len(batch.files),
+                samples=_size_on_disk(samples), skipped=_size_on_disk(skipped))
+            with written_whole(state) as unfinished:
+                unfinished.write_text(json.dumps(done), encoding='utf-8')
+    if not done['answered']:
+        raise ValueError(
+            f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')
 
 
 @torch.inference_mode()
-def _answer(probe: Probe, batch: Batch, applied: List[List[FrequencyFilter]]) -> List[List[List[Any]]]:
-    """Rows of samples.csv for each image of a batch."""
+def _answer(probe: Probe, batch: Batch, applied: List[List[FrequencyFilter]]) -> List[List[Any]]:
+    """Rows of samples.csv for a batch, image by image."""
     rows: List[List[List[Any]]] = [[] for _ in batch.files]
     for images, filters, names in zip(batch.images, applied, probe.groups):
         spectrum = torch.fft.rfft2(images)
@@ -253,13 +250,13 @@ def _answer(probe: Probe, batch: Batch, applied: List[List[FrequencyFilter]]) ->
             for name in names:
                 found[name].append(judge(probe.models[name](filtered), batch.labels))
         for name, answers in found.items():
-            for frequency_filter, columns in zip(filters, answers):
+            for frequency_filter, of_images in zip(filters, answers):
                 for row, file, label, (probability, rank, predicted) in zip(
-                        rows, batch.files, batch.labels.tolist(), columns):
+                        rows, batch.files, batch.labels.tolist(), of_images):
                     row.append([
                         file, probe.class_names[label], name, frequency_filter.kind, f'{frequency_filter.upper:g}',
                         f'{probability:.6g}', rank, probe.class_names[predicted]])
-    return rows
+    return [line for row in rows for line in row]
 
 
 def judge(logits: torch.Tensor, labels: torch.Tensor) -> List[List[Any]]:
@@ -271,7 +268,7 @@ def judge(logits: torch.Tensor, labels: torch.Tensor) -> List[List[Any]]:
 
     Returns:
         Probability and rank, from 1, of the true class, and the predicted class, for each image. Of equal logits the
-        first counts as the higher one, and a logit that is no number as the lowest rank.
+        first counts as the higher one, and a NaN logit as the lowest rank.
     """
     logits = logits.float()
     true = logits.gather(1, labels[:, None])
@@ -282,22 +279,19 @@ def judge(logits: torch.Tensor, labels: torch.Tensor) -> List[List[Any]]:
 
 
 def keep_settings(file: Path, settings: Dict[str, Any]) -> None:
-    """Write the settings of an analysis, or refuse those that differ from what is there.
+    """Write the settings of an analysis, or compare them with those of the run to resume.
 
     Args:
         file: JSON file in the folder of the analysis.
-        settings: What must be the same when it goes on.
+        settings: What must be the same when a run resumes.
 
     Raises:
         ValueError: The folder holds an analysis with other settings.
     """
     settings = json.loads(json.dumps(settings))
     if file.exists():
-        try:
-            before = json.loads(file.read_text(encoding='utf-8'))
-        except ValueError:
-            before = {}
-        changed = [name for name in settings if not isinstance(before, dict) or before.get(name) != settings[name]]
+        before = json.loads(file.read_text(encoding='utf-8'))
+        changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             raise ValueError(
                 f'{file.parent} holds an analysis with other settings ({", ".join(changed)}): name another folder, or '
@@ -309,7 +303,7 @@ def keep_settings(file: Path, settings: Dict[str, Any]) -> None:
 
 
 def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table as a whole.
+    """Write a table, as a whole or not at all.
 
     Args:
         file: CSV file.
@@ -322,39 +316,19 @@ def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.writerows(rows)
 
 
-def _resume(samples: Path, skipped: Path, numbers: Dict[str, int], rows_per_image: int, batch_size: int) -> int:
-    """Cut both tables to whole batches, and return how many images these have."""
-    counts: Dict[str, int] = {}
-    for _, row in _rows(samples, SAMPLE_COLUMNS):
-        counts[row[0]] = counts.get(row[0], 0) + 1
-    done = {file for file, count in counts.items() if count == rows_per_image}
-    done |= {row[0] for _, row in _rows(skipped, SKIPPED_COLUMNS)}
-    start = 0
-    files = list(numbers)
-    while start < len(files) and all(file in done for file in files[start:start + batch_size]):
-        start = min(start + batch_size, len(files))
-    for file, columns in ((samples, SAMPLE_COLUMNS), (skipped, SKIPPED_COLUMNS)):
-        end = 0
-        for end_of_row, row in _rows(file, columns):
-            if numbers.get(row[0], len(files)) >= start:
-                break
-            end = end_of_row
-        if end:
-            os.truncate(file, end)
-        else:
-            file.write_text(','.join(columns) + '\r\n', encoding='utf-8', newline='')
-    return start
+def _reopened(file: Path, columns: Sequence[str], size: int) -> IO[str]:
+    """A table to append to, cut to the `size` bytes that whole batches wrote; a new one if there are none."""
+    if size:
+        if file.stat().st_size < size:
+            raise ValueError(f'{file} is shorter than the interrupted run left it: name another folder, or remove it.')
+        os.truncate(file, size)
+        return open(file, 'a', newline='', encoding='utf-8')
+    f = open(file, 'w', newline='', encoding='utf-8')
+    csv.writer(f).writerow(columns)
+    return f
 
 
-def _rows(file: Path, columns: Sequence[str]) -> Iterator[Tuple[int, List[str]]]:
-    """The whole rows of a table, each with the place in the file where it ends, the heading left out."""
-    if not file.exists():
-        return
-    with open(file, 'rb') as f:
-        for line in iter(f.readline, b''):
-            text = line.decode(errors='replace')
-            row = next(csv.reader([text]), [])
-            if not text.endswith('\r\n') or len(row) != len(columns):
-                return
-            if row != list(columns):
-                yield f.tell(), row
+def _size_on_disk(f: IO[str]) -> int:
+    f.flush()
+    os.fsync(f.fileno())
+    return os.fstat(f.fileno()).st_size

@@ -9,7 +9,7 @@ from typing import Dict, List, Tuple, Union
 
 import torch
 
-from .analysis import Probe, judge, keep_settings, write_table
+from .analysis import Batch, Probe, judge, keep_settings, write_table
 
 __all__ = ['FOURIER_COLUMNS', 'fourier_basis', 'fourier_errors']
 
@@ -26,7 +26,7 @@ def fourier_basis(height: int, width: int, fy: int, fx: int) -> torch.Tensor:
         fx: Cycles over the width, likewise.
 
     Returns:
-        A cosine (H, W) of L2 norm 1, whose Fourier coefficients are 0 but for those of (fy, fx) and (-fy, -fx).
+        A cosine (H, W) of L2 norm 1, whose Fourier coefficients are 0 except those of (fy, fx) and (-fy, -fx).
 
     Raises:
         ValueError: The image has no such frequency.
@@ -50,15 +50,15 @@ def fourier_errors(
 ) -> Dict[str, Dict[Tuple[int, int], float]]:
     """Count errors on images with one basis vector added, for each of the frequencies around DC.
 
-    The vector is added to the pixels, whose values are from 0 to 1, and not clipped; its sign is drawn anew for each
-    image and channel. The counts are written to `fourier.csv` after each batch, and an interrupted run goes on.
+    The vector is added to the pixels, whose values are from 0 to 1, and not clipped; its sign is drawn for each image
+    and channel. The counts are written to `fourier.csv` after each batch, and an interrupted run resumes.
 
     Args:
         probe: The models and images.
         output: Folder to write to.
         norm: L2 norm of what is added to a channel.
         extent: Highest frequency on each axis, in cycles per image.
-        progress: Whether to print how far it is.
+        progress: Whether to print how many images are done.
 
     Returns:
         For each model the share of errors at each frequency (fy, fx) of the whole square.
@@ -71,11 +71,10 @@ def fourier_errors(
     largest = min(min(size) // 2 for size in probe.sizes)
     if not 0 <= extent <= largest:
         raise ValueError(f'The highest frequency is {extent}, expected 0 to {largest} cycles per image.')
-    keep_settings(Path(output) / 'fourier.json', dict(
-        **probe.settings, norm=norm, extent=extent))
+    keep_settings(Path(output) / 'fourier.json', dict(**probe.settings, norm=norm, extent=extent))
     file = Path(output) / 'fourier.csv'
-    # of (fy, fx) and (-fy, -fx), which are the same wave, one
-    plane = [(fy, fx) for fy in range(extent + 1) for fx in range(-extent if fy else 0, extent + 1)]
+    side = range(-extent, extent + 1)
+    plane = [(fy, fx) for fy in side for fx in side if (fy, fx) >= (0, 0)]  # (-fy, -fx) is the same wave
     errors = {name: dict.fromkeys(plane, 0) for name in probe.models}
     n = read = 0
     if file.exists():
@@ -85,39 +84,33 @@ def fourier_errors(
                 n, read = int(row['n']), int(row['read'])
     waves = [[fourier_basis(*size, *place).to(probe.device) for place in plane] for size in probe.sizes]
     for batch in probe.batches(read, progress):
-        if batch.files:
-            _add_errors(probe, batch.images, batch.labels, waves, norm, batch.start, errors)
+        _add_errors(probe, batch, waves, norm, errors)
         n += len(batch.files)
-        read = batch.start + len(batch.files) + len(batch.skipped)
         write_table(file, FOURIER_COLUMNS, [
-            (name, *place, count, n, read) for name, counts in errors.items() for place, count in counts.items()])
+            (name, *place, count, n, batch.end) for name, counts in errors.items() for place, count in counts.items()])
     if not n:
         raise ValueError(
             f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')
     return {
-        name: {place: counts[max(place, (-place[0], -place[1]))] / n for place in _square(extent)}
+        name: {(fy, fx): counts[max((fy, fx), (-fy, -fx))] / n for fy in side for fx in side}
         for name, counts in errors.items()}
 
 
 @torch.inference_mode()
 def _add_errors(
         probe: Probe,
-        images: List[torch.Tensor],
-        labels: torch.Tensor,
+        batch: Batch,
         waves: List[List[torch.Tensor]],
         norm: float,
-        start: int,
         errors: Dict[str, Dict[Tuple[int, int], int]],
 ) -> None:
-    for x, basis, config, names in zip(images, waves, probe.configs, probe.groups):
-        generator = torch.Generator().manual_seed(start)  # an interrupted run draws the same signs
+    """Add the errors on a batch to those before, for each model and frequency."""
+    for x, basis, config, names in zip(batch.images, waves, probe.configs, probe.groups):
+        generator = torch.Generator().manual_seed(batch.start)  # a resumed run draws the same signs
         std = torch.tensor(config['std'], device=x.device)[:, None, None]
         for place, wave in zip(errors[names[0]], basis):
             signs = 2 * torch.randint(2, (*x.shape[:2], 1, 1), generator=generator).to(x) - 1
             disturbed = x + norm * signs * wave / std
             for name in names:
-                errors[name][place] += sum(rank > 1 for _, rank, _ in judge(probe.models[name](disturbed), labels))
-
-
-def _square(extent: int) -> List[Tuple[int, int]]:
-    return [(fy, fx) for fy in range(-extent, extent + 1) for fx in range(-extent, extent + 1)]
+                answers = judge(probe.models[name](disturbed), batch.labels)
+                errors[name][place] += sum(rank > 1 for _, rank, _ in answers)

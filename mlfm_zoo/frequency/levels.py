@@ -3,13 +3,14 @@
 import csv
 from collections import defaultdict
 from pathlib import Path
+from statistics import NormalDist
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .analysis import write_table
 
 __all__ = ['ClassCurve', 'Overall', 'class_level', 'overall_level', 'sensitive_band']
 
-Z = 1.959964  # of the normal distribution, for an interval that holds 95 %
+Z95 = NormalDist().inv_cdf(0.975)  # a normal variable lies within this many deviations in 95 of 100 cases
 
 
 class Overall(NamedTuple):
@@ -71,8 +72,8 @@ def overall_level(folder: Union[str, Path]) -> List[Overall]:
         low, high = _wilson(top1, n)
         rows.append(Overall(model, kind, radius, 100 * top1 / n, 100 * top5 / n, n, 100 * low, 100 * high))
     write_table(Path(folder) / 'overall.csv', Overall._fields, [
-        [r.model, r.filter, f'{r.radius:g}', *(f'{x:.4f}' for x in (r.top1, r.top5)), r.n, f'{r.low:.4f}',
-         f'{r.high:.4f}'] for r in rows])
+        [r.model, r.filter, f'{r.radius:g}', f'{r.top1:.4f}', f'{r.top5:.4f}', r.n, f'{r.low:.4f}', f'{r.high:.4f}']
+        for r in rows])
     return rows
 
 
@@ -98,17 +99,17 @@ def class_level(folder: Union[str, Path]) -> List[ClassCurve]:
     write_table(
         Path(folder) / 'classes.csv',
         ('model', 'filter', 'class', 'radius', 'top1', 'n', 'band_low', 'band_high'),
-        [[c.model, c.filter, c.name, f'{radius:g}', f'{top1:.4f}', c.n, *(f'{x:.4f}' for x in c.band or ())]
-         + ([] if c.band else ['', '']) for c in curves for radius, top1 in zip(c.radii, c.top1)])
+        [[c.model, c.filter, c.name, f'{radius:g}', f'{top1:.4f}', c.n,
+          *([f'{end:.4f}' for end in c.band] if c.band else ('', ''))]
+         for c in curves for radius, top1 in zip(c.radii, c.top1)])
     return curves
 
 
 def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tuple[float, float]]:
     """Find the radii between which a class gains its accuracy.
 
-    The paper names no formula; this is this project's. Going up the low-pass curve, accuracy between two radii lies on
-    the straight line between them. The band begins where it first reaches 10 % of that at the full radius, and ends
-    where it first reaches 90 %.
+    The paper gives no formula; this one is this project's. The low-pass curve is straight between measured radii. The
+    band begins where it first reaches 10 % of the accuracy at the full radius, and ends where it first reaches 90 %.
 
     Args:
         radii: Radii in cycles per image, ascending, the last the full one.
@@ -147,7 +148,7 @@ def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, float], Dict[str, L
 
 def _wilson(right: int, n: int) -> Tuple[float, float]:
     """The 95 % interval of a share after Wilson."""
-    share, z2 = right / n, Z * Z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n * n)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
+    share, z2 = right / n, Z95 * Z95
+    center = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n * n)) ** 0.5
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))  # it holds the share, rounding too

@@ -4,7 +4,7 @@ import csv
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import torch
 from PIL import Image
@@ -12,9 +12,10 @@ from timm.data import create_transform
 
 from .._extras import require_matplotlib
 from .._files import written_whole
+from ..data.filters import FrequencyFilter
 from ..data.folders import image_mode
+from ..data.images import open_image
 from .analysis import Probe, judge, write_table
-from .filters import FrequencyFilter
 from .levels import ClassCurve, Overall
 
 __all__ = ['draw_fourier', 'draw_levels', 'draw_samples']
@@ -22,7 +23,17 @@ __all__ = ['draw_fourier', 'draw_levels', 'draw_samples']
 MAX_HEAT_CLASSES = 60  # whose names are written beside a heat map
 SHOWN_RADII = 6  # filtered images in the picture of a sample
 LINES = {'lowpass': '-', 'highpass': '--'}
-SCALE_COLUMNS = ('file', 'model', 'scale', 'radius', 'probability', 'rank', 'predicted')
+
+
+class Point(NamedTuple):
+    """What a model answers on one image, enlarged and low-pass filtered; a row of scales.csv."""
+    file: str
+    model: str
+    scale: float
+    radius: float
+    probability: float
+    rank: int
+    predicted: str
 
 
 def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Sequence[ClassCurve]) -> List[Path]:
@@ -37,48 +48,46 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
         The files.
     """
     plt = require_matplotlib()
+    folder = Path(folder)
     models = list(dict.fromkeys(row.model for row in rows))
     figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
     for i, model in enumerate(models):
         for kind, line in LINES.items():
-            of_kind = [row for row in rows if (row.model, row.filter) == (model, kind)]
-            if of_kind:
-                of_kind.sort(key=lambda row: row.radius)
-                radii = [row.radius for row in of_kind]
-                axes.plot(radii, [row.top1 for row in of_kind], f'C{i}{line}o', markersize=3, label=f'{model}, {kind}')
+            shown = sorted((row for row in rows if (row.model, row.filter) == (model, kind)), key=lambda r: r.radius)
+            if shown:
+                radii = [row.radius for row in shown]
+                axes.plot(radii, [row.top1 for row in shown], f'C{i}{line}o', markersize=3, label=f'{model}, {kind}')
                 axes.fill_between(
-                    radii, [row.low for row in of_kind], [row.high for row in of_kind], color=f'C{i}', alpha=0.12)
+                    radii, [row.low for row in shown], [row.high for row in shown], color=f'C{i}', alpha=0.12)
     axes.set(xlabel='radius, cycles per image', ylabel='top-1 accuracy, %', ylim=(0, 102),
              title=f'{rows[0].n} filtered images; shaded: 95 % intervals')
     axes.legend(fontsize='small')
-    files = [_save(figure, Path(folder) / 'overall.png')]
+    files = [_save(figure, folder / 'overall.png')]
 
     low = [curve for curve in curves if curve.filter == 'lowpass']
     if any(curve.band for curve in low):
         figure, axes = plt.subplots(figsize=(6, 4.5), layout='constrained')
         for i, model in enumerate(models):
-            of_model = [curve for curve in low if curve.model == model and curve.band]
-            for curve in of_model:
-                assert curve.band is not None
-                axes.plot(curve.band, [curve.top1[-1]] * 2, color=f'C{i}', alpha=0.3)
-            axes.plot([c.band[1] for c in of_model if c.band], [c.top1[-1] for c in of_model], f'C{i}o', label=model)
+            bands = [(*curve.band, curve.top1[-1]) for curve in low if curve.model == model and curve.band]
+            starts, ends, top1 = zip(*bands) if bands else ((), (), ())
+            axes.hlines(top1, starts, ends, color=f'C{i}', alpha=0.3)
+            axes.plot(ends, top1, f'C{i}o', label=model)
         axes.set(xlabel='sensitive band, cycles per image (dot: its high end)', ylabel='accuracy on the class, %',
-                 ylim=(0, 103), title='A line a class: where it gains its accuracy')
+                 ylim=(0, 103), title='One line per class: where it gains its accuracy')
         axes.legend(fontsize='small')
-        files.append(_save(figure, Path(folder) / 'bands.png'))
+        files.append(_save(figure, folder / 'bands.png'))
+
     for model in models:
-        of_model = sorted((c for c in low if c.model == model), key=lambda c: c.band or (float('inf'),) * 2)
-        if of_model:
-            height = min(12.0, 1.5 + 0.22 * len(of_model))
-            figure, axes = plt.subplots(figsize=(7, height), layout='constrained')
-            shown = axes.imshow([c.top1 for c in of_model], aspect='auto', vmin=0, vmax=100, interpolation='nearest')
-            radii = of_model[0].radii
-            axes.set_xticks(range(len(radii)), [f'{r:g}' for r in radii], fontsize='small')
-            if len(of_model) <= MAX_HEAT_CLASSES:
-                axes.set_yticks(range(len(of_model)), [c.name for c in of_model], fontsize='small')
+        classes = sorted((c for c in low if c.model == model), key=lambda c: c.band or (float('inf'),) * 2)
+        if classes:
+            figure, axes = plt.subplots(figsize=(7, min(12.0, 1.5 + 0.22 * len(classes))), layout='constrained')
+            image = axes.imshow([c.top1 for c in classes], aspect='auto', vmin=0, vmax=100, interpolation='nearest')
+            axes.set_xticks(range(len(classes[0].radii)), [f'{r:g}' for r in classes[0].radii], fontsize='small')
+            if len(classes) <= MAX_HEAT_CLASSES:
+                axes.set_yticks(range(len(classes)), [c.name for c in classes], fontsize='small')
             axes.set(xlabel='low-pass radius, cycles per image', title=f'{model}: classes by sensitive band')
-            figure.colorbar(shown, label='top-1 accuracy, %')
-            files.append(_save(figure, Path(folder) / f'classes-{_in_name(model)}.png'))
+            figure.colorbar(image, label='top-1 accuracy, %')
+            files.append(_save(figure, folder / f'classes-{_in_name(model)}.png'))
     return files
 
 
@@ -96,7 +105,7 @@ def draw_samples(
 
     Args:
         probe: Models and images of the analysis.
-        folder: Folder of the analysis, for the pictures sample-FILE.png too.
+        folder: Folder of the analysis, and of the pictures sample-FILE.png.
         files: Names of images, relative to the folder of images.
         scales: How much images are enlarged, 1 or more.
 
@@ -104,64 +113,24 @@ def draw_samples(
         The pictures.
 
     Raises:
-        ValueError: An image is not among those that were analysed, or a scale is below 1.
+        ValueError: An image is not among those that were analyzed, or a scale is below 1.
     """
-    plt = require_matplotlib()
     if any(not 1 <= scale < float('inf') for scale in scales):
         raise ValueError(f'The scales are {list(scales)}, expected numbers of 1 or more.')
-    answers = _answers_on(Path(folder) / 'samples.csv', files)
-    numbers = {file: i for i, file in enumerate(probe.files)}
+    folder = Path(folder)
+    answers = _answers_on(folder / 'samples.csv', files)
     pictures, points = [], []
     for file in files:
-        if not answers[file]:
-            raise ValueError(
-                f'{file} is none of the images that were analysed: give names as they stand in samples.csv.')
-        with open(probe.reader.filename(numbers[file], absolute=True), 'rb') as f, Image.open(f) as opened:
-            image = opened.convert(image_mode(probe.configs[0]))
-        name = next(row['class'] for row in answers[file])
-        label = probe.class_names.index(name)
-        radii = sorted({float(row['radius']) for row in answers[file]})
-        scaled = _scaled_curves(probe, image, label, radii, scales)
-        points += [[file, *row] for row in scaled]
-
-        figure = plt.figure(figsize=(10, 6), layout='constrained')
-        grid = figure.add_gridspec(2, 2 * SHOWN_RADII, height_ratios=(1, 2))
-        shown = [radii[round(i * (len(radii) - 1) / (SHOWN_RADII - 1))] for i in range(SHOWN_RADII)]
-        tensor = create_transform(**probe.configs[0])(image)
-        for i, radius in enumerate(shown):
-            axes = figure.add_subplot(grid[0, 2 * i:2 * i + 2])
-            axes.imshow(_pixels(FrequencyFilter('lowpass', radius)(tensor), probe.configs[0]), cmap='gray')
-            axes.set_title(f'low-pass {radius:g}', fontsize='small')
-            axes.axis('off')
-        axes = figure.add_subplot(grid[1, :SHOWN_RADII])
-        for i, model in enumerate(probe.models):
-            for kind, line in LINES.items():
-                rows = sorted((r for r in answers[file] if (r['model'], r['filter']) == (model, kind)),
-                              key=lambda r: float(r['radius']))
-                if not rows:
-                    continue
-                x, y = [float(r['radius']) for r in rows], [float(r['probability']) for r in rows]
-                axes.plot(x, y, f'C{i}{line}', label=f'{model}, {kind}')
-                if kind == 'lowpass':
-                    for j, (before, after) in enumerate(zip([None, *rows], rows)):
-                        if before is None or before['predicted'] != after['predicted']:
-                            axes.plot(x[j], y[j], f'C{i}o', markersize=4)
-                            axes.annotate(after['predicted'][:14], (x[j], y[j]), fontsize='x-small',
-                                          xytext=(3, 4 + 9 * i), textcoords='offset points', color=f'C{i}')
-        axes.set(xlabel='radius, cycles per image', ylabel=f'probability of {name}', ylim=(-0.03, 1.12),
-                 title='dots: where the low-pass answer changes')
-        axes.legend(fontsize='x-small', loc='center right')
-        axes = figure.add_subplot(grid[1, SHOWN_RADII:])
-        for i, model in enumerate(probe.models):
-            for scale, style in zip(scales, ('-', '--', ':', '-.') * len(scales)):
-                rows_at = [row for row in scaled if row[0] == model and row[1] == f'{scale:g}']
-                axes.plot([float(r[2]) for r in rows_at], [float(r[3]) for r in rows_at], f'C{i}{style}',
-                          label=f'{model}, x{scale:g}')
-        axes.set(xlabel='low-pass radius, cycles per image', ylim=(-0.03, 1.12), title='enlarged and cropped')
-        axes.legend(fontsize='x-small', loc='center right')
-        figure.suptitle(file)
-        pictures.append(_save(figure, Path(folder) / f'sample-{_in_name(str(Path(file).with_suffix("")))}.png'))
-    write_table(Path(folder) / 'scales.csv', SCALE_COLUMNS, points)
+        if file not in answers:
+            raise ValueError(f'{file} is not among the images that were analyzed: give names as in samples.csv.')
+        image = open_image(probe.root / file, image_mode(probe.configs[0]))
+        of_file = _points(probe, file, image, answers[file], scales)
+        figure = _draw_sample(probe, image, answers[file], of_file)
+        pictures.append(_save(figure, folder / f'sample-{_in_name(str(Path(file).with_suffix("")))}.png'))
+        points += of_file
+    write_table(folder / 'scales.csv', Point._fields, [
+        (p.file, p.model, f'{p.scale:g}', f'{p.radius:g}', f'{p.probability:.6g}', p.rank, p.predicted)
+        for p in points])
     return pictures
 
 
@@ -180,64 +149,111 @@ def draw_fourier(
     Returns:
         The file.
     """
-    plt = require_matplotlib()
-    figure, grid = plt.subplots(
+    figure, grid = require_matplotlib().subplots(
         1, len(errors), figsize=(1 + 4 * len(errors), 4), layout='constrained', squeeze=False, sharey=True)
-    shown: Any = None
+    image: Any = None
     for axes, (model, plane) in zip(grid[0], errors.items()):
         extent = max(fy for fy, _ in plane)
         side = range(-extent, extent + 1)
-        shown = axes.imshow(
+        image = axes.imshow(
             [[100 * plane[fy, fx] for fx in side] for fy in side], vmin=0, vmax=100, origin='lower',
             extent=(-extent - 0.5, extent + 0.5) * 2)
         axes.set_title(model, fontsize='small')
         axes.set_xlabel('cycles over the width')
     grid[0][0].set_ylabel('cycles over the height')
-    figure.colorbar(shown, ax=list(grid[0]), label='errors, %')
+    figure.colorbar(image, ax=list(grid[0]), label='errors, %')
     figure.suptitle(f'One Fourier basis vector of norm {norm:g} added')
     return _save(figure, Path(folder) / 'fourier.png')
 
 
+def _answers_on(samples: Path, files: Sequence[str]) -> Dict[str, List[Dict[str, Any]]]:
+    """Rows of samples.csv by image, each by ascending radius."""
+    answers: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
+    with open(samples, newline='', encoding='utf-8') as f:
+        for row in csv.DictReader(f):
+            if row['file'] in files:
+                answers[row['file']].append(
+                    dict(row, radius=float(row['radius']), probability=float(row['probability'])))
+    return {file: sorted(rows, key=lambda row: row['radius']) for file, rows in answers.items()}
+
+
 @torch.inference_mode()
-def _scaled_curves(
+def _points(
         probe: Probe,
+        file: str,
         image: Image.Image,
-        label: int,
-        radii: Sequence[float],
+        rows: Sequence[Mapping[str, Any]],
         scales: Sequence[float],
-) -> List[List[Any]]:
-    rows = []
-    labels = torch.tensor([label], device=probe.device)
+) -> List[Point]:
+    """What models answer on an image that is enlarged, cropped and low-pass filtered."""
+    points = []
+    labels = torch.tensor([probe.class_names.index(rows[0]['class'])], device=probe.device)
     for config, names in zip(probe.configs, probe.groups):
         for scale in scales:
             # enlarged before the crop: what is seen is smaller, and finer where the image has more pixels
             transform = create_transform(**{**config, 'crop_pct': config['crop_pct'] / scale})
             tensor = transform(image)[None].to(probe.device)
-            for radius in radii:
+            for radius in sorted({row['radius'] for row in rows}):
                 filtered = FrequencyFilter('lowpass', radius)(tensor)
                 for name in names:
                     [[probability, rank, predicted]] = judge(probe.models[name](filtered), labels)
-                    rows.append([name, f'{scale:g}', f'{radius:g}', f'{probability:.6g}', rank,
-                                 probe.class_names[predicted]])
-    return rows
+                    points.append(Point(file, name, scale, radius, probability, rank, probe.class_names[predicted]))
+    return points
 
 
-def _answers_on(samples: Path, files: Sequence[str]) -> Dict[str, List[Dict[str, str]]]:
-    """Rows of samples.csv on some images."""
-    answers: Dict[str, List[Dict[str, str]]] = defaultdict(list)
-    wanted = set(files)
-    with open(samples, newline='', encoding='utf-8') as f:
-        for row in csv.DictReader(f):
-            if row['file'] in wanted:
-                answers[row['file']].append(row)
-    return answers
+def _draw_sample(
+        probe: Probe,
+        image: Image.Image,
+        rows: Sequence[Mapping[str, Any]],
+        points: Sequence[Point],
+) -> Any:
+    figure = require_matplotlib().figure(figsize=(10, 6), layout='constrained')
+    grid = figure.add_gridspec(2, 2 * SHOWN_RADII, height_ratios=(1, 2))
+    radii = sorted({row['radius'] for row in rows})
+    tensor = create_transform(**probe.configs[0])(image)
+    for i in range(SHOWN_RADII):
+        radius = radii[round(i * (len(radii) - 1) / (SHOWN_RADII - 1))]
+        axes = figure.add_subplot(grid[0, 2 * i:2 * i + 2])
+        axes.imshow(_pixels(FrequencyFilter('lowpass', radius)(tensor), probe.configs[0]), cmap='gray')
+        axes.set_title(f'low-pass {radius:g}', fontsize='small')
+        axes.axis('off')
+
+    plain = figure.add_subplot(grid[1, :SHOWN_RADII])
+    enlarged = figure.add_subplot(grid[1, SHOWN_RADII:])
+    scales = list(dict.fromkeys(point.scale for point in points))
+    for i, model in enumerate(probe.models):
+        for kind, line in LINES.items():
+            shown = [row for row in rows if (row['model'], row['filter']) == (model, kind)]
+            if shown:
+                plain.plot([row['radius'] for row in shown], [row['probability'] for row in shown], f'C{i}{line}',
+                           label=f'{model}, {kind}')
+            answer = None
+            for row in shown if kind == 'lowpass' else ():
+                if row['predicted'] != answer:
+                    answer = row['predicted']
+                    place = row['radius'], row['probability']
+                    plain.plot(*place, f'C{i}o', markersize=4)
+                    plain.annotate(answer[:14], place, fontsize='x-small', xytext=(3, 4 + 9 * i),
+                                   textcoords='offset points', color=f'C{i}')
+        for j, scale in enumerate(scales):
+            at_scale = [point for point in points if (point.model, point.scale) == (model, scale)]
+            enlarged.plot([p.radius for p in at_scale], [p.probability for p in at_scale],
+                          f'C{i}{("-", "--", ":", "-.")[j % 4]}', label=f'{model}, x{scale:g}')
+    plain.set(xlabel='radius, cycles per image', ylabel=f'probability of {rows[0]["class"]}',
+              title='dots: where the low-pass answer changes')
+    enlarged.set(xlabel='low-pass radius, cycles per image', title='enlarged and cropped')
+    for axes in (plain, enlarged):
+        axes.set_ylim(-0.03, 1.12)
+        axes.legend(fontsize='x-small', loc='center right')
+    figure.suptitle(rows[0]['file'])
+    return figure
 
 
 def _pixels(tensor: torch.Tensor, config: Mapping[str, Any]) -> Any:
-    """A normalised image (C, H, W) as pixels (H, W, C) or (H, W) from 0 to 1."""
+    """A normalized image (C, H, W) as pixels (H, W, C) or (H, W) from 0 to 1."""
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ('mean', 'std'))
     pixels = (tensor * std + mean).clamp(0, 1)
-    return pixels[0].numpy() if len(pixels) in (1, 2) else pixels[:3].permute(1, 2, 0).numpy()
+    return pixels[0].numpy() if len(pixels) == 1 else pixels[:3].permute(1, 2, 0).numpy()
 
 
 def _in_name(text: str) -> str:

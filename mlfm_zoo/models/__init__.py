@@ -1,6 +1,7 @@
 """The networks, a module a family. Importing this package registers them with timm, where a paper has them."""
 
 from .._folding import fuse_trunk
+from . import mlfm_filtered
 from .dct_mobilenetv2 import DCTEfficientNet
 from .dct_resnet import DCTResNet
 from .gssdnet import GSSDNet
@@ -14,5 +15,5 @@ from .mlfm_resnet import MLFMResNet
 
 __all__ = [
     'DCTEfficientNet', 'DCTResNet', 'GSSDNet', 'MLFMByobNet', 'MLFMConvNeXt', 'MLFMEfficientNet', 'MLFMMetaNeXt',
-    'MLFMMobileNetV3', 'MLFMRegNet', 'MLFMResNet', 'PartialConvNeXt', 'fuse_trunk',
+    'MLFMMobileNetV3', 'MLFMRegNet', 'MLFMResNet', 'PartialConvNeXt', 'fuse_trunk', 'mlfm_filtered',
 ]

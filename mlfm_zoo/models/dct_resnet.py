@@ -25,7 +25,7 @@ LAYERS = ('layer1', 'layer2', 'layer3', 'layer4')
 
 
 class DCTResNet(ResNet):
-    """ResNet on DCT coefficients. Its features are those of the four stages: the coefficients are none.
+    """ResNet on DCT coefficients. Its features are those of the four stages, without the coefficients.
 
     Args:
         *args: As `timm.models.ResNet`.
@@ -94,15 +94,15 @@ class DCTResNet(ResNet):
 
 
 class YCbCrResNet(ResNet):
-    """ResNet whose first convolution reads normalised Y, Cb and Cr, made of the normalised image; all else is timm's.
+    """ResNet whose first convolution reads normalized Y, Cb and Cr of the image; all else is timm's.
 
     Args:
         *args: As `timm.models.ResNet`.
         in_chans: Channels of the image, 3 or 1.
         dct_statistics: As `statistics` of `mlfm_zoo.dct.DCTStem`; those of the three constant coefficients are used.
-        dct_mean: Mean that images are normalised with.
-        dct_std: Standard deviation that images are normalised with.
-        **kwargs: As `timm.models.ResNet`, but for a `stem_type` of several convolutions.
+        dct_mean: Mean that images are normalized with.
+        dct_std: Standard deviation that images are normalized with.
+        **kwargs: As `timm.models.ResNet`, except a `stem_type` of several convolutions.
 
     Raises:
         ValueError: An argument is out of range.
@@ -222,12 +222,12 @@ def dct_resnet50_192(pretrained: bool = False, **kwargs) -> DCTResNet:
 
 @register_model
 def dct_resnet50_192_gate(pretrained: bool = False, **kwargs) -> DCTResNet:
-    """ResNet-50 on those of the 192 coefficients that its gate lets pass."""
+    """ResNet-50 on the coefficients among all 192 that its gate opens."""
     model_args = dict(RESNET50, dct_channels='192', dct_gate=True)
     return _create_dct_resnet('dct_resnet50_192_gate', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def dct_resnet50_ycbcr(pretrained: bool = False, **kwargs) -> YCbCrResNet:
-    """ResNet-50 on YCbCr pixels, the paper's baseline of the same image size as that on RGB."""
+    """ResNet-50 on YCbCr pixels, the paper's baseline at the image size of ResNet-50 on RGB."""
     return _create_ycbcr_resnet('dct_resnet50_ycbcr', pretrained, **dict(RESNET50, **kwargs))

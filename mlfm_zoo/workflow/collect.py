@@ -17,7 +17,7 @@ __all__ = [
     'read_run',
 ]
 
-Z95 = 1.96  # a normal variable lies within this many deviations in 95 of 100 cases
+Z95 = statistics.NormalDist().inv_cdf(0.975)  # a normal variable lies within this many deviations in 95 of 100 cases
 
 
 class RunError(ValueError):

@@ -1,6 +1,6 @@
 """Damages JPEG files in many ways, reads each, and compares what was read with Pillow's decoding.
 
-    python tests/jpeg_mutations.py FIRST COUNT
+    python tests/helpers/jpeg_mutations.py FIRST COUNT
 
 Mutation i is made by the seed i alone. It is printed before it is read, so that a crash has a number. Every file is
 refused in one sentence, or its luma is that of Pillow within rounding; one that Pillow refuses is not read.
@@ -31,6 +31,12 @@ def photo(height, width, seed):
     return Image.fromarray(np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8))
 
 
+def as_jpeg(image, **kwargs):
+    file = io.BytesIO()
+    image.save(file, 'JPEG', **kwargs)
+    return file.getvalue()
+
+
 def make_files():
     """Valid files of all kinds, as bytes."""
     kinds = [
@@ -44,10 +50,17 @@ def make_files():
     for i, kind in enumerate(kinds):
         kind = dict(kind)
         image = photo(*((24, 40), (65, 43), (33, 70))[i % 3], i).convert(kind.pop('mode', 'RGB'))
-        file = io.BytesIO()
-        image.save(file, 'JPEG', **kind)
-        files.append(file.getvalue())
+        files.append(as_jpeg(image, **kind))
     return files
+
+
+def write_jpegs(root, sizes, **kwargs):
+    """A folder of two classes of files."""
+    for i, size in enumerate(sizes):
+        folder = root / f'class{i % 2}'
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f'{i}.jpg').write_bytes(as_jpeg(photo(*size, i), **kwargs))
+    return root
 
 
 def segments(content):

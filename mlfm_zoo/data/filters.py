@@ -4,15 +4,14 @@ Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org
 keeps the Fourier coefficients within a radius of DC and whose high-pass filter keeps the others.
 
 The radius is in cycles per image: a coefficient of u cycles over the width and v over the height lies sqrt(u^2 + v^2)
-from DC, whatever the image's sides are. An image that is not square has the same number of cycles for another wave
-length on each axis. The authors' released probe measures from (N - 1) / 2 after the shift of even sides, half a
-coefficient off DC, so that its filters are not symmetric and their output not real; here the distance is from DC
-itself.
+from DC, whatever the image's sides are. In an image that is not square, a number of cycles is a different wavelength on
+each axis. The authors' released probe measures from (N - 1) / 2 after the shift of even sides, half a coefficient off
+DC, so that its filters are not symmetric and their output is not real. Here the distance is from DC itself.
 """
 
 import math
 from functools import lru_cache
-from typing import Any, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -29,11 +28,11 @@ class FrequencyFilter(nn.Module):
     """Keeps one band of the spatial frequencies of images.
 
     The ideal low-pass filter of radius r keeps what lies at most r from DC. The Gaussian one weights it with
-    exp(-d^2 / (2 r^2)), d the distance from DC. The others follow: high-pass is what low-pass leaves, band-pass is what
-    low-pass of the upper radius has beyond low-pass of the lower, and band-stop is what band-pass leaves. So a filter
-    and its counterpart add up to the image, and ideal bands that follow one another, with DC, do too.
+    exp(-d^2 / (2 r^2)), d the distance from DC. The others follow: high-pass is the image minus low-pass, band-pass is
+    low-pass of the upper radius minus low-pass of the lower, and band-stop is the image minus band-pass. So a filter
+    and its counterpart add up to the image, and so do adjacent ideal bands together with DC.
 
-    Radius 0 keeps DC, the mean of each channel, alone. A radius that reaches every coefficient (see `full_radius`), or
+    Radius 0 keeps only DC, the mean of each channel. A radius that reaches every coefficient (see `full_radius`), or
     `math.inf` for the Gaussian form, makes the low-pass filter return its input itself.
 
     The module has no parameters and no buffers, and takes single images too: it goes into a list of transforms, after
@@ -43,14 +42,20 @@ class FrequencyFilter(nn.Module):
         kind: 'lowpass', 'highpass', 'bandpass' or 'bandstop'.
         radius: Radius in cycles per image, 0 or more; for the bands a pair, lower and upper.
         form: 'ideal' or 'gaussian'.
-        mean: Mean that the images were normalised with, one number a channel. With `mean` and `std` the pixels are
-            filtered instead of the normalised tensor, which differ by DC alone: filters that remove DC leave pixels
+        mean: Mean that the images were normalized with, one number a channel. With `mean` and `std` the pixels are
+            filtered instead of the normalized tensor. The two differ in DC only: filters that remove DC leave pixels
             around 0, black, and not around the mean.
-        std: Standard deviation that they were normalised with.
+        std: Standard deviation that they were normalized with.
 
     Raises:
-        ValueError: Kind or form is unknown, a radius is missing, negative or no number, the lower is above the upper,
-            or only one of `mean` and `std` is given.
+        ValueError: Kind or form is unknown, a radius is missing, negative or not a number, the lower is above the
+            upper, or only one of `mean` and `std` is given.
+
+    Example:
+        >>> low, high = FrequencyFilter('lowpass', 5), FrequencyFilter('highpass', 5)
+        >>> images = torch.randn(2, 3, 32, 32)
+        >>> torch.allclose(low(images) + high(images), images, atol=1e-5)
+        True
     """
 
     def __init__(
@@ -64,9 +69,9 @@ class FrequencyFilter(nn.Module):
         super().__init__()
         for name, value, known in (('kind', kind, KINDS), ('form', form, FORMS)):
             if value not in known:
-                raise ValueError(f'{value!r} is no {name} of filter: take one of {", ".join(known)}.')
+                raise ValueError(f'The {name} of a filter is {value!r}, expected one of {", ".join(known)}.')
         if (mean is None) != (std is None):
-            raise ValueError('Pixels are filtered by the mean and the std that images were normalised with: give both.')
+            raise ValueError('Only one of mean and std is given: give both to filter pixels, or none.')
         self.kind = kind
         self.form = form
         self.lower, self.upper = _check_radius(kind, radius)
@@ -76,34 +81,40 @@ class FrequencyFilter(nn.Module):
         """Filter images.
 
         Args:
-            images: Image batch (N, C, H, W), or one image (C, H, W), of a floating-point type. Half-precision types are
+            images: Image batch (N, C, H, W), or one image (C, H, W), of a floating-point dtype. Half precision is
                 filtered in float32.
-            spectrum: `torch.fft.rfft2` of the images in that precision, for those who apply several filters; made here
-                if None.
+            spectrum: `torch.fft.rfft2` of the images in that precision, to share it between filters; computed here if
+                None.
 
         Returns:
-            The filtered images, of the shape, type and device of the input.
+            The filtered images, of the shape, dtype and device of the input.
 
         Raises:
             ValueError: The images have another number of dimensions, no pixels, or are not floating-point.
         """
-        _check_images(images)
+        if images.dim() not in (3, 4) or not images.numel() or not images.is_floating_point():
+            raise ValueError(
+                f'The images are a tensor of shape {tuple(images.shape)} and {images.dtype}, expected floating-point '
+                'numbers in a batch (N, C, H, W) or an image (C, H, W).')
         height, width = images.shape[-2:]
         dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-        # what is traced must not meet tensors of another trace, nor leave its own behind
-        make_gain = _make_gain if torch.compiler.is_compiling() else _gain
-        gain = make_gain(self.kind, self.lower, self.upper, self.form, height, width, images.device, dtype)
         filtered = images
-        if not gain.keeps_all:
+        if not self._keeps_all(height, width):
+            # what is traced must not meet tensors of another trace, nor leave its own behind
+            gain = _make_gain if torch.compiler.is_compiling() else _cached_gain
+            values = gain(self.kind, self.lower, self.upper, self.form, height, width, images.device, dtype)
             if spectrum is None:
                 spectrum = torch.fft.rfft2(images.to(dtype))
             # times 1: a bare sum's gradient is one value expanded, which the transform of torch 2.6 refuses on CPUs
-            filtered = (torch.fft.irfft2(spectrum * gain.values, s=(height, width)) * 1).to(images.dtype)
-        if self.shift is not None and gain.dc != 1:
-            # filter((x * std + mean)) normalised again; a filter is linear, and on a constant it is its gain at DC
-            shift = torch.tensor(self.shift, dtype=images.dtype, device=images.device)
-            filtered = filtered + (gain.dc - 1) * shift[:, None, None]
+            filtered = (torch.fft.irfft2(spectrum * values, s=(height, width)) * 1).to(images.dtype)
+        if self.shift is not None and self.kind in ('highpass', 'bandpass'):
+            # normalizing maps a pixel of 0 to -mean / std, and these filters remove DC
+            filtered = filtered - torch.tensor(self.shift, dtype=images.dtype, device=images.device)[:, None, None]
         return filtered
+
+    def _keeps_all(self, height: int, width: int) -> bool:
+        reaches = self.upper >= full_radius(height, width) if self.form == 'ideal' else math.isinf(self.upper)
+        return self.kind == 'lowpass' and reaches
 
     def extra_repr(self) -> str:
         radius = self.upper if self.kind in ('lowpass', 'highpass') else (self.lower, self.upper)
@@ -125,7 +136,7 @@ def lowpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.T
 
 
 def highpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.Tensor:
-    """Keep what `lowpass` of the same radius takes away.
+    """Keep what `lowpass` of the same radius removes.
 
     Args:
         images: Image batch (N, C, H, W), or one image.
@@ -154,7 +165,7 @@ def bandpass(images: torch.Tensor, lower: float, upper: float, form: str = 'idea
 
 
 def bandstop(images: torch.Tensor, lower: float, upper: float, form: str = 'ideal') -> torch.Tensor:
-    """Keep what `bandpass` of the same radii takes away.
+    """Keep what `bandpass` of the same radii removes.
 
     Args:
         images: Image batch (N, C, H, W), or one image.
@@ -181,23 +192,10 @@ def full_radius(height: int, width: int) -> int:
     return math.ceil(math.hypot(height // 2, width // 2))
 
 
-class Gain(NamedTuple):
-    """What a filter multiplies the coefficients of `torch.fft.rfft2` with.
-
-    Attributes:
-        values: Gains (H, W // 2 + 1).
-        keeps_all: Whether all of them are 1.
-        dc: Gain of DC.
-    """
-    values: torch.Tensor
-    keeps_all: bool
-    dc: float
-
-
 @lru_cache(maxsize=128)
 @torch.inference_mode(False)  # one made in inference mode could not be trained with later
-def _gain(*args: Any) -> Gain:
-    """The gain of a filter, made once for each size of image, device and precision."""
+def _cached_gain(*args: Any) -> torch.Tensor:
+    """The gain of a filter, computed once for each size of image, device and precision."""
     return _make_gain(*args)
 
 
@@ -210,7 +208,8 @@ def _make_gain(
         width: int,
         device: torch.device,
         dtype: torch.dtype,
-) -> Gain:
+) -> torch.Tensor:
+    """Factors of the coefficients of `torch.fft.rfft2`, (H, W // 2 + 1)."""
     dd: Dict[str, Any] = dict(device='cpu', dtype=torch.float64)
     frequency_y = torch.cat([torch.arange((height + 1) // 2, **dd), torch.arange(height // 2, 0, -1, **dd)])
     frequency_x = torch.arange(width // 2 + 1, **dd)
@@ -220,12 +219,7 @@ def _make_gain(
         values = values - _low_gain(distance, lower, form)
     if kind in ('highpass', 'bandstop'):
         values = 1 - values
-    keeps_all = upper >= full_radius(height, width) if form == 'ideal' else math.isinf(upper)
-    return Gain(values.to(device, dtype), keeps_all and kind == 'lowpass', _dc_gain(kind))
-
-
-def _dc_gain(kind: str) -> float:
-    return 1. if kind in ('lowpass', 'bandstop') else 0.
+    return values.to(device, dtype)
 
 
 def _low_gain(distance: torch.Tensor, radius: float, form: str) -> torch.Tensor:
@@ -235,33 +229,15 @@ def _low_gain(distance: torch.Tensor, radius: float, form: str) -> torch.Tensor:
 
 
 def _check_radius(kind: str, radius: Radius) -> Tuple[float, float]:
-    """The lower and the upper radius; 0 is the lower one of the kinds that have none."""
+    """The lower and the upper radius; the lower one is 0 for the kinds that have none."""
     is_band = kind in ('bandpass', 'bandstop')
-    radii = tuple(radius) if isinstance(radius, Iterable) and not isinstance(radius, (str, torch.Tensor)) else (radius,)
-    if len(radii) != 1 + is_band:
-        expected = 'two radii, lower and upper' if is_band else 'one radius'
-        raise ValueError(f'A {kind} filter was given {radius!r}, expected {expected}, in cycles per image.')
+    given = radius if isinstance(radius, Iterable) and not isinstance(radius, (str, torch.Tensor)) else [radius]
     try:
-        radii = tuple(float(r) for r in radii)
+        radii = [float(r) for r in given]
     except (TypeError, ValueError):
-        radii = (math.nan,)
-    if not all(r >= 0 for r in radii):  # which is false of nan too
+        radii = []
+    if len(radii) != 1 + is_band or not all(r >= 0 for r in radii) or radii != sorted(radii):  # nan is not >= 0
+        expected = 'two numbers, lower and upper' if is_band else 'one number'
         raise ValueError(
-            f'The radius of a {kind} filter is {radius!r}, expected a number of cycles per image, 0 or more.')
-    if list(radii) != sorted(radii):
-        raise ValueError(
-            f'The lower radius of a {kind} filter, {radii[0]:g}, is above the upper, {radii[1]:g}: swap them.')
+            f'The radius of a {kind} filter is {radius!r}, expected {expected} of cycles per image, 0 or more.')
     return (radii[0], radii[1]) if is_band else (0., radii[0])
-
-
-def _check_images(images: torch.Tensor) -> None:
-    if images.dim() not in (3, 4):
-        raise ValueError(
-            f'The images have {images.dim()} dimensions, expected 4, a batch (N, C, H, W), or 3, one image (C, H, W): '
-            'add or remove dimensions.')
-    if not images.is_floating_point():
-        raise ValueError(
-            f'The images are of {images.dtype}, expected a floating-point type: convert them, as ToTensor of a '
-            'transform does.')
-    if not images.shape[-1] or not images.shape[-2]:
-        raise ValueError(f'The images have no pixels, their shape is {tuple(images.shape)}: give whole images.')

@@ -1,0 +1,39 @@
+"""Folders of images written again as JPEG files."""
+
+import pytest
+from PIL import Image
+
+from helpers.jpeg_mutations import photo, write_jpegs
+from mlfm_zoo.dct import read_coefficients, store_jpegs
+
+
+def test_store(tmp_path):
+    source = write_jpegs(tmp_path / 'source', [(30, 50), (80, 41)])
+    photo(20, 20, 0).convert('CMYK').save(source / 'class0' / 'cmyk.jpg')
+    photo(20, 31, 0).convert('L').save(source / 'class1' / 'gray.PNG')
+    assert store_jpegs(source, tmp_path / 'a', size=32) == 4
+    assert store_jpegs(source, tmp_path / 'a', size=32) == 0
+    (tmp_path / 'a' / 'class0' / 'cmyk.jpg').unlink()
+    assert store_jpegs(source, tmp_path / 'a', size=32, crop=True) == 1
+    sizes = {}
+    for path in (tmp_path / 'a').rglob('*'):
+        if path.is_file():
+            with Image.open(path) as image:
+                sizes[path.name] = (*image.size, image.mode)
+            read_coefficients(path)
+    assert sizes == {'0.jpg': (53, 32, 'RGB'), '1.jpg': (32, 62, 'RGB'), 'cmyk.jpg': (32, 32, 'RGB'),
+                     'gray.jpg': (50, 32, 'L')}
+    (source / 'class0' / '0.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='the name of another'):
+        store_jpegs(source, tmp_path / 'b')
+    (source / 'class0' / '0.jpg').unlink()
+    with pytest.raises(ValueError, match='0.png cannot be decoded'):
+        store_jpegs(source, tmp_path / 'b')
+    assert not list((tmp_path / 'b').rglob('*.tmp'))
+    with pytest.raises(ValueError, match='outside'):
+        store_jpegs(source, source / 'stored')
+    with pytest.raises(FileNotFoundError, match='not a folder of images'):
+        store_jpegs(tmp_path / 'none', tmp_path / 'b')
+    for kwargs in (dict(size=100), dict(size=0), dict(quality=0), dict(subsampling=3)):
+        with pytest.raises(ValueError, match='expected'):
+            store_jpegs(source, tmp_path / 'b', **kwargs)

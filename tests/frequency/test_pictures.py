@@ -1,0 +1,56 @@
+"""The pictures of the command, and its answer without matplotlib."""
+
+import json
+import subprocess
+import sys
+
+from PIL import Image
+
+from helpers.tables import read_table
+from mlfm_zoo.cli import main
+
+MODEL = 'test_mlfm_resnet'
+
+
+def test_command(data, tmp_path, capsys):
+    """All three levels and the plane of frequencies, of two models in one pass, with pictures."""
+    file = min(p.relative_to(data) for p in data.rglob('*.png'))
+    out = tmp_path / 'out'
+    command = ['frequency', MODEL, f'{MODEL},memory_forget_last=False', str(data), '--output', str(out),
+               '--radii', '1', '4', '--samples', str(file), '--scales', '1', '2', '--fourier', '4',
+               '--fourier-extent', '1', '--workers', '0', '--batch-size', '30']
+    assert main(command) == 0
+    assert '100.0 at 46' in capsys.readouterr().out
+    pictures = {p.name for p in out.glob('*.png')}
+    assert pictures == {
+        'overall.png', 'bands.png', f'classes-{MODEL}.png', f'classes-{MODEL}_memory_forget_last=False.png',
+        f'sample-{str(file)[:-4].replace("/", "_")}.png', 'fourier.png'}
+    for picture in pictures:
+        with Image.open(out / picture) as image:
+            assert min(image.size) >= 200 and len(image.convert('L').getcolors(256) or [0] * 256) > 10, picture
+    scales = read_table(out / 'scales.csv')
+    assert {(row['scale'], row['radius']) for row in scales} == {(s, r) for s in '12' for r in ('0', '1', '4', '46')}
+    # at scale 1 the curve is that of the analysis
+    samples = {(r['model'], r['radius']): r['rank'] for r in read_table(out / 'samples.csv')
+               if r['file'] == str(file) and r['filter'] == 'lowpass'}
+    assert {(r['model'], r['radius']): r['rank'] for r in scales if r['scale'] == '1'} == samples
+    assert json.loads((out / 'settings.json').read_text())['form'] == 'ideal'
+    plane = read_table(out / 'fourier.csv')
+    assert {(int(r['fy']), int(r['fx'])) for r in plane} == {(0, 0), (0, 1), (1, -1), (1, 0), (1, 1)}
+    assert all(r['n'] == '60' for r in plane)
+    assert not [p for p in out.iterdir() if p.suffix == '.tmp' or p.name.startswith('.')]
+
+
+def test_without_matplotlib(data, tmp_path):
+    code = f'''
+import sys
+sys.modules['matplotlib'] = None
+from mlfm_zoo.cli import main
+command = ['frequency', {MODEL!r}, {str(data)!r}, '--output', {str(tmp_path / 'out')!r}, '--workers', '0']
+assert main(command) == 1
+assert main([*command, '--no-pictures']) == 0
+'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'mlfm-zoo[frequency]'" in done.stderr and done.stderr.count('\n') == 1
+    assert (tmp_path / 'out' / 'overall.csv').exists()
