@@ -3,8 +3,10 @@
 Importing the package registers them: `import timm, mlfm_zoo; timm.create_model('mlfm_resnet50')`.
 """
 
-from . import dct, frequency, models
-from ._moved import install_moved_names
+from importlib import import_module
+from typing import Any
+
+from . import models
 from .data import imagenet100
 from .memory import LowFrequencyMemoryUnit, attach_memory, calibrate_memory, image_bands, low_band, supports_memory
 from .models import fuse_trunk
@@ -17,13 +19,20 @@ __all__ = [
     'attach_memory',
     'calibrate_memory',
     'dct',
+    'detection',
     'frequency',
     'fuse_trunk',
     'image_bands',
     'imagenet100',
     'low_band',
     'models',
+    'segmentation',
     'supports_memory',
 ]
 
-install_moved_names()
+
+def __getattr__(name: str) -> Any:
+    # `mlfm_zoo.frequency` and the like need no import of their own, and cost nothing until they are used
+    if name in ('dct', 'detection', 'frequency', 'segmentation'):
+        return import_module(f'.{name}', __name__)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

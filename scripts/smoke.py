@@ -67,7 +67,7 @@ def main() -> None:
     for arguments in (['list'], ['info', 'mlfm_resnet50']):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = main_of_package(arguments)
-        check(code == 0 and bool(printed.getvalue()), f'python -m mlfm_zoo {" ".join(arguments)} works')
+        check(code == 0 and bool(printed.getvalue()), f'mlfm-zoo {" ".join(arguments)} works')
 
 
 if __name__ == '__main__':

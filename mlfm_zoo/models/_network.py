@@ -213,5 +213,5 @@ def refuse_misfit(
     more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''
     name = config_of(model).get('architecture') or type(model).__name__
     if any('convinput' in key or key.startswith('features.stem.') for key in state_dict):
-        remedy = "it looks like a checkpoint of the authors', which python -m mlfm_zoo convert reads"
+        remedy = "it looks like a checkpoint of the authors', which mlfm-zoo convert reads"
     raise RuntimeError(f'The weights do not fit {name}: the file {faults[0]}{more}; {remedy}.')

@@ -214,7 +214,7 @@ def test_scripted_and_traced(name):
 def test_pretrained_is_refused_until_there_is_something(name):
     with pytest.raises(RuntimeError, match='not published') as error:
         timm.create_model(name, pretrained=True)
-    assert f'python -m mlfm_zoo recipe {name}' in str(error.value)
+    assert f'mlfm-zoo recipe {name}' in str(error.value)
 
 
 @pytest.mark.parametrize('option, value', [

@@ -1,4 +1,4 @@
-"""`python -m mlfm_zoo run` against Python itself: the same script, started both ways, says the same of itself."""
+"""`mlfm-zoo run` against Python itself: the same script, started both ways, says the same of itself."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_modules_and_mistakes(tmp_path):
     assert launch('-m', 'json.tool', '--help').stdout == launch('-m', 'json.tool', '--help', launcher=()).stdout
     missing = launch('nothing.py', cwd=tmp_path)
     assert missing.returncode == 2 and "can't open file" in missing.stderr
-    assert launch('--help').returncode == 0 and 'usage: python -m mlfm_zoo run' in launch('--help').stdout
+    assert launch('--help').returncode == 0 and 'usage: mlfm-zoo run' in launch('--help').stdout
     assert launch().returncode == 2
 
 
