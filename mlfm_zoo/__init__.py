@@ -19,20 +19,17 @@ __all__ = [
     'attach_memory',
     'calibrate_memory',
     'dct',
-    'detection',
     'frequency',
     'fuse_trunk',
     'image_bands',
     'imagenet100',
     'low_band',
     'models',
-    'segmentation',
     'supports_memory',
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # `mlfm_zoo.frequency` and the like need no import of their own, and cost nothing until they are used
-    if name in ('dct', 'detection', 'frequency', 'segmentation'):
+    if name in ('dct', 'frequency'):  # which load when they are used: importing the package is for the networks
         return import_module(f'.{name}', __name__)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

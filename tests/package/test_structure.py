@@ -1,7 +1,7 @@
-"""The rooms of the package: what lies lower imports nothing that lies higher, and old names still lead somewhere."""
+"""The files of the package as a graph: no circles, nothing lower imports something higher, and leaves stay leaves."""
 
 import ast
-import importlib
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,79 +9,70 @@ from pathlib import Path
 import pytest
 
 import mlfm_zoo
-from mlfm_zoo._moved import MOVED
 
 PACKAGE = Path(mlfm_zoo.__file__).parent
 
-# Lowest first. A room imports from itself and from rooms before it.
-ROOMS = (
-    '_timm', '_moved', '_extras', '_files', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'workflow',
-    'frequency', 'detection', 'segmentation', 'cli', '__main__')
+# Folders, and files beside them, lowest first: each imports from itself and from those before it.
+ORDER = (
+    '_timm', '_extras', '_files', '_buffers', 'data', 'memory', 'convert', 'hub', 'dct', 'models', '__init__',
+    'frequency', 'detection', 'segmentation', 'workflow', 'cli', '__main__')
 
-# Within the memory, the files in the order in which a reader takes them.
-MEMORY = ('options', 'identity', 'bands', 'training', 'unit', 'kernel', 'fused', 'network', 'attach')
+# Imported by themselves, by the __init__ of their folder, and by functions of the command line.
+LEAVES = (('frequency',), ('detection',), ('segmentation',), ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
 
-
-def imports(path):
-    """Modules of the package that a file imports, anywhere in it, as names below `mlfm_zoo`."""
-    here = ('mlfm_zoo', *path.relative_to(PACKAGE).with_suffix('').parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.ImportFrom):
-            module = (node.module or '').split('.') if node.module else []
-            base = [*here[:-node.level], *module] if node.level else module
-            for alias in node.names:
-                full = [*base, alias.name]
-                if full[0] == 'mlfm_zoo' and len(full) > 1:
-                    yield tuple(full[1:])
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split('.')[0] == 'mlfm_zoo':
-                    yield tuple(alias.name.split('.')[1:])
+FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob('*.py')) if 'hook' not in path.parts}
 
 
-FILES = [path for path in sorted(PACKAGE.rglob('*.py')) if 'hook' not in path.parts]
+def imports(name):
+    """Files of the package that a file imports, anywhere in it, each with whether a function does it."""
+    here = Path('mlfm_zoo', name).with_suffix('').parts
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding='utf-8'))):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [tuple(alias.name.split('.')) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = (*here[:-node.level], *filter(None, (node.module or '').split('.'))) if node.level else tuple(
+                node.module.split('.'))
+            modules = [(*base, alias.name) for alias in node.names]
+        for first, *rest in modules:
+            if first == 'mlfm_zoo':
+                # a.b.c is the file c.py, the package c, or the name c in b
+                found = ('/'.join(rest) + '.py', '/'.join([*rest, '__init__.py']), '/'.join(rest[:-1]) + '.py',
+                         '/'.join([*rest[:-1], '__init__.py']))
+                yield next(file for file in found if file in FILES), node.col_offset > 0
 
 
-@pytest.mark.parametrize('path', FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])
-def test_nothing_lower_imports_something_higher(path):
-    room = path.relative_to(PACKAGE).with_suffix('').parts[0]
-    if room == '__init__':  # the package itself offers what is below
-        return
-    for target in imports(path):
-        if target[0] in ROOMS:
-            assert ROOMS.index(target[0]) <= ROOMS.index(room), f'{room} imports {".".join(target)}'
+GRAPH = {name: dict(sorted(imports(name), reverse=True)) for name in FILES}  # with functions only if all are
 
 
-def test_every_file_is_in_a_room():
-    assert {path.relative_to(PACKAGE).with_suffix('').parts[0] for path in FILES} == {*ROOMS, '__init__'}
+def room(name):
+    return Path(name).with_suffix('').parts[0]
 
 
-def test_order_within_the_memory():
-    order = list(MEMORY)
-    for path in (PACKAGE / 'memory').glob('*.py'):
-        if path.stem == '__init__':
-            continue
-        later = {target[1] for target in imports(path)
-                 if target[0] == 'memory' and target[1] in order and order.index(target[1]) > order.index(path.stem)}
-        # a unit makes its own fused form, which is built on it, and is trained by a function that asks for its class
-        assert later == {'unit': {'fused'}, 'training': {'unit'}}.get(path.stem, set()), path.stem
+def test_no_circles():
+    order = list(graphlib.TopologicalSorter(GRAPH).static_order())  # raises CycleError with the files of a circle
+    assert set(order) == set(FILES)
 
 
-def test_equations_are_short():
-    assert len((PACKAGE / 'memory' / 'unit.py').read_text(encoding='utf-8').splitlines()) < 150
+@pytest.mark.parametrize('name', FILES)
+def test_nothing_lower_imports_something_higher(name):
+    for target in GRAPH[name]:
+        assert ORDER.index(room(target)) <= ORDER.index(room(name)), f'{name} imports {target}'
 
 
-@pytest.mark.parametrize('old, new', MOVED.items())
-def test_old_module_names(old, new):
-    if new.endswith('.kernel'):
-        pytest.importorskip('triton', reason='Triton is not installed: torch brings it along on Linux only.')
-    assert importlib.import_module(old) is importlib.import_module(new)
-    code = f'import {old}; from {old} import __all__; import {new}; assert {old} is {new}'
-    subprocess.run([sys.executable, '-c', code], check=True)
+@pytest.mark.parametrize('leaf', LEAVES, ids=lambda leaf: leaf[0])
+def test_nothing_imports_a_leaf(leaf):
+    inside = {name for name in FILES if name in leaf or room(name) in leaf}
+    assert inside
+    for name, targets in GRAPH.items():
+        for target in inside & targets.keys():
+            of_its_folder = name == str(Path(target).with_name('__init__.py'))
+            by_a_command = room(name) == 'cli' and targets[target]
+            assert name in inside or of_its_folder or by_a_command, f'{name} imports {target}'
 
 
 def test_import_loads_the_networks_alone():
-    """Neither what extras bring, nor what only commands need."""
+    """Neither leaves, nor what extras bring, nor what only commands need."""
     code = """
 import timm, sys
 before = set(sys.modules)
@@ -89,13 +80,12 @@ import mlfm_zoo
 print(*sorted(set(sys.modules) - before))
 """
     loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
-    rooms = {name.split('.')[1] for name in loaded if name.startswith('mlfm_zoo.')}
-    assert rooms == {'_timm', '_moved', 'data', 'memory', 'convert', 'hub', 'dct', 'models', 'frequency', '_extras',
-                     '_files'}
-    assert {name for name in loaded if name.startswith('mlfm_zoo.frequency.')} == {
-        'mlfm_zoo.frequency.filters', 'mlfm_zoo.frequency.retraining'}  # of it, what registers a network
-    assert not {'jpeglib', 'matplotlib', 'pycocotools', 'scipy', 'sklearn', 'transformers', 'triton'} & {
-        name.split('.')[0] for name in loaded}
+    ours = {name.removeprefix('mlfm_zoo.') for name in loaded if name.startswith('mlfm_zoo.')}
+    assert 'models.mlfm_resnet' in ours
+    assert not {name.split('.')[0] for name in ours} & {'frequency', 'detection', 'segmentation', 'workflow', 'cli'}
+    assert not {'dct.jpeg', 'dct.jpeg_file', 'dct.store'} & ours
+    assert not {'accelerate', 'jpeglib', 'matplotlib', 'pycocotools', 'scipy', 'sklearn', 'torchmetrics',
+                'transformers', 'triton'} & {name.split('.')[0] for name in loaded}
 
 
 @pytest.mark.parametrize('module, extra, code', [
