@@ -7,9 +7,9 @@ import pytest
 
 from helpers.authors_form import mobilenetv2, released
 from helpers.digit_folders import write_digits
+from helpers.networks import WEIGHTS
 from mlfm_zoo.cli import main
 from mlfm_zoo.data import imagenet100
-from helpers.networks import WEIGHTS
 
 
 @pytest.fixture(scope='module')
