@@ -50,7 +50,7 @@ def make_parser(chosen: Optional[str] = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='mlfm-zoo', description='Low-frequency memory networks for timm.')
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     parser.add_argument('--print-completion', action=PrintCompletion, metavar='SHELL',
-                        help='print the completion script of a shell: bash, zsh or tcsh')
+                        help='print the completion script of a shell, such as bash or zsh')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
 
     def add(
