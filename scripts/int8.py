@@ -4,7 +4,7 @@
 
 Each network is trained on handwritten digits for a few minutes first, exported to ONNX and quantised statically, with
 128 training images for calibration. The embedded network comes first. With --photos, a folder of ImageNet photos by
-class, and --checkpoint, a folder that `python -m mlfm_zoo convert` made, the authors' network is measured on the photos
+class, and --checkpoint, a folder that `mlfm-zoo convert` made, the authors' network is measured on the photos
 too, calibrated on the same photos for lack of others. Prints a table.
 """
 

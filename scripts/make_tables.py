@@ -171,7 +171,7 @@ def gssdnet_results() -> str:
 
 CHECKPOINTS_HEADER = """# The checkpoints
 
-All weights that exist for these networks, from `weights_manifest.yaml`. `python -m mlfm_zoo list` prints the same list,
+All weights that exist for these networks, from `weights_manifest.yaml`. `mlfm-zoo list` prints the same list,
 `info MODEL.TAG` all that is known of one. What is not listed does not exist: no network has been trained on ImageNet100
 by this project yet. This page is made by `python scripts/make_tables.py`.
 
@@ -233,7 +233,7 @@ with last, the gains are these:
 """
 
 RESULTS_FOOTER = """
-`python -m mlfm_zoo collect` reports runs of timm's train.py in this way: best with best and last with last, with the
+`mlfm-zoo collect` reports runs of timm's train.py in this way: best with best and last with last, with the
 interval for the number of validation images, and mean and deviation over seeds. See [training](training.md).
 """
 

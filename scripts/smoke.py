@@ -33,7 +33,8 @@ def main() -> None:
     import timm
 
     others = set(timm.list_models())
-    heavy = {'accelerate', 'matplotlib', 'torchmetrics', 'segmentation_models_pytorch', 'pycocotools', 'jpeglib', 'sklearn'}
+    heavy = {
+        'accelerate', 'jpeglib', 'matplotlib', 'pycocotools', 'segmentation_models_pytorch', 'sklearn', 'torchmetrics'}
     import mlfm_zoo
     check(not heavy & {*sys.modules}, 'an import brings no library of an extra')
     check(mlfm_zoo.__version__ == sys.argv[1], f'the version is {sys.argv[1]}')
@@ -68,7 +69,7 @@ def main() -> None:
     for arguments in (['list'], ['info', 'mlfm_resnet50']):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = main_of_package(arguments)
-        check(code == 0 and bool(printed.getvalue()), f'python -m mlfm_zoo {" ".join(arguments)} works')
+        check(code == 0 and bool(printed.getvalue()), f'mlfm-zoo {" ".join(arguments)} works')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,13 @@
-"""Forms of arguments that several commands share."""
+"""Arguments that several commands share, and the types of their values."""
 
 import argparse
 import ast
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Optional, Tuple
 
-__all__ = ['AddCommand', 'key_value', 'positive', 'whole']
+__all__ = [
+    'AddCommand', 'add_device', 'add_model_kwargs', 'add_reading', 'add_workers', 'best_device', 'key_value',
+    'positive', 'whole',
+]
 
 # Adds a command: its name, the function that runs it, what it does in a few words and, optionally, in sentences.
 AddCommand = Callable[..., argparse.ArgumentParser]
@@ -33,3 +36,32 @@ def key_value(text: str) -> Tuple[str, Any]:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value
+
+
+def add_model_kwargs(command: argparse.ArgumentParser, example: str = 'memory=False') -> None:
+    """Add `--model-kwargs`, a list of pairs."""
+    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
+                         help=f'arguments of the network, such as {example}')
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """Add `--device`, which `best_device` completes."""
+    command.add_argument('--device', help='device to run on (default: cuda if available, else cpu)')
+
+
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """Add the size of images, and how many are read at a time."""
+    command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the model's")
+    command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images a batch (default: 32)')
+    add_workers(command)
+
+
+def add_workers(command: argparse.ArgumentParser) -> None:
+    """Add `--workers`."""
+    command.add_argument('--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
+
+
+def best_device(device: Optional[str]) -> str:
+    """The device that was asked for, or the best one that is available."""
+    import torch
+    return device or ('cuda' if torch.cuda.is_available() else 'cpu')

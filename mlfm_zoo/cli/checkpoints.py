@@ -8,29 +8,16 @@ import sys
 import tempfile
 from typing import Any, Dict, List, Optional
 
-import timm
-
-from ..hub.loading import (
-    CheckpointError,
-    cached_checkpoint,
-    fetch_checkpoint,
-    find_checkpoint,
-    verify_checkpoint,
-)
 from ..hub.manifest import Checkpoint, load_manifest, paper_accuracies
-from ..workflow.card import make_card
-from ..workflow.cost import count_cost
-from ..workflow.publish import build_repository, describe, target_manifest, upload_repository, write_manifest_entry
-from .arguments import AddCommand, key_value
+from .arguments import AddCommand, add_model_kwargs
 
 __all__ = ['add_commands', 'publish']
-
-LICENSE = 'apache-2.0'  # of weights whose publisher names none
 
 
 def add_commands(add: AddCommand) -> None:
     command = add('list', _list, 'list networks, their weights, and where the weights are')
-    command.add_argument('filter', nargs='?', help="names to list, with wildcards, such as 'mlfm_resnet*'")
+    command.add_argument('filter', nargs='?', default='*',
+                         help="names to list, with wildcards, such as 'mlfm_resnet*'")
     command.add_argument('--pretrained', action='store_true', help='only weights that can be loaded today')
     command.add_argument('--json', action='store_true', help='print JSON')
 
@@ -40,18 +27,16 @@ def add_commands(add: AddCommand) -> None:
 
     command = add('verify', _verify, 'compare weights in the cache with the manifest, by size and SHA-256')
     command.add_argument('model', nargs='?', help='a network or network.tag; all if left out')
-    command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
+    _add_cache(command)
 
     command = add('download', _download, 'download and verify weights, and print where they are')
     command.add_argument('model', help='a network, or network.tag')
-    command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
-    command.add_argument(
-        '--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
+    _add_cache(command)
+    _add_no_memory(command)
 
     command = add('card', _card, 'print the model card of weights')
     command.add_argument('model', help='network.tag')
-    command.add_argument(
-        '--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
+    _add_no_memory(command)
 
     command = add(
         'publish', _publish, 'publish weights on the Hub',
@@ -59,13 +44,12 @@ def add_commands(add: AddCommand) -> None:
         "SHA-256 into the manifest. The login is the Hub client's own: run `hf auth login` first.")
     command.add_argument('model', help='network.tag, such as mlfm_resnet50.in100')
     command.add_argument(
-        '--weights', metavar='FILE', help="weights, such as train.py's model_best.pth.tar; those of the paper's "
-        'authors, fetched and converted, if left out')
+        '--weights', metavar='FILE', help="weights, such as train.py's model_best.pth.tar; if left out, the weights "
+        "of the paper's authors are downloaded and converted")
     command.add_argument('--namespace', required=True, metavar='ORG', help='organisation or user on the Hub')
     command.add_argument('--origin', metavar='TEXT', help='where the weights come from, in words, for a new entry')
-    command.add_argument('--license', default=LICENSE, metavar='NAME', help='licence of the weights')
-    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
-                         help='arguments of the network, such as memory_update=add')
+    command.add_argument('--license', default='apache-2.0', metavar='NAME', help='licence of the weights')
+    add_model_kwargs(command, 'memory_update=add')
     command.add_argument('--data', metavar='FOLDER', help='image folder to validate the weights on')
     command.add_argument('--top1', type=float, metavar='PERCENT', help='top-1 accuracy that the data has to reproduce')
     command.add_argument(
@@ -73,8 +57,18 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--dry-run', action='store_true', help='build, verify and show the repository, and stop there')
 
 
+def _add_cache(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--cache-dir', metavar='FOLDER', help="cache of the Hub client, instead of its own default")
+
+
+def _add_no_memory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        '--no-memory', dest='memory', action='store_false', help='the weights of the network without it')
+
+
 def _models() -> List[str]:
     """The networks of this package; `mlfm_filtered` is a wrapper around others."""
+    import timm
     return [
         name for name in timm.list_models()
         if timm.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.') and name != 'mlfm_filtered']
@@ -82,52 +76,60 @@ def _models() -> List[str]:
 
 def _check_model(model: str) -> None:
     if model not in _models():
-        raise ValueError(f'{model} is no network of this package: python -m mlfm_zoo list names them.')
+        raise ValueError(f'{model} is no network of this package: mlfm-zoo list names them.')
+
+
+def _find(name: str, memory: bool = True) -> Checkpoint:
+    """The available checkpoint of a name; without a tag, the one that timm would take."""
+    import timm
+
+    from ..hub.loading import find_checkpoint
+    model, _, tag = name.partition('.')
+    _check_model(model)
+    return find_checkpoint(model, tag or timm.get_pretrained_cfg_value(model, 'tag') or '', memory)
 
 
 def _where(checkpoint: Checkpoint) -> str:
-    places = {
+    if not checkpoint.places:
+        return 'not published'
+    return {
         'package': 'in the package',
         'hub': f'{checkpoint.hub_repo}',
         'authors': f"the authors' {checkpoint.source_repo}, converted when first used",
-    }
-    return places[checkpoint.places[0]] if checkpoint.places else 'not published'
+    }[checkpoint.places[0]]
 
 
 def _list(args: argparse.Namespace) -> None:
-    pattern = args.filter or '*'
-    checkpoints = load_manifest().values()
     rows: List[Dict[str, Any]] = []
     for model in _models():
-        of_model = [c for c in checkpoints if c.model == model]
-        if not any(fnmatch.fnmatch(name, pattern) for name in (model, *(c.name for c in of_model))):
-            continue
-        for c in of_model:
-            if fnmatch.fnmatch(c.name, pattern) or fnmatch.fnmatch(model, pattern):
+        checkpoints = [c for c in load_manifest().values() if c.model == model]
+        for c in checkpoints:
+            if fnmatch.fnmatch(c.name, args.filter) or fnmatch.fnmatch(model, args.filter):
                 rows.append(dict(name=c.name, memory=c.memory, kind=c.kind, places=c.places, where=_where(c)))
-        if not of_model:
+        if not checkpoints and fnmatch.fnmatch(model, args.filter):
             rows.append(dict(name=model, memory=True, kind=None, places=(), where='no weights'))
     if not rows:
-        raise ValueError(f'{pattern} matches no network of this package and no weights: list them all with '
-                         'python -m mlfm_zoo list.')
+        raise ValueError(f'{args.filter} matches no network of this package and no weights: list them all with '
+                         'mlfm-zoo list.')
     if args.pretrained:
         rows = [row for row in rows if row['places']]
     if args.json:
         print(json.dumps(rows, indent=2))
         return
     if not rows:
-        print(f'No weights of {pattern} can be loaded today.')
+        print(f'No weights of {args.filter} can be loaded today.')
     names = [row['name'] if row['memory'] else f'{row["name"]} (memory=False)' for row in rows]
     for name, row in zip(names, rows):
         print(f'{name:{max(map(len, names))}}  {row["kind"] or "-":14}  {row["where"]}')
 
 
 def _info(args: argparse.Namespace) -> None:
+    from ..workflow.cost import count_cost
     model, _, tag = args.model.partition('.')
     _check_model(model)
     checkpoints = [c for c in load_manifest().values() if c.model == model and tag in ('', c.tag)]
     if tag and not checkpoints:
-        find_checkpoint(model, tag)
+        _find(args.model)
     cost, paper = count_cost(model), paper_accuracies().get(model)
     if args.json:
         print(json.dumps(dict(
@@ -141,17 +143,17 @@ def _info(args: argparse.Namespace) -> None:
               f'{paper.memory:.2f} % with it')
     for c in checkpoints:
         print(f'\n{c.title} ({c.kind}, {_where(c)})')
-        for field in dataclasses.fields(c):
-            value = getattr(c, field.name)
-            if field.name not in ('model', 'tag', 'kind', 'memory') and value not in (None, {}, ()):
-                print(f'  {field.name}: {", ".join(value) if field.name == "places" else value}')
+        for name, value in dataclasses.asdict(c).items():
+            if name not in ('model', 'tag', 'kind', 'memory') and value not in (None, {}, ()):
+                print(f'  {name}: {", ".join(value) if name == "places" else value}')
         if c.kind == 'paper' and not c.measured:
             print('  not evaluated by this project: the figures are the authors\' own')
 
 
 def _verify(args: argparse.Namespace) -> None:
+    from ..hub.loading import CheckpointError, cached_checkpoint, verify_checkpoint
     checkpoints = [c for c in load_manifest().values() if args.model in (None, c.model, c.name)]
-    if args.model is not None and not checkpoints:
+    if not checkpoints:
         _find(args.model)
     counts = dict(good=0, bad=0, unknown=0)
     for c in checkpoints:
@@ -175,17 +177,12 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _download(args: argparse.Namespace) -> None:
+    from ..hub.loading import fetch_checkpoint
     print(fetch_checkpoint(_find(args.model, args.memory), args.cache_dir).path)
 
 
-def _find(name: str, memory: bool = True) -> Checkpoint:
-    """The checkpoint of a name that can be had; without a tag, the one that timm would take."""
-    model, _, tag = name.partition('.')
-    _check_model(model)
-    return find_checkpoint(model, tag or timm.get_pretrained_cfg_value(model, 'tag') or '', memory)
-
-
 def _card(args: argparse.Namespace) -> None:
+    from ..workflow.card import make_card
     model, _, tag = args.model.partition('.')
     checkpoint = load_manifest().get((model, tag, args.memory)) or _find(args.model, args.memory)
     print(make_card(checkpoint), end='')
@@ -193,28 +190,16 @@ def _card(args: argparse.Namespace) -> None:
 
 def _publish(args: argparse.Namespace) -> None:
     publish(
-        args.model, args.weights, args.namespace, dict(args.model_kwargs), args.origin, args.license, args.data,
-        args.top1, args.manifest, args.dry_run)
+        args.manifest, args.dry_run, name=args.model, weights=args.weights, namespace=args.namespace,
+        model_args=dict(args.model_kwargs), origin=args.origin, license=args.license, data=args.data, top1=args.top1)
 
 
-def publish(
-        name: str,
-        weights: Optional[str],
-        namespace: str,
-        model_args: Dict[str, Any],
-        origin: Optional[str] = None,
-        license: str = LICENSE,
-        data: Optional[str] = None,
-        top1: Optional[float] = None,
-        manifest: Optional[str] = None,
-        dry_run: bool = False,
-) -> None:
-    """Build a repository, upload it and write it into the manifest, and say so; see `workflow.publish` for the rest."""
+def publish(manifest: Optional[str] = None, dry_run: bool = False, **repository_args: Any) -> None:
+    """Build a repository, upload it, and write it into a manifest; the rest are arguments of `build_repository`."""
+    from ..workflow.publish import build_repository, describe, target_manifest, upload_repository, write_manifest_entry
     target = target_manifest(manifest)
     with tempfile.TemporaryDirectory(prefix='mlfm_zoo_publish_') as folder:
-        repository = build_repository(
-            name, weights, namespace, folder, model_args=model_args, origin=origin, license=license, data=data,
-            top1=top1, progress=sys.stdout.isatty())
+        repository = build_repository(folder=folder, progress=sys.stdout.isatty(), **repository_args)
         print('\n'.join(describe(repository)))
         if dry_run:
             print((repository.folder / 'README.md').read_text(encoding='utf-8'))

@@ -6,14 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any, Iterator
 
-import timm
-import torch
-
 from .._extras import require_matplotlib
 from .._files import written_whole
-from ..data.folders import data_config, image_mode, open_images, read_batches
-from ..dct import draw_open, gate_of, measure_statistics, share_open
-from .arguments import AddCommand, key_value, positive, whole
+from .arguments import AddCommand, add_model_kwargs, add_reading
 from .models import create
 
 __all__ = ['add_commands']
@@ -28,7 +23,7 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--model', default='dct_resnet50_24s', metavar='NAME',
                          help='network whose image size and normalisation are taken (default: dct_resnet50_24s)')
     command.add_argument('--output', required=True, metavar='FILE', help='JSON file to write')
-    _add_reading(command)
+    add_reading(command)
 
     command = add(
         'dct-gate', _gate, 'count and draw how often the gate of a network opens each DCT channel',
@@ -37,21 +32,14 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('model', help='a name that timm.create_model takes, local-dir:FOLDER for a folder')
     command.add_argument('data', help='folder of images, in folders of their classes or not')
     command.add_argument('--output', required=True, metavar='FILE', help='picture to write, .png')
-    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
-                         help='arguments of the network')
-    _add_reading(command)
+    add_model_kwargs(command, 'dct_gate=True')
+    add_reading(command)
 
 
-def _add_reading(command: argparse.ArgumentParser) -> None:
-    command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the model's")
-    command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images a batch (default: 32)')
-    command.add_argument('--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
-
-
-def _images(args: argparse.Namespace, config: Any) -> Iterator[torch.Tensor]:
+def _images(args: argparse.Namespace, config: Any) -> Iterator[Any]:
     """Batches of a folder's images, as a network gets them."""
+    from ..data.folders import open_images, read_batches
     dataset = open_images(args.data)
-    dataset.input_img_mode = image_mode(config)
     done = 0
     for images, _ in read_batches(dataset, config, args.batch_size, args.workers):
         yield images
@@ -63,14 +51,16 @@ def _images(args: argparse.Namespace, config: Any) -> Iterator[torch.Tensor]:
 def _output(args: argparse.Namespace, ending: str) -> Path:
     """The file to write, checked before a long run and not after it."""
     file = Path(args.output)
-    if file.suffix != ending:
-        raise ValueError(f'{file} is to be written, expected a file whose name ends with {ending}: name one.')
-    if not file.parent.is_dir() or file.is_dir():
-        raise ValueError(f'{file} cannot be written: name a file in a folder that is there.')
+    if file.suffix != ending or not file.parent.is_dir():
+        raise ValueError(f'{file} cannot be written: name a file that ends with {ending}, in an existing folder.')
     return file
 
 
 def _statistics(args: argparse.Namespace) -> None:
+    import timm
+
+    from ..data.folders import data_config
+    from ..dct import measure_statistics
     file = _output(args, '.json')
     if not timm.is_model(args.model):
         raise ValueError(f'timm knows no model named {args.model}: give a registered name.')
@@ -85,7 +75,9 @@ def _statistics(args: argparse.Namespace) -> None:
 
 
 def _gate(args: argparse.Namespace) -> None:
-    require_matplotlib()
+    from ..data.folders import data_config
+    from ..dct import draw_open, gate_of, share_open
+    require_matplotlib()  # before a long run, not after it
     picture = _output(args, '.png')
     model = create(args.model, dict(args.model_kwargs))
     num_chs = gate_of(model).conv1.in_channels

@@ -4,11 +4,9 @@ import argparse
 import sys
 from typing import Any, Dict, Tuple
 
-from torch import nn
-
 from .._extras import require_matplotlib
-from ..data import imagenet100
-from .arguments import AddCommand, key_value, positive, whole
+from ..data.imagenet100 import SYNSETS
+from .arguments import AddCommand, add_device, add_reading, best_device, key_value, whole
 from .models import create
 
 __all__ = ['add_commands']
@@ -18,7 +16,7 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         'frequency', _frequency, 'analyse models by the spatial frequencies that they use',
         'Measure accuracy on images whose high or low spatial frequencies are taken away: of all images, of each class '
-        'and of each sample. An interrupted analysis goes on where it was.')
+        'and of each sample. The same command resumes an interrupted analysis.')
     command.add_argument(
         'models', nargs='+', metavar='MODEL', type=_model,
         help='a name that timm.create_model takes, with arguments if need be: mlfm_mobilenetv2_010,memory=False')
@@ -26,7 +24,6 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--output', required=True, metavar='FOLDER', help='folder for tables and pictures')
     command.add_argument('--imagenet100', action='store_true',
                          help='folders are named after synsets of ImageNet100, of which some may be missing')
-    command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the models'")
     command.add_argument('--radii', nargs='*', type=float, metavar='R',
                          help='radii in cycles per image; 0 and the full radius are added (default: 14 of them)')
     command.add_argument('--filters', nargs='+', default=['lowpass', 'highpass'], choices=('lowpass', 'highpass'),
@@ -43,9 +40,8 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--fourier-extent', type=whole, default=8, metavar='N',
                          help='highest frequency of that map (default: 8)')
     command.add_argument('--no-pictures', dest='pictures', action='store_false', help='tables alone')
-    command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images a batch (default: 32)')
-    command.add_argument('--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
-    command.add_argument('--device', help='device to run on (default: cuda if there is one, else cpu)')
+    add_reading(command)
+    add_device(command)
 
 
 def _model(text: str) -> Tuple[str, Dict[str, Any]]:
@@ -54,19 +50,15 @@ def _model(text: str) -> Tuple[str, Dict[str, Any]]:
 
 
 def _frequency(args: argparse.Namespace) -> None:
-    import torch
-
     from .. import frequency
     if args.pictures:
         require_matplotlib()  # before a long run, not after it
-    models: Dict[str, nn.Module] = {}
-    for name, arguments in args.models:
-        models[','.join([name, *(f'{k}={v}' for k, v in arguments.items())])] = create(name, arguments)
+    models = {','.join([name, *(f'{k}={v}' for k, v in arguments.items())]): create(name, arguments)
+              for name, arguments in args.models}
     progress = sys.stderr.isatty()
     probe = frequency.Probe(
-        models, args.data, class_names=imagenet100.SYNSETS if args.imagenet100 else None, img_size=args.img_size,
-        batch_size=args.batch_size, num_workers=args.workers,
-        device=args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        models, args.data, class_names=SYNSETS if args.imagenet100 else None, img_size=args.img_size,
+        batch_size=args.batch_size, num_workers=args.workers, device=best_device(args.device))
     unknown = [file for file in args.samples if file not in probe.files]
     if unknown:
         raise ValueError(

@@ -1,17 +1,14 @@
-"""From the arguments of a process to a command, and from what went wrong to one sentence and an exit code."""
+"""From the arguments of a process to a command, and from an error to one sentence and an exit code."""
 
 import argparse
 import os
 import sys
-from typing import Callable, List, Optional
+from typing import Any, Callable, List, Optional
 
-from ..data import imagenet100
-from ..workflow.launch import become_python, run
+from .. import __version__
 from . import checkpoints, dct, frequency, models, segmentation, training
 
-__all__ = ['main']
-
-LONGEST = 900  # characters of an error
+__all__ = ['main', 'make_parser']
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -21,24 +18,16 @@ def main(argv: Optional[List[str]] = None) -> int:
         argv: Arguments without the program's name, those of the process if None.
 
     Returns:
-        Exit code: 0, 1 if the command could not go on, or 130 if it was interrupted.
+        Exit code: 0, 1 if the command failed, or 130 if it was interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
-    # two commands become another program, whose options are none of this parser's
-    if argv[:1] == ['run']:
-        keep_memory = argv[1:2] == ['--keep-memory']
-        command = argv[1 + keep_memory:]
-        if command[:1] not in ([], ['-h'], ['--help']):
-            run(command, keep_memory)
-    if argv[:1] == ['imagenet100']:
-        become_python([imagenet100.__file__, *argv[1:]])
-    args = _parser().parse_args(argv)
     try:
+        training.become_program(argv)
+        args = make_parser(argv[0] if argv else '').parse_args(argv)
         args.run(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has had enough
+    except BrokenPipeError:  # the reader of the output stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print('error: interrupted', file=sys.stderr)
         return 130
@@ -48,8 +37,20 @@ def main(argv: Optional[List[str]] = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='python -m mlfm_zoo', description='Low-frequency memory networks for timm.')
+def make_parser(chosen: Optional[str] = None) -> argparse.ArgumentParser:
+    """Make the parser of the command line.
+
+    Args:
+        chosen: The command to parse, if it is known. The options of `segment` are left out unless it is that one: they
+            are those of a training module, whose import takes time.
+
+    Returns:
+        The parser.
+    """
+    parser = argparse.ArgumentParser(prog='mlfm-zoo', description='Low-frequency memory networks for timm.')
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    parser.add_argument('--print-completion', action=PrintCompletion, metavar='SHELL',
+                        help='print the completion script of a shell, such as bash or zsh')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
 
     def add(
@@ -62,14 +63,26 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for group in (checkpoints, training, models, frequency, dct, segmentation):
+    for group in (checkpoints, training, models, frequency, dct):
         group.add_commands(add)
+    segmentation.add_commands(add, with_options=chosen in (None, 'segment'))
     return parser
 
 
+class PrintCompletion(argparse.Action):
+    """Prints the completion script of a shell, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, args: argparse.Namespace, shell: Any, option: Any = None):
+        from .._extras import require_extra
+        try:
+            print(require_extra('shtab', 'completion', option).complete(make_parser(), shell))
+        except (NotImplementedError, RuntimeError) as error:
+            parser.error(str(error))
+        parser.exit()
+
+
 def _sentence(error: Exception) -> str:
-    """What an error says; of one that the system reports, with the file's name, and what to do."""
+    """The message of an error; if the system reports it, with the file's name and what to do."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f'{error.filename} cannot be used ({error.strerror}): check that the path is right and may be used.'
-    text = str(error)  # which may repeat what a damaged file says, of any length
-    return text if len(text) <= LONGEST else f'{text[:LONGEST // 2]} ... {text[-LONGEST // 4:]}'
+    return str(error)

@@ -7,15 +7,9 @@ import json
 import sys
 from typing import Any, Dict, List
 
-import timm
-import torch.nn as nn
-
-from ..data import imagenet100
+from ..data.imagenet100 import SYNSETS
 from ..hub.manifest import load_manifest
-from ..workflow.convert import convert_checkpoint
-from ..workflow.evaluate import evaluate
-from ..workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
-from .arguments import AddCommand, key_value, positive, whole
+from .arguments import AddCommand, add_device, add_model_kwargs, add_reading, best_device, positive
 
 __all__ = ['add_commands', 'create']
 
@@ -26,8 +20,7 @@ def add_commands(add: AddCommand) -> None:
         "Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, ResNet10, 18 or "
         '34, or GSSDNet of any width. Network and options are recognised from the file.')
     command.add_argument('checkpoint', help="file written by the authors' code")
-    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
-                         help='arguments of the network that no file tells, such as thumbnail=True of a GSSDNet')
+    add_model_kwargs(command, 'thumbnail=True of a GSSDNet, which no file tells')
     command.add_argument('--output', required=True, metavar='FOLDER', help='folder to make; must not exist or be empty')
 
     command = add(
@@ -38,12 +31,9 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument(
         '--imagenet100', action='store_true',
         help='number the classes as ImageNet100 does, also where the data has only some of them')
-    command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the model's")
-    command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images a batch (default: 32)')
-    command.add_argument('--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
-    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
-                         help='arguments of the network, such as memory=False')
-    command.add_argument('--device', default='cpu', help='device to run on (default: cpu)')
+    add_reading(command)
+    add_model_kwargs(command)
+    add_device(command)
 
     command = add(
         'predict', _predict, 'say what a pretrained network sees on images',
@@ -56,50 +46,51 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--topk', type=positive, default=5, metavar='N', help='classes for each image (default: 5)')
     command.add_argument('--format', choices=('text', 'json', 'csv'), default='text', help='form of what is printed')
     command.add_argument('--output', metavar='FILE', help='picture to draw, of the images with their classes')
-    command.add_argument('--model-kwargs', nargs='*', default=[], type=key_value, metavar='NAME=VALUE',
-                         help='arguments of the network, such as memory=False')
-    command.add_argument('--device', default='cpu', help='device to run on (default: cpu)')
+    add_model_kwargs(command)
+    add_device(command)
 
 
 def _convert(args: argparse.Namespace) -> None:
+    from ..workflow.convert import convert_checkpoint
     conversion = convert_checkpoint(args.checkpoint, args.output, dict(args.model_kwargs))
     options = ', '.join(f'{name}={value!r}' for name, value in conversion.model_args.items())
     print(f'{conversion.architecture} ({options}) -> {args.output}')
     print(f"Load it with timm.create_model('local-dir:{args.output}', pretrained=True), after import mlfm_zoo.")
 
 
-def create(name: str, model_args: Dict[str, Any]) -> nn.Module:
-    """A pretrained model; what is wrong with a folder's files is said with the folder's name."""
+def create(name: str, model_args: Dict[str, Any]) -> Any:
+    """Create a pretrained model; errors of timm that do not name the model are chained to one that does."""
+    import timm
     if ':' not in name and not timm.is_model(name):
         raise ValueError(f'timm knows no model named {name}: give a registered name, or local-dir:FOLDER for a folder.')
     if any(c.name == name and c.kind == 'initialisation' for c in load_manifest().values()):
-        raise ValueError(
-            f'{name} is an initialisation, which has yet to be trained on DCT coefficients and answers nothing before: '
-            'train it, and give the weights that come out.')
+        raise ValueError(f'{name} is an initialisation, whose answers mean nothing before it is trained on DCT '
+                         'coefficients: train it, and give the trained weights.')
     try:
         return timm.create_model(name, pretrained=True, **model_args)
     except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         what = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise ValueError(f'{name} could not be loaded ({what}): give a whole folder with config.json and weights, or a '
-                         'registered name.') from None
+                         'registered name.') from error
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    model = create(args.model, dict(args.model_kwargs))
-    class_names = imagenet100.SYNSETS if args.imagenet100 else None
+    from ..workflow.evaluate import evaluate
     result = evaluate(
-        model, args.data, class_names=class_names, img_size=args.img_size, batch_size=args.batch_size,
-        num_workers=args.workers, device=args.device, progress=sys.stdout.isatty())
+        create(args.model, dict(args.model_kwargs)), args.data, class_names=SYNSETS if args.imagenet100 else None,
+        img_size=args.img_size, batch_size=args.batch_size, num_workers=args.workers, device=best_device(args.device),
+        progress=sys.stdout.isatty())
     for name, correct in (('top-1', result.top1), ('top-5', result.top5)):
         print(f'{name}: {correct} of {result.total} ({100 * correct / result.total:.2f} %)')
 
 
 def _predict(args: argparse.Namespace) -> None:
+    from ..workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
     files = find_images(args.images)
     model = create(args.model or best_checkpoint().name, dict(args.model_kwargs))
     predictions: List[Prediction] = []
     faults: List[str] = []
-    for _, found in predict(model, files, args.topk, args.device):
+    for _, found in predict(model, files, args.topk, best_device(args.device)):
         if isinstance(found, str):
             faults.append(found)
             continue

@@ -6,23 +6,25 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 from .._files import written_whole
-from .arguments import AddCommand, key_value, positive, whole
+from .arguments import AddCommand, add_device, add_model_kwargs, add_workers, best_device, positive
 
 __all__ = ['add_commands']
 
 
-def add_commands(add: AddCommand) -> None:
+def add_commands(add: AddCommand, with_options: bool = True) -> None:
     command = add(
         'segment', None, 'train, evaluate and use segmentation networks',
         'Train, evaluate and use segmentation networks on folders of images and masks.')
+    if not with_options:
+        return
     commands = command.add_subparsers(metavar='COMMAND', required=True)
 
     train = commands.add_parser(
-        'train', help='train a network', description='Train a network. Given again, the command goes on with a run '
-        'that was interrupted; by torchrun it runs on several devices.')
+        'train', help='train a network', description='Train a network. The same command resumes an interrupted run; '
+        'torchrun -m mlfm_zoo segment train runs it on several devices.')
     train.set_defaults(run=_train)
     train.add_argument('data', metavar='DATA', help='folder of images and masks, laid out as CamVid, VOC or ADE20K')
     train.add_argument('--output', required=True, metavar='FOLDER', help='folder of the run')
@@ -53,43 +55,33 @@ def add_commands(add: AddCommand) -> None:
         parser.add_argument('--overlap', type=float, default=0.5, metavar='X', help='overlap of windows (default: 0.5)')
         parser.add_argument('--flip', action='store_true', help='average with the mirrored image')
     for parser in (train, evaluate, predict):
-        parser.add_argument('--device', help='device to run on (default: cuda if there is one, else cpu)')
+        add_device(parser)
     for parser in (train, evaluate):
-        parser.add_argument(
-            '--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
+        add_workers(parser)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """An option for each setting of training, named and explained as it is there."""
-    from ..segmentation.settings import AMP, TrainSettings
+    from ..segmentation.settings import TrainSettings
     helps = dict(re.findall(r'^ {8}(\w+): (.+?)\.$', TrainSettings.__doc__ or '', re.MULTILINE))
-    numbers = {'epochs': positive, 'batch_size': positive, 'in_chans': positive, 'val_every': positive}
+    special: Dict[str, Dict[str, Any]] = dict(
+        img_size=dict(type=positive, nargs=2, metavar=('H', 'W')),
+        crop_size=dict(type=positive, nargs=2, metavar=('H', 'W')),
+        scale=dict(type=float, nargs=2, metavar=('MIN', 'MAX')),
+        encoder=dict(type=lambda text: None if text.lower() == 'none' else text),
+    )
     for field in dataclasses.fields(TrainSettings):
         if field.name in ('data', 'model_kwargs'):
             continue
         kwargs: Dict[str, Any] = dict(default=field.default, help=helps.get(field.name, ''))
         if field.default is False:
             kwargs.update(action='store_true')
-        elif field.name in ('img_size', 'crop_size'):
-            kwargs.update(type=positive, nargs=2, metavar=('H', 'W'))
-        elif field.name == 'scale':
-            kwargs.update(type=float, nargs=2, metavar=('MIN', 'MAX'))
-        elif field.name == 'encoder':
-            kwargs.update(type=lambda text: None if text.lower() == 'none' else text)
-        elif field.name == 'amp':
-            kwargs.update(choices=list(AMP))
         else:
-            kwargs.update(type=numbers.get(field.name, type(field.default)), metavar='X')
+            kwargs.update(special.get(field.name, dict(type=type(field.default), metavar='X')))
         if field.default not in (False, None):
             kwargs['help'] += ' (default: %(default)s)'
         parser.add_argument(f'--{field.name.replace("_", "-")}', **kwargs)
-    parser.add_argument('--model-kwargs', nargs='*', type=key_value, default=[], metavar='NAME=VALUE',
-                        help='arguments of the network, such as memory=False')
-
-
-def _device(args: argparse.Namespace) -> str:
-    import torch
-    return args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    add_model_kwargs(parser)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -99,37 +91,34 @@ def _train(args: argparse.Namespace) -> None:
     given: Dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
     given.update(model_kwargs=dict(args.model_kwargs))
     settings = TrainSettings(**given)
-    best = train(settings, args.output, _device(args), args.workers, sys.stderr.isatty())
+    best = train(settings, args.output, best_device(args.device), args.workers, sys.stderr.isatty())
     print(f'best epoch {best["epoch"]}: mIoU {best["miou"]:.2f} %, {args.output}/best')
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    import torch
-
     from ..segmentation.data import SegmentationDataset, eval_transform, read_image, read_labels
-    from ..segmentation.evaluation import evaluate, predict_labels, predict_probabilities
+    from ..segmentation.evaluation import evaluate
     from ..segmentation.metrics import as_row
     from ..segmentation.pictures import draw_prediction
     from ..segmentation.training import load_run
-    model, labels, settings = load_run(args.network, _device(args))
+    model, labels, settings = load_run(args.network, best_device(args.device))
     transform = eval_transform(settings.in_chans, settings.img_size)
     dataset = SegmentationDataset(args.data, args.split, labels, settings.in_chans, transform)
-    options = dict(window=args.window, overlap=args.overlap, flip=args.flip)
     scores = evaluate(
-        model, dataset, len(labels.names), num_workers=args.workers, progress=sys.stderr.isatty(), **options)
+        model, dataset, len(labels.names), args.window, args.overlap, args.flip, num_workers=args.workers,
+        progress=sys.stderr.isatty())
     for name, value in as_row(scores, labels.names).items():
         print(f'{name.replace("_", " ", 1)}: {value:.2f} %')
     if args.json:
+        # JSON has no NaN, which stands for classes that do not occur: it has null
+        plain = json.loads(json.dumps(scores._asdict()), parse_constant=lambda _: None)
         with written_whole(Path(args.json)) as unfinished:
-            unfinished.write_text(json.dumps(_without_nan(scores._asdict())), encoding='utf-8')
+            unfinished.write_text(json.dumps(plain), encoding='utf-8')
     for i in range(min(args.num_pictures, len(dataset)) if args.pictures else 0):
         sample, (image, _) = dataset.samples[i], dataset[i]
         pixels, truth = read_image(sample.image, settings.in_chans), read_labels(sample.mask, labels)
-        probabilities = predict_probabilities(model, image[None].to(next(model.parameters()).device), **options)
-        probabilities = torch.nn.functional.interpolate(probabilities, size=truth.shape, mode='bilinear')
-        draw_prediction(
-            Path(args.pictures) / f'{sample.image.stem}.png', pixels, predict_labels(probabilities)[0].cpu(), labels,
-            truth)
+        predicted = _predict_labels(model, image, truth.shape, args)
+        draw_prediction(Path(args.pictures) / f'{sample.image.stem}.png', pixels, predicted, labels, truth)
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -137,7 +126,6 @@ def _predict(args: argparse.Namespace) -> None:
     from torchvision import tv_tensors
 
     from ..segmentation.data import eval_transform, read_image
-    from ..segmentation.evaluation import predict_labels, predict_probabilities
     from ..segmentation.pictures import draw_prediction, mask_of
     from ..segmentation.training import load_run
     output = Path(args.output)
@@ -146,29 +134,28 @@ def _predict(args: argparse.Namespace) -> None:
         mask = output / f'{file.stem}.png'
         if mask in masks or mask.exists() and any(mask.samefile(f) for f in args.images if Path(f).exists()):
             raise ValueError(
-                f'The mask of {file} would be written to {mask}, where {masks.get(mask, "an image")} has its place: '
-                'name another folder, or give images of other names.')
+                f'The mask of {file} would be written to {mask}, the place of {masks.get(mask, "an image")}: name '
+                'another folder, or give images of other names.')
         masks[mask] = file
-    device = _device(args)
-    model, labels, settings = load_run(args.network, device)
+    model, labels, settings = load_run(args.network, best_device(args.device))
     transform = eval_transform(settings.in_chans, settings.img_size)
     output.mkdir(parents=True, exist_ok=True)
     for mask, file in masks.items():
         pixels = read_image(file, settings.in_chans)
-        image = transform(tv_tensors.Image(pixels)).as_subclass(torch.Tensor)[None].to(device)
-        probabilities = predict_probabilities(model, image, args.window, args.overlap, args.flip)
-        probabilities = torch.nn.functional.interpolate(probabilities, size=pixels.shape[-2:], mode='bilinear')
-        predicted = predict_labels(probabilities)[0].cpu()
+        image = transform(tv_tensors.Image(pixels)).as_subclass(torch.Tensor)
+        predicted = _predict_labels(model, image, pixels.shape[-2:], args)
         with written_whole(mask) as unfinished:
             mask_of(predicted, labels).save(unfinished)
         draw_prediction(mask.with_suffix('.picture.png'), pixels, predicted, labels)
         print(mask)
 
 
-def _without_nan(scores: Any) -> Any:
-    """Scores as JSON can say them: null for classes that are not there."""
-    if isinstance(scores, dict):
-        return {name: _without_nan(value) for name, value in scores.items()}
-    if isinstance(scores, list):
-        return [_without_nan(value) for value in scores]
-    return None if scores != scores else scores
+def _predict_labels(model: Any, image: Any, size: Sequence[int], args: argparse.Namespace) -> Any:
+    """Predict the class of each pixel of an image, enlarged to its size in the file."""
+    import torch
+
+    from ..segmentation.evaluation import predict_labels, predict_probabilities
+    image = image[None].to(next(model.parameters()).device)
+    probabilities = predict_probabilities(model, image, args.window, args.overlap, args.flip)
+    probabilities = torch.nn.functional.interpolate(probabilities, size=size, mode='bilinear')
+    return predict_labels(probabilities)[0].cpu()

@@ -4,14 +4,15 @@ import argparse
 import json
 import shlex
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
-from ..workflow.collect import compare, read_run
-from ..workflow.recipe import DATASETS, load_recipe, training_command
+from ..data import imagenet100
+from ..workflow.launch import become_python
+from ..workflow.launch import run as run_script
 from .arguments import AddCommand, positive
 from .checkpoints import publish
 
-__all__ = ['add_commands']
+__all__ = ['add_commands', 'become_program']
 
 
 def add_commands(add: AddCommand) -> None:
@@ -21,7 +22,7 @@ def add_commands(add: AddCommand) -> None:
         'one GPU, on all GPUs of a machine, and on several machines. An update sees the same number of images on each.')
     command.add_argument('model', help='a network')
     command.add_argument(
-        '--dataset', choices=DATASETS,
+        '--dataset', metavar='NAME',
         help='the data: imagenet100 for networks with memory, imagenet (default), cifar100 or mnist for GSSDNet')
     command.add_argument('--data', metavar='FOLDER', help='folder of the data (default: their name in capitals)')
     command.add_argument('--script', default='train.py', metavar='FILE', help="path of timm's train.py")
@@ -56,7 +57,19 @@ def add_commands(add: AddCommand) -> None:
     add('imagenet100', None, 'prepare ImageNet100 for training, and check it')
 
 
+def become_program(argv: List[str]) -> None:
+    """Replace this process by another program if the command is one: its options are none of this parser's."""
+    if argv[:1] == ['imagenet100']:
+        become_python([imagenet100.__file__, *argv[1:]])
+    if argv[:1] == ['run']:
+        keep_memory = argv[1:2] == ['--keep-memory']
+        script = argv[1 + keep_memory:]
+        if script[:1] not in ([], ['-h'], ['--help']):
+            run_script(script, keep_memory)
+
+
 def _recipe(args: argparse.Namespace) -> None:
+    from ..workflow.recipe import DATASETS, load_recipe, training_command
     recipe = load_recipe(args.model, args.dataset)
     print(f'# {args.model} on {DATASETS[recipe.dataset]}: {recipe.settings["epochs"]} epochs, '
           f'{recipe.global_batch_size} images an update. {recipe.path} says where each setting comes from.')
@@ -81,6 +94,7 @@ def _recipe(args: argparse.Namespace) -> None:
 
 
 def _collect(args: argparse.Namespace) -> None:
+    from ..workflow.collect import compare, read_run
     runs = [read_run(folder) for folder in args.runs]
     rows = compare(runs, args.num_images)
     if args.json:
@@ -98,41 +112,26 @@ def _collect(args: argparse.Namespace) -> None:
                 low, high = row['interval']
                 cells.append(f'difference {row["difference"]:+.2f} ({low:+.2f} to {high:+.2f})')
             print('; '.join(cells))
-    for run in runs:
-        if not run.memory:
-            continue
-        publication: Dict[str, Any] = dict(
-            name=f'{run.model}.{args.tag}',
-            weights=str(run.best.checkpoint),
+    with_memory = [run for run in runs if run.memory]
+    if args.publish is not None and len(with_memory) > 1:
+        raise ValueError('Several runs have memory, and one can be published: name its folder alone.')
+    for run in with_memory:
+        name = f'{run.model}.{args.tag}'
+        options: Dict[str, Any] = dict(
+            weights=run.best.checkpoint,
             namespace=args.publish or 'ORG',
             top1=round(run.best.top1, 2),
             data=args.data or str(Path(run.args.get('data_dir') or 'DATA') / 'val'),
             origin=f"trained with timm's train.py, seed {run.args.get('seed')}, epoch {run.best.number + 1} of "
                    f'{run.last.number + 1}, the best on the validation images',
             manifest=args.manifest,
-            model_args=run.model_args,
         )
-        if args.publish is None and not args.json:
-            print(f'To publish {run.folder}: python -m mlfm_zoo {shlex.join(_publish_command(**publication))}')
-        elif args.publish is not None:
-            if sum(r.memory for r in runs) > 1:
-                raise ValueError('Several runs have memory, and one can be published: name its folder alone.')
-            publish(**publication)
-
-
-def _publish_command(
-        name: str,
-        model_args: Dict[str, Any],
-        manifest: Optional[str],
-        top1: float,
-        **options: str,
-) -> List[str]:
-    """The command that does what `publish` does with these arguments."""
-    command = ['publish', name]
-    for option, value in dict(options, top1=f'{top1:.2f}').items():
-        command += [f'--{option}', value]
-    if manifest:
-        command += ['--manifest', manifest]
-    if model_args:
-        command += ['--model-kwargs', *(f'{key}={value}' for key, value in model_args.items())]
-    return command
+        if args.publish is not None:
+            publish(name=name, model_args=run.model_args, **options)
+        elif not args.json:
+            command = ['mlfm-zoo', 'publish', name]
+            for option, value in options.items():
+                command += [f'--{option}', str(value)] if value is not None else []
+            if run.model_args:
+                command += ['--model-kwargs', *(f'{key}={value}' for key, value in run.model_args.items())]
+            print(f'To publish {run.folder}: {shlex.join(command)}')

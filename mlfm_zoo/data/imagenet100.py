@@ -3,7 +3,7 @@
 It is not the ImageNet-100 of Contrastive Multiview Coding, with which it shares 8 classes.
 
 `prepare` makes a folder that timm's ImageFolder reads, `train/<wnid>` and `val/<wnid>`, of links to a downloaded set.
-`python -m mlfm_zoo imagenet100` becomes this file as a program of its own, without torch and timm, so that 135,000
+`mlfm-zoo imagenet100` becomes this file as a program of its own, without torch and timm, so that 135,000
 files take little memory.
 """
 
@@ -323,7 +323,7 @@ def _listed(bad: Dict[str, str]) -> str:
 def main(argv: Optional[List[str]] = None) -> int:
     """Run `prepare` or `verify`; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog='python -m mlfm_zoo imagenet100', description='Prepare ImageNet100 for training, and check it.')
+        prog='mlfm-zoo imagenet100', description='Prepare ImageNet100 for training, and check it.')
     commands = parser.add_subparsers(metavar='COMMAND', dest='command', required=True)
     command = commands.add_parser(
         'prepare', help='make train/<wnid> and val/<wnid> of a downloaded set',

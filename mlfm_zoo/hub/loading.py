@@ -48,11 +48,11 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
         available = [c.name for c in checkpoints
                      if c.available and c.memory and (c.kind == 'initialisation') == initial]
         if available:
-            more = f' and {len(available) - 3} more (python -m mlfm_zoo list {model})' if len(available) > 3 else ''
+            more = f' and {len(available) - 3} more (mlfm-zoo list {model})' if len(available) > 3 else ''
             ways.append(f'{verb} {", ".join(available[:3])}{more}')
     ways += [f'make {c.name} ({c.recipe})' for c in checkpoints if not c.available and tag in ('', c.tag)]
     if tag in ('', trained_tag) and model.startswith(('mlfm_', 'gssdnet_')):
-        ways.append(f'train it (python -m mlfm_zoo recipe {model})')
+        ways.append(f'train it (mlfm-zoo recipe {model})')
     ways.append('build it untrained with pretrained=False')
     raise CheckpointError(f'{asked} are not published: {", or ".join(ways)}.')
 

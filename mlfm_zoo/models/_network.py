@@ -214,5 +214,5 @@ def refuse_misfit(
         return
     more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''
     if any('convinput' in key or key.startswith('features.stem.') for key in state_dict):
-        remedy = "it looks like a checkpoint of the authors', which python -m mlfm_zoo convert reads"
+        remedy = "it looks like a checkpoint of the authors', which mlfm-zoo convert reads"
     raise RuntimeError(f'The weights do not fit {model_name(model)}: the file {faults[0]}{more}; {remedy}.')

@@ -128,7 +128,7 @@ def build_repository(
         num_classes=model.num_classes, input_size=tuple(config_of(model)['input_size']),
     )
     if measured:
-        entry.update(measured=measured, command=f'python -m mlfm_zoo evaluate {name} DATA')
+        entry.update(measured=measured, command=f'mlfm-zoo evaluate {name} DATA')
     if origin is not None:
         entry['origin'] = origin
     if known is not None:

@@ -14,10 +14,10 @@ __all__ = ['Recipe', 'load_recipe', 'training_command']
 
 RECIPES = Path(__file__).with_name('recipes')
 
-# The data that recipes are for, and what they are called; a family's own is the first that it has a file for.
+# The data that recipes are for, and what they are called. The first that a family has a file for is its default.
 DATASETS = {'imagenet100': 'ImageNet100', 'imagenet': 'ImageNet-1k', 'cifar100': 'CIFAR-100', 'mnist': 'MNIST'}
 
-# Where one network of a family was trained in another way.
+# Networks that were trained in another way than the rest of their family.
 EXCEPTIONS = {'mlfm_resnet50': {'batch_size': 256}}
 
 
@@ -54,19 +54,20 @@ def load_recipe(model: str, dataset: Optional[str] = None) -> Recipe:
     Raises:
         ValueError: There is no such network, or no recipe for it on these data.
     """
-    paths: Dict[str, Dict[str, Path]] = {}
+    files: Dict[str, Path] = {}
     for path in RECIPES.glob('*.yaml'):
         family, _, data = path.stem.partition('-')
-        paths.setdefault(family if family == 'gssdnet' else f'mlfm_{family}', {})[data or 'imagenet100'] = path
-    family = next((f for f in sorted(paths, key=len, reverse=True) if model.startswith(f)), '')
-    if not family or not timm.is_model(model):
+        if timm.is_model(model) and model.startswith(family if family == 'gssdnet' else f'mlfm_{family}'):
+            files[data or 'imagenet100'] = path
+    if not files:
         raise ValueError(f'There is no recipe for {model}: give one of timm.list_models(["mlfm_*", "gssdnet_*"]).')
-    known = [data for data in DATASETS if data in paths[family]]
-    if dataset is not None and dataset not in known:
-        raise ValueError(f'There is no recipe for {model} on {dataset}, expected {" or ".join(known)}.')
+    known = [data for data in DATASETS if data in files]
     dataset = dataset or known[0]
-    path, overrides = paths[family][dataset], EXCEPTIONS.get(model, {})
-    return Recipe(path, dataset, overrides, {**yaml.safe_load(path.read_text(encoding='utf-8')), **overrides})
+    if dataset not in known:
+        raise ValueError(f'There is no recipe for {model} on {dataset}, expected {" or ".join(known)}.')
+    overrides = EXCEPTIONS.get(model, {})
+    settings = yaml.safe_load(files[dataset].read_text(encoding='utf-8'))
+    return Recipe(files[dataset], dataset, overrides, {**settings, **overrides})
 
 
 def training_command(
@@ -79,7 +80,7 @@ def training_command(
         script: str = 'train.py',
         dataset: Optional[str] = None,
 ) -> str:
-    """The command that trains a network on one or many GPUs, the batch of an update being the recipe's on any number.
+    """The command that trains a network on one or many GPUs, with the recipe's batch an update on any number.
 
     Args:
         model: Registered name.
@@ -111,7 +112,7 @@ def training_command(
         raise ValueError(
             f'{processes} GPUs cannot share the batch of {recipe.global_batch_size} of {model} evenly: take a number '
             f'that divides {batch_size if steps == 1 else steps}.')
-    launcher = ['python', '-m', 'mlfm_zoo', 'run']
+    launcher = ['mlfm-zoo', 'run']
     if processes > 1:
         launcher = ['torchrun', f'--nproc-per-node={gpus}', '-m', 'mlfm_zoo', 'run']
     if nodes > 1:

@@ -142,7 +142,7 @@ def test_checkpoint_path(tmp_path):
         timm.create_model('test_mlfm_resnet', memory_update='cat', checkpoint_path=str(WEIGHTS))
     assert one_sentence(error)
     save_file({'wavelet_conv.convinput.weight': torch.zeros(4, 3, 1, 1)}, tmp_path / 'authors.safetensors')
-    with pytest.raises(RuntimeError, match='python -m mlfm_zoo convert') as error:
+    with pytest.raises(RuntimeError, match='mlfm-zoo convert') as error:
         timm.create_model('mlfm_mobilenetv2_010', checkpoint_path=str(tmp_path / 'authors.safetensors'))
     assert one_sentence(error)
 

@@ -50,9 +50,10 @@ model = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
 print(tuple(model(torch.zeros(1, 3, 64, 64)).shape))
 '''
     environment = dict(os.environ, PYTHONPATH=str(site))
-    for command in (['-c', code], ['-m', 'mlfm_zoo', '--help']):
-        result = subprocess.run([sys.executable, *command], cwd=empty, env=environment, capture_output=True, text=True)
+    for command in ([sys.executable, '-c', code], [site / 'bin' / 'mlfm-zoo', '--version']):
+        result = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith('mlfm-zoo ')
     assert not list(empty.iterdir())
 
 

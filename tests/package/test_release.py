@@ -22,7 +22,7 @@ def test_lower_bounds_are_those_that_are_tested():
     """What pyproject.toml says of the package and of these extras, tests/lower-bounds.txt pins."""
     lines = (release_check.ROOT / 'tests' / 'lower-bounds.txt').read_text().splitlines()
     pins = {r.name.replace('_', '-'): r.specifier for r in map(Requirement, filter(re.compile(r'\w').match, lines))}
-    for extra in ('', 'demo', 'frequency', 'jpeg', 'detection', 'segmentation', 'notebook'):
+    for extra in ('', 'completion', 'demo', 'frequency', 'jpeg', 'detection', 'segmentation', 'notebook'):
         for requirement in map(Requirement, requires('mlfm-zoo')):
             if requirement.specifier and (requirement.marker is None or requirement.marker.evaluate({'extra': extra})):
                 [bound], [pin] = requirement.specifier, pins[requirement.name.replace('_', '-')]

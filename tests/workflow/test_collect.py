@@ -143,7 +143,7 @@ def test_baseline_against_memory_over_seeds(tmp_path, capsys):
     assert (f'test_mlfm_resnet, best epoch; baseline 67.50 +- {half_interval(67.5, 1000):.2f}, '
             f'deviation 2.12 over 2 runs; memory 71.00 +- {half_interval(71, 1000):.2f}, deviation 1.00 over 3 runs; '
             f'difference +3.50 ({low:+.2f} to {high:+.2f})') in printed
-    assert printed.count('python -m mlfm_zoo publish test_mlfm_resnet.in100 --weights') == 4
+    assert printed.count('mlfm-zoo publish test_mlfm_resnet.in100 --weights') == 4
     assert '--model-kwargs memory_update=cat' in printed
     assert main(['collect', str(tmp_path / 'other'), '--json']) == 0
     assert [row['epoch'] for row in json.loads(capsys.readouterr().out)] == ['best', 'last']

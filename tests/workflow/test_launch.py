@@ -1,4 +1,4 @@
-"""`python -m mlfm_zoo run` against Python itself: the same script, started both ways, says the same of itself."""
+"""`mlfm-zoo run` against Python itself: the same script, started both ways, says the same of itself."""
 
 import json
 import os
@@ -10,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
+import helpers.launcher
+from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.launch import run
 
 ROOT = Path(__file__).parents[2]
 PACKAGE_AT = dict(os.environ, PYTHONPATH=str(ROOT))
+LAUNCHER = [helpers.launcher.__file__]  # instead of the command
 KNOWN = 'import timm; print(timm.is_model("mlfm_resnet18"))'
 
 
-def launch(*command, options=(), env=None, cwd=None, launcher=('-m', 'mlfm_zoo', 'run'), **kwargs):
-    return subprocess.run([sys.executable, *options, *launcher, *map(str, command)], env=env or PACKAGE_AT, cwd=cwd,
-                          capture_output=True, text=True, **kwargs)
+def start(launcher, *command, options=(), env=None, cwd=None):
+    return subprocess.run([sys.executable, *options, *launcher, *map(str, command)], env=env or PACKAGE_AT,
+                          cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -39,30 +42,33 @@ print(json.dumps(dict(
     loader=type(__loader__).__name__, names=sorted(n for n in globals() if n.startswith('__')), modules=[
         n for n in ('timm', 'torch', 'mlfm_zoo') if n in sys.modules])))
 ''', 'below/script.py')
-    for command in (
-        [path, '--help', '-m', 'x', '--', ''], ['below/script.py'], [path.parent.name + '/script.py', 'run'],
+    options = ['-O', '-W', 'error::UserWarning', '-u']
+    for how, command in (
+        (LAUNCHER, [path, '--help', '-m', 'x', '--', '']), (LAUNCHER, ['below/script.py', '-W']),
+        (['-m', 'mlfm_zoo', 'run'], [path.parent.name + '/script.py', 'run']),
     ):
-        ours, own = (
-            launch(*command, options=['-O', '-W', 'error::UserWarning', '-u'], cwd=tmp_path, launcher=launcher)
-            for launcher in (('-m', 'mlfm_zoo', 'run'), ()))
+        ours, own = (start(way, *command, options=options, cwd=tmp_path) for way in (how, ()))
         assert ours.returncode == own.returncode == 0, ours.stderr
         assert json.loads(ours.stdout) == json.loads(own.stdout)
 
 
-def test_modules_and_mistakes(tmp_path):
-    assert launch('-m', 'json.tool', '--help').stdout == launch('-m', 'json.tool', '--help', launcher=()).stdout
-    missing = launch('nothing.py', cwd=tmp_path)
+def test_modules_and_mistakes(tmp_path, capsys):
+    assert start(LAUNCHER, '-m', 'json.tool', '--help').stdout == start((), '-m', 'json.tool', '--help').stdout
+    missing = start(LAUNCHER, 'nothing.py', cwd=tmp_path)
     assert missing.returncode == 2 and "can't open file" in missing.stderr
-    assert launch('--help').returncode == 0 and 'usage: python -m mlfm_zoo run' in launch('--help').stdout
-    assert launch().returncode == 2
+    for arguments, code in ((['--help'], 0), (['--keep-memory', '--help'], 0), ([], 2), (['--keep-memory'], 2)):
+        with pytest.raises(SystemExit) as stop:
+            main(['run', *arguments])
+        said = capsys.readouterr()
+        assert stop.value.code == code and 'usage: mlfm-zoo run [-h] [--keep-memory] script' in said.out + said.err
 
 
 def test_traceback_and_exit_code(script):
-    path = script('import timm\ndef inner():\n    raise KeyError("nothing")\ninner()\n')
-    ours, own = launch(path), launch(path, launcher=())
+    path = script('def inner():\n    raise KeyError("nothing")\ninner()\n')
+    ours, own = start(LAUNCHER, path), start((), path)
     assert ours.returncode == 1 and ours.stderr == own.stderr
     for code, expected in (('3', 3), ('"words"', 1), ('None', 0)):
-        assert launch(script(f'import sys; sys.exit({code})')).returncode == expected
+        assert start(LAUNCHER, script(f'import sys; sys.exit({code})')).returncode == expected
 
 
 def test_signals(script):
@@ -74,8 +80,8 @@ time.sleep(120)
 ''')
     for number, expected in ((signal.SIGTERM, 7), (signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)):
         program = subprocess.Popen(
-            [sys.executable, '-m', 'mlfm_zoo', 'run', path], env=PACKAGE_AT, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True)
+            [sys.executable, *LAUNCHER, path], env=PACKAGE_AT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True)
         assert int(program.stdout.readline()) == program.pid  # the very process that was started
         program.send_signal(number)
         program.communicate(timeout=120)
@@ -90,7 +96,7 @@ import os, subprocess, sys
 for code in ({KNOWN!r}, {inner!r}, 'import sys; print("torch" in sys.modules)'):
     subprocess.run([sys.executable, '-c', code], cwd='/', check=True)
 ''')
-    assert launch(path, cwd=tmp_path).stdout.split() == ['True', 'True', 'False']
+    assert start(LAUNCHER, path, cwd=tmp_path).stdout.split() == ['True', 'True', 'False']
 
 
 @pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
@@ -99,16 +105,16 @@ def test_loader_workers(script, method):
 import timm, torch
 class Names(torch.utils.data.Dataset):
     def __len__(self):
-        return 4
+        return 2
     def __getitem__(self, i):
         import timm
         return sum(p.numel() for p in timm.create_model('test_mlfm_resnet').parameters())
 if __name__ == '__main__':
-    loader = torch.utils.data.DataLoader(Names(), num_workers=2, multiprocessing_context={method!r})
+    loader = torch.utils.data.DataLoader(Names(), num_workers=1, multiprocessing_context={method!r})
     print(*(int(n) for n in loader))
 ''')
-    result = launch(path)
-    assert result.stdout.split() == ['89522'] * 4, result.stderr
+    result = start(LAUNCHER, path)
+    assert result.stdout.split() == ['89522'] * 2, result.stderr
 
 
 def test_torchrun(script):
@@ -123,7 +129,7 @@ def test_a_sitecustomize_of_the_machine_still_runs(script, tmp_path):
     script('import os; os.environ["SEEN"] = "yes"', 'site/sitecustomize.py')
     path = script('import os, sys; print(os.environ.get("SEEN"), sys.modules["sitecustomize"].__file__)')
     env = dict(PACKAGE_AT, PYTHONPATH=os.pathsep.join([str(tmp_path / 'site'), str(ROOT)]))
-    assert launch(path, env=env).stdout.split() == ['yes', str(tmp_path / 'site' / 'sitecustomize.py')]
+    assert start(LAUNCHER, path, env=env).stdout.split() == ['yes', str(tmp_path / 'site' / 'sitecustomize.py')]
 
 
 FAULTS = '''
@@ -138,24 +144,21 @@ print(faults(), *sys.argv[1:])
 
 
 def test_freed_memory_is_kept(script):
-    """A block of 16384 pages is taken anew from the system each time, or stays; in processes below too."""
+    """A block of 16384 pages is requested from the system again each time, or stays; in processes below too."""
     path = script(FAULTS)
-    assert int(launch(path).stdout) >= 16384
-    kept = launch('--keep-memory', path, '--keep-memory')
+    assert int(start(LAUNCHER, path).stdout) >= 16384
+    kept = start(LAUNCHER, '--keep-memory', path, '--keep-memory')
     assert kept.returncode == 0, kept.stderr
     count, argument = kept.stdout.split()
     assert int(count) < 100 and argument == '--keep-memory'
     below = script(f'import subprocess, sys; subprocess.run([sys.executable, {str(path)!r}], check=True)', 'below.py')
-    assert int(launch('--keep-memory', below).stdout) < 100
+    assert int(start(['-m', 'mlfm_zoo', 'run'], '--keep-memory', below).stdout) < 100
     own = dict(PACKAGE_AT, MALLOC_MMAP_MAX_='65536', MALLOC_TRIM_THRESHOLD_='131072')  # what the user says holds
-    assert int(launch('--keep-memory', path, env=own).stdout.split()[0]) >= 16384
+    assert int(start(LAUNCHER, '--keep-memory', path, env=own).stdout.split()[0]) >= 16384
 
 
-def test_memory_is_kept_by_glibc_alone(monkeypatch):
+def test_memory_is_kept_by_glibc_alone(monkeypatch, capsys):
     monkeypatch.setattr(platform, 'libc_ver', lambda: ('', ''))
-    with pytest.raises(SystemExit, match='--keep-memory sets the allocator of glibc, .*: leave it out') as error:
+    with pytest.raises(ValueError, match='--keep-memory sets the allocator of glibc, .*: leave it out'):
         run(['script.py'], keep_memory=True)
-    assert '\n' not in str(error.value)
-    usage = launch('--keep-memory')
-    assert usage.returncode == 2 and 'required: script' in usage.stderr
-    assert '--keep-memory' in launch('--keep-memory', '--help').stdout
+    assert main(['run', '--keep-memory', 'script.py']) == 1 and capsys.readouterr().err.count('\n') == 1

@@ -135,7 +135,7 @@ def test_command_line(capsys):
     assert main(['recipe', 'mlfm_resnet18', '--data', '/data', '--gpus', '3']) == 0
     printed = capsys.readouterr().out
     commands = [line for line in printed.splitlines() if line and not line.startswith('#')]
-    assert [shlex.split(c)[0] for c in commands] == ['python', 'python']
+    assert [shlex.split(c)[0] for c in commands] == ['mlfm-zoo', 'mlfm-zoo']
     assert '# 3 GPUs cannot share' in printed
     assert main(['recipe', 'mlfm_resnet18']) == 0
     assert len([line for line in capsys.readouterr().out.splitlines() if line and not line.startswith('#')]) == 6

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import two_processes
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+import helpers.launcher
 from helpers.digit_folders import write_digits
 from helpers.hub_server import HubServer
 from helpers.networks import ALL, SMALL
@@ -40,7 +42,7 @@ def few_digits(tmp_path_factory):
 def command(data, output, experiment, *options, epochs=2, processes=1):
     # timm's own runs several processes on GPUs only, whatever the network: it names a device to DDP
     launcher, script = ([sys.executable], SCRIPT) if processes == 1 else (TORCHRUN, LIKE_TIMM)
-    return [*launcher, '-m', 'mlfm_zoo', 'run', str(script), '--data-dir', str(data), '--output', str(output),
+    return [*launcher, helpers.launcher.__file__, str(script), '--data-dir', str(data), '--output', str(output),
             '--experiment', experiment, '--model', 'test_mlfm_resnet', '--num-classes', '10', '--device', 'cpu',
             '--epochs', str(epochs), '--warmup-epochs', '0', '--opt', 'sgd', '--lr', '0.05', '--batch-size', '32',
             '--workers', '1', '--smoothing', '0', '--no-prefetcher', *options]
@@ -101,14 +103,13 @@ def test_all_norms_become_synchronised(name):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in converted.modules())
 
 
-@pytest.mark.parametrize('name', ['test_mlfm_resnet', 'mlfm_convnext_tiny_k3_par1_4'])
-def test_two_processes_agree_with_one(name, tmp_path):
-    files = [tmp_path / 'one.pt', tmp_path / 'two.pt']
-    for launcher, file in zip(([sys.executable], TORCHRUN), files):
-        subprocess.run([*launcher, str(TESTS / 'two_processes.py'), name, str(file)], check=True, env=environment(),
-                       capture_output=True)
-    one, two = (torch.load(file, weights_only=True) for file in files)
-    torch.testing.assert_close(two, one, rtol=1e-7, atol=1e-9)
+def test_two_processes_agree_with_one(tmp_path):
+    names = ['test_mlfm_resnet', 'mlfm_convnext_tiny_k3_par1_4']
+    file = tmp_path / 'two.pt'
+    subprocess.run([*TORCHRUN, two_processes.__file__, str(file), *names], check=True, env=environment(),
+                   capture_output=True)
+    for name, state_dict in torch.load(file, weights_only=True).items():
+        torch.testing.assert_close(state_dict, two_processes.train(name), rtol=1e-7, atol=1e-9, msg=name)
 
 
 def test_same_seed_same_curve(few_digits, tmp_path):

@@ -1,4 +1,4 @@
-"""Train a few steps in float64, alone or as one of two processes under torchrun, and save what came out.
+"""Train a few steps in float64, alone or as one of two processes under torchrun, which save what came out.
 
 SyncBatchNorm of torch runs on GPUs only, so on CPUs a norm of the same definition stands in its place here.
 """
@@ -34,14 +34,13 @@ class SyncNorm(nn.BatchNorm2d):
         return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-def main(name, file):
-    distributed = dist.is_torchelastic_launched()
+def train(name, distributed=False):
+    """The state dict of a network after three steps, each on a batch that all processes share."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10, drop_path_rate=0, **SMALL[name]).double()
     images, targets = torch.randn(3, 16, 3, 64, 64).double(), torch.randint(10, (3, 16))
     trained = model
     if distributed:
-        dist.init_process_group('gloo')
         for module in model.modules():
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = SyncNorm
@@ -52,10 +51,15 @@ def main(name, file):
         optimizer.zero_grad()
         nn.functional.cross_entropy(trained(images[step]), targets[step]).backward()
         optimizer.step()
-    if not distributed or dist.get_rank() == 0:
-        torch.save(model.state_dict(), file)
-    if distributed:
-        dist.destroy_process_group()
+    return model.state_dict()
+
+
+def main(file, *names):
+    dist.init_process_group('gloo')
+    states = {name: train(name, distributed=True) for name in names}
+    if dist.get_rank() == 0:
+        torch.save(states, file)
+    dist.destroy_process_group()
 
 
 if __name__ == '__main__':

@@ -26,15 +26,15 @@ def run(command: List[str], keep_memory: bool = False) -> NoReturn:
     Args:
         command: A script with its arguments, or '-m', a module and its arguments.
         keep_memory: Whether the processes keep the memory that they free, for their own next use, where the C library
-            is glibc. What the environment says of it already holds.
+            is glibc. Settings of it that the environment already has stay.
 
     Raises:
-        SystemExit: `keep_memory` is true and the C library is another.
+        ValueError: `keep_memory` is true and the C library is not glibc.
     """
     if keep_memory:
         if platform.libc_ver()[0] != 'glibc':
-            sys.exit('error: --keep-memory sets the allocator of glibc, which this Python does not use: leave it out, '
-                     'and preload jemalloc or tcmalloc for the same effect.')
+            raise ValueError('--keep-memory sets the allocator of glibc, which this Python does not use: leave it out, '
+                             'and preload jemalloc or tcmalloc for the same effect.')
         os.environ.update(KEEP_MEMORY | os.environ)
     paths = [str(HOOK), *filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))]
     os.environ['PYTHONPATH'] = os.pathsep.join(dict.fromkeys(paths))
@@ -52,9 +52,6 @@ def become_python(command: List[str]) -> NoReturn:
 
 
 def _interpreter_options() -> List[str]:
-    """The options of this interpreter, as -u or -W error: what stands before `-m mlfm_zoo` or the script."""
-    options = sys.orig_argv[1:]
-    for i, option in enumerate(options):
-        if option == '-m' or not option.startswith('-') and options[i - 1] not in ('-W', '-X'):
-            return options[:i]
-    return []
+    """The options of this interpreter, such as -u or -W error: all before `-m mlfm_zoo` or the script."""
+    given = sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv) + 1]  # without the program's own arguments
+    return given[:-2] if given[-2:-1] in (['-m'], ['-c']) else given[:-1]

@@ -1,4 +1,4 @@
-"""Imports mlfm_zoo after timm, in processes started below `python -m mlfm_zoo run`. It imports neither itself."""
+"""Imports mlfm_zoo after timm, in processes started below `mlfm-zoo run`. It imports neither itself."""
 
 import importlib.util
 import sys
