@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from digits import load_split
 from helpers.hub_server import TOKEN, HubServer
-from mlfm_zoo.data.imagenet100 import SYNSETS
-from mlfm_zoo.hub.manifest import load_manifest, read_manifest
 from helpers.networks import ALL, GSSDNET, WEIGHTS
 from helpers.reference import REFERENCE, load_fill, needs_reference
 from helpers.user import User
+from mlfm_zoo.data.imagenet100 import SYNSETS
+from mlfm_zoo.hub.manifest import load_manifest, read_manifest
 
 ROOT = Path(__file__).parents[2]
 
