@@ -23,8 +23,8 @@ def test_any_change_is_noticed(tmp_path):
     data = WEIGHTS.read_bytes()
     file = tmp_path / 'a.safetensors'
     file.write_bytes(data)
-    known = [dict(size=len(data), sha256=file_digest(file)), dict(sha256=file_digest(file)), dict(blob=git_blob_id(file))]
-    for facts in known:
+    sha256, blob = file_digest(file), git_blob_id(file)
+    for facts in (dict(size=len(data), sha256=sha256), dict(sha256=sha256), dict(blob=blob)):
         file.write_bytes(data)
         compare_file(file, 'these weights', **facts)
         for _ in range(100):

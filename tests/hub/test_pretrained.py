@@ -164,8 +164,10 @@ def test_trunk_takes_no_weights_that_were_trained_with_memory():
 def test_weights_of_a_manifest_of_ones_own(tmp_path):
     """Arguments of timm, the default of a network, and a warm start that timm knows nothing of."""
     torch.manual_seed(0)
-    files = {tag: save(lived_in(timm.create_model('test_mlfm_resnet', num_classes=10, memory=tag != 'trunk')).state_dict())
-             for tag in ('mine', 'digits', 'trunk')}
+    files = {}
+    for tag in ('mine', 'digits', 'trunk'):
+        model = timm.create_model('test_mlfm_resnet', num_classes=10, memory=tag != 'trunk')
+        files[tag] = save(lived_in(model).state_dict())
     with HubServer() as server:
         user, entries = User(server, tmp_path), []
         for tag, content in files.items():

@@ -72,8 +72,8 @@ def test_schedules_that_are_longer(tmp_path):
 
 
 def test_what_is_refused(tmp_path):
-    assert 'There is no nothing at' in refusal(tmp_path / 'nothing')
-    assert 'is not finished, it has 5 of 9 epochs: go on with --resume' in refusal(write_run(tmp_path / 'a', epochs=9))
+    assert 'There is no args.yaml in' in refusal(tmp_path / 'nothing')
+    assert 'is not finished, it has 5 of 9 epochs: resume it with --resume' in refusal(write_run(tmp_path / 'a', epochs=9))
     assert 'expected a network of this package' in refusal(write_run(tmp_path / 'b', model='test_resnet'))
     assert 'expected top1' in refusal(write_run(tmp_path / 'c', eval_metric='loss'))
 
