@@ -64,8 +64,8 @@ def create(name: str, model_args: Dict[str, Any]) -> Any:
     if ':' not in name and not timm.is_model(name):
         raise ValueError(f'timm knows no model named {name}: give a registered name, or local-dir:FOLDER for a folder.')
     if any(c.name == name and c.kind == 'initialisation' for c in load_manifest().values()):
-        raise ValueError(f'{name} is an initialisation, whose answers mean nothing before it is trained on DCT '
-                         'coefficients: train it, and give the trained weights.')
+        raise ValueError(f'{name} is an initialisation, which has yet to be trained on DCT coefficients: train it, and '
+                         'give the trained weights.')
     try:
         return timm.create_model(name, pretrained=True, **model_args)
     except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
