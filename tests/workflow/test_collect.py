@@ -73,7 +73,8 @@ def test_schedules_that_are_longer(tmp_path):
 
 def test_what_is_refused(tmp_path):
     assert 'There is no args.yaml in' in refusal(tmp_path / 'nothing')
-    assert 'is not finished, it has 5 of 9 epochs: resume it with --resume' in refusal(write_run(tmp_path / 'a', epochs=9))
+    unfinished = write_run(tmp_path / 'a', epochs=9)
+    assert 'is not finished, it has 5 of 9 epochs: resume it with --resume' in refusal(unfinished)
     assert 'expected a network of this package' in refusal(write_run(tmp_path / 'b', model='test_resnet'))
     assert 'expected top1' in refusal(write_run(tmp_path / 'c', eval_metric='loss'))
 
