@@ -62,7 +62,7 @@ def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
     if type(model) in FAMILIES.values():
         return MemorySupport(False, f'{model_name(model)} has a memory already.')
     if type(model) not in FAMILIES:
-        families = ', '.join(cls.__name__ for cls in FAMILIES if cls.__module__.startswith('timm.'))
+        families = ', '.join(sorted(cls.__name__ for cls in FAMILIES if cls.__module__.startswith('timm.')))
         return MemorySupport(False, f'{model_name(model)} is a {type(model).__name__}, expected one of {families}.')
     network_cls: Any = FAMILIES[type(model)]  # a family's class, which says where the sites are
     try:

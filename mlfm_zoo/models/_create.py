@@ -43,6 +43,7 @@ def create_network(
         prepare: Callable[..., StateDict],
         memory: bool = True,
         defaults: Optional[Dict[str, Any]] = None,
+        /,  # so that an argument of one of these names is the network's, or unknown
         **kwargs,
 ) -> NetworkT:
     """Build the network `variant` as `timm.create_model` asks for it.
@@ -145,8 +146,8 @@ def create_mlfm_model(
         kwargs['pretrained_cfg_overlay'] = dict(
             kwargs.get('pretrained_cfg_overlay') or {}, num_classes=len(imagenet100.SYNSETS))
     return create_network(
-        model_cls if memory else trunk_cls, variant, pretrained, prepare, memory,
-        defaults=memory_args if memory else None, **kwargs)
+        model_cls if memory else trunk_cls, variant, pretrained, prepare, memory, memory_args if memory else None,
+        **kwargs)
 
 
 def prepare_state_dict(

@@ -26,5 +26,5 @@ def take_features(
         ValueError: `output_fmt` is another layout.
     """
     if output_fmt != 'NCHW':
-        raise ValueError(f"output_fmt is {output_fmt!r}, expected 'NCHW', the only layout of these features.")
+        raise ValueError(f"output_fmt is '{output_fmt}', expected 'NCHW', the only layout of these features.")
     return feature_take_indices(num_features, indices)

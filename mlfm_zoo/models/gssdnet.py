@@ -321,7 +321,9 @@ class GSSDNet(nn.Module):
             x = checkpoint_seq(part, x) if self.grad_checkpointing else part(x)
             if i in take_indices:
                 intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
+        if intermediates_only:
+            return intermediates
+        return x, intermediates
 
     def prune_intermediate_layers(
             self,
@@ -403,7 +405,7 @@ def _prepare_state_dict(
 def _create_gssdnet(variant: str, pretrained: bool = False, **kwargs) -> GSSDNet:
     feature_cfg = dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True)
     return create_network(
-        GSSDNet, variant, pretrained, prepare=_prepare_state_dict, feature_cfg=feature_cfg, **kwargs)
+        GSSDNet, variant, pretrained, _prepare_state_dict, feature_cfg=feature_cfg, **kwargs)
 
 
 def _cfg(**kwargs) -> Dict[str, Any]:

@@ -164,7 +164,9 @@ class MLFMResNet(MemoryNetwork, ResNet):
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
         take_indices, max_index = take_features(5, indices, output_fmt)
         x, intermediates = self._forward_stages(x, take_indices, max_index if stop_early else 4)
-        return intermediates if intermediates_only else (x, intermediates)
+        if intermediates_only:
+            return intermediates
+        return x, intermediates
 
     def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
         """As timm's, and the memory units of the stages that go."""

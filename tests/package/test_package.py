@@ -32,7 +32,7 @@ def test_wheel_and_sdist_are_whole(distributions):
     with tarfile.open(distributions['.gz']) as sdist:
         names = ['/'.join(n.split('/')[1:]) for n in sdist.getnames()]
     for name in ('pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CONTRIBUTING.md', 'Makefile',
-                 'tests/memory/test_memory.py', 'scripts/digits.py'):
+                 'tests/memory/test_unit.py', 'scripts/digits.py'):
         assert name in names
 
 
