@@ -148,7 +148,7 @@ def test_pretrained_is_refused_until_there_is_something(name):
 
 
 @pytest.mark.parametrize('name', [
-    name if name in ('dct_resnet50_24s', 'dct_mobilenetv2_100_192_gate') else pytest.param(name, marks=pytest.mark.slow)
+    name if name == 'dct_resnet50_24s' else pytest.param(name, marks=pytest.mark.slow)
     for name in DCT])
 def test_onnx(name, tmp_path):
     """One graph for any batch and size, also sizes that are no multiples of 8."""

@@ -16,20 +16,19 @@ def run(script, *args):
 
 def test_speed(tmp_path):
     command = ['test_mlfm_resnet', '--no-wavelets', '--folded', '--rounds', 6, '--batch-size', 2, '--output', tmp_path]
-    for _ in range(2):  # the second replaces what the first has left
-        done = run('speed.py', *command)
-        assert done.returncode == 0, done.stderr
-        assert 'plain' in done.stdout and 'images/s' in done.stdout
-        found = json.loads((tmp_path / 'results.json').read_text())
-        [result] = found['results']
-        assert result['model'] == 'test_mlfm_resnet' and 1 < result['arithmetic'] < 1.5 and result['rounds'] == 6
-        rows = result['variants']
-        assert list(rows) == ['plain', 'memory', 'fused', 'plain folded', 'fused folded']
-        for row in rows.values():
-            for ratio in (row['ratio'], row['ratio_to_folded']):  # to the plain trunk as it is, and to it folded
-                assert 0 < ratio['sure_low'] <= ratio['median'] <= ratio['sure_high']
-        assert rows['plain']['ratio']['median'] == rows['plain folded']['ratio_to_folded']['median'] == 1
-        assert done.stdout.count('of plain folded') == 4
+    done = run('speed.py', *command)
+    assert done.returncode == 0, done.stderr
+    assert 'plain' in done.stdout and 'images/s' in done.stdout
+    found = json.loads((tmp_path / 'results.json').read_text())
+    [result] = found['results']
+    assert result['model'] == 'test_mlfm_resnet' and 1 < result['arithmetic'] < 1.5 and result['rounds'] == 6
+    rows = result['variants']
+    assert list(rows) == ['plain', 'memory', 'fused', 'plain folded', 'fused folded']
+    for row in rows.values():
+        for ratio in (row['ratio'], row['ratio_to_folded']):  # to the plain trunk as it is, and to it folded
+            assert 0 < ratio['sure_low'] <= ratio['median'] <= ratio['sure_high']
+    assert rows['plain']['ratio']['median'] == rows['plain folded']['ratio_to_folded']['median'] == 1
+    assert done.stdout.count('of plain folded') == 4
     assert (tmp_path / 'cost.png').stat().st_size > 1000
     done = run('speed.py', *command, '--train')
     assert done.returncode == 1 and 'was measured in another setting' in done.stderr

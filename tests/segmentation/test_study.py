@@ -17,6 +17,7 @@ def run(script, *args):
     return subprocess.run([sys.executable, BENCHMARKS / script, *map(str, args)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_study(tmp_path):
     """All variants on a few pictures; what is there is not run again, and other settings are refused."""
     write_shapes(tmp_path / 'camvid', {'train': 4, 'val': 1, 'test': 2}, (96, 128))

@@ -15,6 +15,7 @@ from helpers.hub_server import TOKEN, HubServer
 from helpers.networks import ALL, GSSDNET, WEIGHTS
 from helpers.reference import REFERENCE, load_fill, needs_reference
 from helpers.user import User
+from mlfm_zoo.cli import main
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.manifest import load_manifest, read_manifest
 
@@ -118,9 +119,14 @@ def test_publish_and_load(server, user, digits):
     assert_same_logits(user.code(LOGITS.format(name='test_mlfm_resnet.mine'), cache=user.home / 'new'), model)
 
 
-def test_refusals(server, user, digits):
+def test_refusals(server, user, digits, capsys):
+    def run(name, weights, *options):
+        command = ['publish', name, '--weights', weights, '--namespace', 'org', '--manifest', user.manifest, *options]
+        assert main([str(word) for word in command]) == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
     def publish(name='test_mlfm_resnet.mine', weights=WEIGHTS, *options):
-        return failed(user.publish(name, weights, '--origin', 'a test', *options))
+        return run(name, weights, '--origin', 'a test', *options)
 
     assert 'no name for weights' in publish('test_mlfm_resnet')
     assert 'no name for weights' in publish('resnet18.mine')
@@ -128,13 +134,13 @@ def test_refusals(server, user, digits):
     assert 'not the 99.00 % given' in publish('test_mlfm_resnet.mine', WEIGHTS, '--data', digits, '--top1', '99')
     assert 'no data to reproduce' in publish('test_mlfm_resnet.mine', WEIGHTS, '--top1', '99')
     assert 'do not fit' in publish('test_mlfm_resnet.mine', WEIGHTS, '--model-kwargs', 'memory_update=cat')
-    assert 'does not know' in failed(user.publish('test_mlfm_resnet.mine', WEIGHTS))
+    assert 'does not know' in run('test_mlfm_resnet.mine', WEIGHTS)
     (user.home / 'broken.yaml').write_text('version: 2')
     assert 'must hold "version" and "checkpoints"' in publish(
         'test_mlfm_resnet.mine', WEIGHTS, '--manifest', user.home / 'broken.yaml')
     assert not server.requests and not user.manifest.exists()
     user.token = 'hf_wrong'
-    assert 'hf auth login' in publish()
+    assert 'hf auth login' in failed(user.publish('test_mlfm_resnet.mine', WEIGHTS, '--origin', 'a test'))
     assert not user.manifest.exists()
 
 
@@ -213,6 +219,7 @@ with torch.inference_mode():
     assert 'top-1: 27 of 50' in evaluated.stdout and 'top-5: 44 of 50' in evaluated.stdout
 
 
+@pytest.mark.slow
 @needs_reference
 def test_republish_the_authors_own_in_one_command(server, user, tmp_path, monkeypatch):
     """Fetched, verified, converted, published with its provenance, and loaded by the same name from the Hub."""
