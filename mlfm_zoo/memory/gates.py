@@ -1,13 +1,12 @@
-"""The gates of a memory unit, and their form for inference."""
+"""The gates of a memory unit, and the form of its output gate for inference."""
 
-import copy
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .._folding import InferenceOnly, fold_norm, scale_and_shift
+from .._folding import InferenceOnly, scale_and_shift
 
 __all__ = ['FoldedNorm', 'Gate']
 
@@ -34,14 +33,6 @@ class Gate(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.norm(self.conv(x)))
 
-    @torch.jit.ignore
-    def fold(self) -> 'Gate':
-        """Return a copy for inference, whose norm is folded into its convolution."""
-        gate: Any = copy.deepcopy(self).eval()
-        gate.conv = fold_norm(self.conv, self.norm)
-        gate.norm = nn.Identity().eval()
-        return gate
-
 
 class FoldedNorm(InferenceOnly, nn.Module):
     """Batch norm of eval mode as the scale and the shift that it is then: an output gate for inference.
@@ -52,12 +43,16 @@ class FoldedNorm(InferenceOnly, nn.Module):
 
     scale: torch.Tensor
     shift: torch.Tensor
+    mean: torch.Tensor
+    var: torch.Tensor
 
     def __init__(self, norm: nn.BatchNorm2d):
         super().__init__()
         scale, shift = (value.detach().to(norm.weight.dtype) for value in scale_and_shift(norm))
         self.register_buffer('scale', scale, persistent=False)
         self.register_buffer('shift', shift, persistent=False)
+        self.register_buffer('mean', torch.zeros_like(shift), persistent=False)
+        self.register_buffer('var', torch.ones_like(shift), persistent=False)
         self.training = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -65,5 +60,4 @@ class FoldedNorm(InferenceOnly, nn.Module):
             # A compiled norm would compute both values again from four statistics wherever it is used.
             return (x * self.scale[:, None, None] + self.shift[:, None, None]).to(x.dtype)
         # Torch's norm is faster than a multiplication and an addition, and takes the two dtypes of autocast.
-        mean, var = torch.zeros_like(self.shift), torch.ones_like(self.shift)
-        return F.batch_norm(x, mean, var, self.scale, self.shift, eps=0.)
+        return F.batch_norm(x, self.mean, self.var, self.scale, self.shift, eps=0.)

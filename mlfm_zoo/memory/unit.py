@@ -24,6 +24,7 @@ import torch
 import torch.nn as nn
 from timm.models import checkpoint
 
+from .._folding import fold_norm
 from .bands import low_band
 from .gates import FoldedNorm, Gate
 from .options import MEMORY_UPDATES, check_option
@@ -136,10 +137,9 @@ class LowFrequencyMemoryUnit(nn.Module):
         if self.is_fused():
             return self
         unit: Any = copy.deepcopy(self).eval()
-        unit.input_gate = self.input_gate.fold()
-        if self.supplement_gate is not None:
-            unit.supplement_gate = self.supplement_gate.fold()
-        unit.output_gate = FoldedNorm(self.output_gate)
+        for gate in unit._gates():
+            gate.conv, gate.norm = fold_norm(gate.conv, gate.norm), nn.Identity().eval()
+        unit.output_gate = FoldedNorm(unit.output_gate)
         return unit
 
     def train(self, mode: bool = True) -> 'LowFrequencyMemoryUnit':
