@@ -1,11 +1,37 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and reading pickles."""
 
 import contextlib
 import os
+import zipfile
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator, Union
 
-__all__ = ['written_whole']
+__all__ = ['read_pickle', 'written_whole']
+
+
+def read_pickle(path: Union[str, Path], mmap: bool = False) -> Any:
+    """Read what `torch.save` wrote, with `weights_only=True`, after its checksums: `torch.load` ignores them.
+
+    Args:
+        path: The file.
+        mmap: Map the tensors instead of reading them; their checksums are compared all the same.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: A part of the file differs from its checksum, or is packed: torch never packs, and a small file
+            could fill the memory.
+        pickle.UnpicklingError: The file holds more than tensors and plain values.
+    """
+    import torch
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            damaged = packed[0] if packed else archive.testzip()
+        if damaged is not None:
+            raise ValueError(f'{path} is damaged in {damaged}: get the file again.')
+    return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
 
 
 @contextlib.contextmanager
