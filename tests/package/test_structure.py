@@ -14,7 +14,7 @@ PACKAGE = Path(mlfm_zoo.__file__).parent
 
 # Folders, and files beside them, lowest first: each imports from itself and from those before it.
 ORDER = (
-    '_timm', '_extras', '_files', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub', 'dct', 'models',
+    '_timm', '_extras', '_files', '_terminal', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub', 'dct', 'models',
     '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'cli', '__main__')
 
 # Imported by themselves, by the __init__ of their folder, and by functions of the command line.
