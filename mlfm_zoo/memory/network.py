@@ -4,8 +4,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
+import torch.fx
 import torch.nn as nn
-from timm.models import register_notrace_function
 
 from .bands import image_bands
 from .options import MemoryOptions
@@ -46,8 +46,6 @@ class LowFrequencyMemory(nn.Module):
 
     A site named 'stem' becomes the submodule `stem`. A site named 'layer2.3' becomes entry 3 of the ModuleList
     `layer2`, whose other entries pass through, so that the list can be zipped with the trunk's own.
-
-    Calling the module with the image returns the image's bands; `bands[first_level]` is the first memory.
 
     Args:
         sites: The sites in the order in which the trunk passes them.
@@ -141,7 +139,23 @@ class LowFrequencyMemory(nn.Module):
             unit.init_identity()
 
     def forward(self, image: torch.Tensor) -> List[torch.Tensor]:
-        """Make the image's bands.
+        """Not to be called: this module is no step between two layers of the trunk.
+
+        Args:
+            image: Whatever comes from the layer before.
+
+        Returns:
+            Nothing.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError(
+            "The network's children were called one after the other, which leaves the memory out: take features with "
+            'features_only=True or forward_intermediates.')
+
+    def image_bands(self, image: torch.Tensor) -> List[torch.Tensor]:
+        """Make the image's bands; `bands[first_level]` is the first memory.
 
         Args:
             image: Image batch (N, C, H, W).
@@ -157,7 +171,7 @@ class LowFrequencyMemory(nn.Module):
         return image_bands(image, self.num_levels, self.ceil_modes)
 
 
-@register_notrace_function
+@torch.fx.wrap  # a leaf for every tracer: its branches depend on the image
 def check_image(image: torch.Tensor, in_chans: int, reduction: int) -> None:
     """Refuse what is no image batch for a network, before the memory's arithmetic stumbles over it.
 

@@ -1,6 +1,6 @@
 """What the families share: a trunk of timm's with a memory beside it, and why weights do not fit it."""
 
-from typing import TYPE_CHECKING, Any, Collection, Dict, List, Mapping, Tuple, Type
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterator, List, Mapping, Tuple, Type
 
 import torch
 import torch.nn as nn
@@ -74,6 +74,15 @@ class MemoryNetwork(Trunk):
             `LowFrequencyMemory` takes them.
         """
         raise NotImplementedError
+
+    def named_children(self) -> Iterator[Tuple[str, nn.Module]]:
+        """The children, the memory first.
+
+        `nn.Sequential(*model.children())` and torchvision's `IntermediateLayerGetter` call children one after the
+        other, and would leave the memory out without a word. They meet it first, and its call raises.
+        """
+        children = dict(super().named_children())
+        return iter(sorted(children.items(), key=lambda item: item[0] != 'memory'))
 
     def train(self, mode: bool = True) -> 'MemoryNetwork':
         """Set training mode, which a fused memory refuses before anything is changed."""

@@ -97,7 +97,7 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
             The feature that the walk ends at, before the final convolution, and the kept features in order.
         """
         features: List[torch.Tensor] = []
-        bands = self.memory(x)
+        bands = self.memory.image_bands(x)
         memory = bands[self.memory.first_level]
         if hasattr(self.stem, 'last_feat_idx'):
             for i, (layer, unit) in enumerate(zip(self.stem, self.memory.stem)):

@@ -125,7 +125,7 @@ class ConvNeXtMemory(MemoryNetwork):
             The feature that the walk ends at, and the kept features in order.
         """
         features: List[torch.Tensor] = []
-        bands = self.memory(x)
+        bands = self.memory.image_bands(x)
         x, memory = self.memory.stem(self.stem(x), bands[self.memory.first_level], bands)
         for i, (stage, unit) in enumerate(zip(self.stages, self.memory.stages)):
             if i <= last:

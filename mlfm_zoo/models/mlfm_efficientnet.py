@@ -68,7 +68,7 @@ class EfficientNetMemory(MemoryNetwork):
             The feature that the walk ends at, and the kept features in order.
         """
         features: List[torch.Tensor] = []
-        bands = self.memory(x)
+        bands = self.memory.image_bands(x)
         x = self.bn1(self.conv_stem(x))
         x, memory = self.memory.stem(x, bands[self.memory.first_level], bands)
         if 0 in indices:

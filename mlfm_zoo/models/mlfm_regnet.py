@@ -62,7 +62,7 @@ class MLFMRegNet(MemoryNetwork, RegNet):
             The feature that the walk ends at, and the kept features in order.
         """
         features: List[torch.Tensor] = []
-        bands = self.memory(x)
+        bands = self.memory.image_bands(x)
         x, memory = self.memory.stem(self.stem(x), bands[self.memory.first_level], bands)
         if 0 in indices:
             features.append(x)

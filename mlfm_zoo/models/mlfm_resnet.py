@@ -40,6 +40,50 @@ class ResNetMemoryOptions(MemoryOptions):
         check_option('memory_split', self.memory_split, (True, False))
 
 
+class UnitsInside:
+    """The memory's way through a stage that has a unit half-way.
+
+    It is an object of its own, and no argument or result of the stage, so that a stage takes and returns one feature
+    for hooks, and wrappers such as FSDP, which copy lists of tensors, leave it alone.
+
+    Args:
+        units: The stage's units, one for each block; the last is called after the stage.
+        memory: Memory (N, M, H, W).
+        bands: The image's bands.
+        grad_checkpointing: Whether blocks compute their insides again in the backward pass.
+    """
+
+    def __init__(
+            self,
+            units: nn.ModuleList,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+            grad_checkpointing: bool,
+    ):
+        self.units, self.memory, self.bands, self.grad_checkpointing = units, memory, bands, grad_checkpointing
+
+
+class SplitStage(nn.Sequential):
+    """Stage of a ResNet with a memory unit half-way."""
+
+    @torch.jit.unused
+    def forward(self, x: torch.Tensor, inside: UnitsInside) -> torch.Tensor:
+        """Walk blocks and units together, up to the last block.
+
+        Args:
+            x: Feature (N, C, H, W).
+            inside: The memory, whose units replace it.
+
+        Returns:
+            The feature (N, C', H', W') that the stage's last unit takes.
+        """
+        for i, block in enumerate(self):
+            x = checkpoint(block, x) if inside.grad_checkpointing else block(x)
+            if i < len(self) - 1:
+                x, inside.memory = inside.units[i](x, inside.memory, inside.bands)
+        return x
+
+
 @memory_family(ResNet)
 class MLFMResNet(MemoryNetwork, ResNet):
     """ResNet with a memory unit after the stem, after its pooling and after every stage.
@@ -57,6 +101,12 @@ class MLFMResNet(MemoryNetwork, ResNet):
     def add_memory(self, options: Any) -> None:
         super().add_memory(options)
         self.memory_split = options.memory_split
+        self._split_stages()
+
+    def _split_stages(self) -> None:
+        if self.memory_split:
+            for stage in (self.layer2, self.layer3):
+                stage.__class__ = SplitStage  # the same object, which may have hooks
 
     def memory_sites(self, options: ResNetMemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
         stem = self.feature_info[0]
@@ -99,7 +149,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
             The feature that the walk ends at, and the kept features in order.
         """
         features: List[torch.Tensor] = []
-        bands = self.memory(x)
+        bands = self.memory.image_bands(x)
         x = self.act1(self.bn1(self.conv1(x)))
         x, memory = self.memory.stem(x, bands[self.memory.first_level], bands)
         if 0 in indices:
@@ -114,12 +164,14 @@ class MLFMResNet(MemoryNetwork, ResNet):
             if 1 in indices:
                 features.append(x)
         if last >= 2:
-            if self.memory_split:
+            if torch.jit.is_scripting():  # knows no UnitsInside, and no hooks
                 for block, unit in zip(self.layer2, self.memory.layer2):
-                    x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
-                    x, memory = unit(x, memory, bands)
+                    x, memory = unit(block(x), memory, bands)
             else:
-                if self.grad_checkpointing and not torch.jit.is_scripting():
+                if self.memory_split:
+                    inside = UnitsInside(self.memory.layer2, memory, bands, self.grad_checkpointing)
+                    x, memory = self.layer2(x, inside), inside.memory
+                elif self.grad_checkpointing:
                     x = checkpoint_seq(self.layer2, x)
                 else:
                     x = self.layer2(x)
@@ -127,12 +179,14 @@ class MLFMResNet(MemoryNetwork, ResNet):
             if 2 in indices:
                 features.append(x)
         if last >= 3:
-            if self.memory_split:
+            if torch.jit.is_scripting():  # knows no UnitsInside, and no hooks
                 for block, unit in zip(self.layer3, self.memory.layer3):
-                    x = block(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint(block, x)
-                    x, memory = unit(x, memory, bands)
+                    x, memory = unit(block(x), memory, bands)
             else:
-                if self.grad_checkpointing and not torch.jit.is_scripting():
+                if self.memory_split:
+                    inside = UnitsInside(self.memory.layer3, memory, bands, self.grad_checkpointing)
+                    x, memory = self.layer3(x, inside), inside.memory
+                elif self.grad_checkpointing:
                     x = checkpoint_seq(self.layer3, x)
                 else:
                     x = self.layer3(x)
@@ -177,6 +231,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
         if last == 0:
             self.memory.pool = PassThrough()
         self.memory.update_levels()
+        self._split_stages()
         return take_indices
 
 

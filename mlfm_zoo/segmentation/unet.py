@@ -88,7 +88,7 @@ class UNet(SegmentationNetwork):
         self.grad_checkpointing = False
 
     def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        bands: List[torch.Tensor] = [] if self.memory is None else self.memory(x)
+        bands: List[torch.Tensor] = [] if self.memory is None else self.memory.image_bands(x)
         m: Optional[torch.Tensor] = None if self.memory is None else bands[1]
         features, memories = [], []
         for level, block in enumerate(self.encoder):
