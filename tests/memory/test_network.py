@@ -18,7 +18,8 @@ def test_memory_of_a_network():
     assert [u.level for u in units] == [1, 2, 2]
     assert [u.forget for u in units] == [True, False, False]  # none where the next site has the same resolution
     assert [u.supplement_gate is not None for u in units] == [True, True, False]
-    assert [tuple(b.shape) for b in memory(torch.randn(1, 2, 9, 8))] == [(1, 2, 9, 8), (1, 2, 5, 4), (1, 2, 3, 2)]
+    bands = memory.image_bands(torch.randn(1, 2, 9, 8))
+    assert [tuple(band.shape) for band in bands] == [(1, 2, 9, 8), (1, 2, 5, 4), (1, 2, 3, 2)]
     x, written = memory.layers[0](torch.ones(1), torch.zeros(1), [])  # no unit there: passes through
     assert x == 1 and written == 0
 
@@ -41,5 +42,5 @@ def test_options_out_of_range(option, value):
 def test_what_is_no_image_batch(image, message):
     memory = LowFrequencyMemory(SITES, lengths={'layers': 3})
     with pytest.raises(ValueError, match=message) as error:
-        memory(image)
+        memory.image_bands(image)
     assert '\n' not in str(error.value)

@@ -1,0 +1,156 @@
+"""Libraries that take timm's networks take these: tracers, feature extractors, attribution, sharding, OpenVINO."""
+
+import pytest
+import timm
+import torch
+import torch.nn as nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from helpers.networks import ALL, SMALL, lived_in
+
+# with units half-way through stages too
+NETWORKS = {**SMALL, 'mlfm_resnet34': dict(channels=(8, 16, 24, 32))}
+
+
+def check_trace(name, **kwargs):
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model(name, **kwargs))
+    traced = torch.fx.symbolic_trace(model)
+    for shape in ((1, 3, 64, 64), (2, 3, 97, 65)):
+        image = torch.randn(shape)
+        with torch.no_grad():
+            assert torch.equal(traced(image), model(image))
+    with pytest.raises(ValueError, match='smaller than one cell'):
+        traced(torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_symbolic_trace(name):
+    check_trace(name, **NETWORKS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ALL)
+def test_symbolic_trace_of_every_network(name):
+    check_trace(name)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_torchvision_extractor(name):
+    """Its nodes are what the modules of `feature_info` return."""
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model(name, **NETWORKS[name]))
+    names = [info['module'] for info in model.feature_info]
+    expected = {}
+    handles = [
+        model.get_submodule(module).register_forward_hook(
+            lambda m, args, out, module=module: expected.__setitem__(module, out.clone()))
+        for module in names]
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        model(image)
+        for handle in handles:
+            handle.remove()
+        found = create_feature_extractor(model, names)(image)
+    for module in names:
+        torch.testing.assert_close(found[module], expected[module])
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_children_in_a_row(name):
+    """Idioms that call the children one after the other, and so leave the memory out, raise."""
+    model = timm.create_model(name, **NETWORKS[name]).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with pytest.raises(RuntimeError, match='leaves the memory out: take features with features_only=True'):
+        nn.Sequential(*list(model.children())[:-2])(image)
+    stages = [n for n, _ in model.named_children() if n.startswith(('layer', 'stages', 'blocks', 's2'))]
+    pyramid = BackboneWithFPN(model, {stages[-1]: '0'}, [model.num_features], 16)
+    with pytest.raises(RuntimeError, match='leaves the memory out'):
+        pyramid(image)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_grad_cam(name):
+    """Activations and gradients of the last stage by hooks: weighted together they change as the logit does."""
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model(name, num_classes=5, **NETWORKS[name])).double()
+    image = torch.randn(1, 3, 64, 64).double()
+    kept = {}
+
+    def keep(module, args, feature):
+        feature.retain_grad()
+        kept['feature'] = feature
+
+    stage = model.get_submodule(model.feature_info[-1]['module'])
+    handle = stage.register_forward_hook(keep)
+    logit = model(image)[0, 3]
+    logit.backward()
+    handle.remove()
+    step = 1e-6 * torch.randn_like(kept['feature'])
+    stage.register_forward_hook(lambda module, args, feature: feature + step)
+    with torch.no_grad():
+        changed = model(image)[0, 3]
+    assert (changed - logit).item() == pytest.approx((kept['feature'].grad * step).sum().item(), rel=1e-3)
+
+
+@pytest.fixture(scope='module')
+def one_process(tmp_path_factory):
+    import torch.distributed as dist
+    file = tmp_path_factory.mktemp('store') / 'store'
+    dist.init_process_group('gloo', store=dist.FileStore(str(file), 1), rank=0, world_size=1)
+    yield dist.device_mesh.init_device_mesh('cpu', (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_sharded_stages(name, one_process):
+    """FSDP2 on the stages: gradients of the network without it."""
+    from torch.distributed.fsdp import fully_shard
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5, **NETWORKS[name])
+    same = timm.create_model(name, num_classes=5, **NETWORKS[name])
+    same.load_state_dict(model.state_dict())
+    for info in model.feature_info:
+        stage = model.get_submodule(info['module'])
+        if [*stage.parameters()]:
+            fully_shard(stage, mesh=one_process)
+    fully_shard(model, mesh=one_process)
+    image, weights = torch.randn(2, 3, 64, 64), torch.randn(2, 5)
+    for network in (model, same):
+        (network(image) * weights).sum().backward()
+    for (parameter, sharded), plain in zip(model.named_parameters(), same.parameters()):
+        if plain.grad is not None:
+            torch.testing.assert_close(sharded.grad.full_tensor(), plain.grad, msg=parameter)
+
+
+@pytest.mark.slow
+def test_deep_lift():
+    """Attributions sum to the difference of the logit. Only where the trunk's own layers allow it: no max pooling."""
+    from captum.attr import DeepLift
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model('mlfm_regnetx_002', num_classes=5)).double()
+    image, baseline = torch.randn(2, 1, 3, 64, 64).double()
+    found = DeepLift(model).attribute(image, baseline, target=3).sum()
+    with torch.no_grad():
+        expected = model(image)[0, 3] - model(baseline)[0, 3]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('fuse', [False, True])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_openvino(name, fuse):
+    import openvino
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model(name, **NETWORKS[name]))
+    if fuse:
+        model.fuse()
+    converted = openvino.convert_model(model, example_input=torch.randn(1, 3, 64, 64))
+    engine = openvino.compile_model(converted, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    for shape in ((1, 3, 64, 64), (2, 3, 97, 65)):
+        image = torch.randn(shape)
+        with torch.no_grad():
+            expected = model(image)
+        found = torch.from_numpy(engine(image.numpy())[0])
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
