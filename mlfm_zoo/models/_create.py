@@ -1,5 +1,6 @@
 """From a registered name and its keyword arguments to a network."""
 
+from dataclasses import fields
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
 
@@ -28,7 +29,17 @@ SOURCES = {'url', 'file', 'state_dict', 'hf_hub_id', 'source'}
 
 
 class FeatureNet(FeatureGetterNet):
-    """timm's extractor for models with `forward_intermediates`, with the switch for gradient checkpointing it lacks."""
+    """timm's extractor for models with `forward_intermediates`, with two things that it lacks.
+
+    They are a switch for gradient checkpointing, and a return type, without which no scripted module can use it.
+    """
+
+    def forward(self, x: torch.Tensor) -> List[torch.Tensor]:
+        network: Any = self.model
+        features = network.forward_intermediates(
+            x, indices=self.out_indices, norm=self.norm, output_fmt=self.output_fmt, intermediates_only=True)
+        assert isinstance(features, list)  # for TorchScript; with `intermediates_only` nothing else is returned
+        return features
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -135,6 +146,13 @@ def create_mlfm_model(
     if not memory:  # the options that a folder's config brings along
         saved = kwargs.get('pretrained_model_args') or {}
         kwargs = {k: v for k, v in kwargs.items() if not k.startswith('memory_') or k not in saved or v != saved[k]}
+    network_cls: Any = model_cls
+    options = [field.name for field in fields(network_cls.options_cls)] if memory else []
+    for name in kwargs:
+        if name.startswith('memory_') and name not in options:
+            raise TypeError(
+                f'{variant} got an unexpected keyword argument {name!r}: '
+                + (f'the options of its memory are {", ".join(options)}.' if memory else 'memory=False has no options.'))
     prepare: Callable[..., StateDict] = prepare_state_dict
     if imagenet100_head:
         checkpoint = _find_checkpoint(kwargs, variant, memory) if pretrained else None

@@ -67,16 +67,22 @@ class SplitStage(nn.Sequential):
     """Stage of a ResNet with a memory unit half-way."""
 
     @torch.jit.unused
-    def forward(self, x: torch.Tensor, inside: UnitsInside) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, inside: Optional[UnitsInside] = None) -> torch.Tensor:
         """Walk blocks and units together, up to the last block.
 
         Args:
-            x: Feature (N, C, H, W).
+            input: Feature (N, C, H, W).
             inside: The memory, whose units replace it.
 
         Returns:
             The feature (N, C', H', W') that the stage's last unit takes.
+
+        Raises:
+            RuntimeError: The stage is called outside of its network.
         """
+        if inside is None:
+            raise RuntimeError('A memory unit lies half-way through this stage: call the network, not the stage alone.')
+        x = input
         for i, block in enumerate(self):
             x = checkpoint(block, x) if inside.grad_checkpointing else block(x)
             if i < len(self) - 1:

@@ -147,6 +147,18 @@ def test_calibration_keeps_accuracy_in_both_modes(trained_trunk):
     assert (calibrated - trunk_logits).square().mean() < 0.5 * (uncalibrated - trunk_logits).square().mean()
 
 
+@pytest.mark.parametrize('wrap', [torch.nn.DataParallel, lambda model: torch.compile(model, backend='eager')])
+def test_calibration_of_wrapped_networks(trained_trunk, wrap):
+    trunk, images, *_ = trained_trunk
+    plain, inside = (mlfm_zoo.attach_memory(copy.deepcopy(trunk)).eval() for _ in range(2))
+    wrapped = wrap(inside)
+    wrapped(images[:4])  # compiled before it is calibrated
+    mlfm_zoo.calibrate_memory(plain, images.split(128))
+    assert mlfm_zoo.calibrate_memory(wrapped, images.split(128)) is wrapped
+    for name, value in plain.state_dict().items():
+        assert torch.equal(inside.state_dict()[name], value), name
+
+
 def test_calibration_refuses(trained_trunk):
     trunk, images, *_ = trained_trunk
     with pytest.raises(ValueError, match='no memory to calibrate'):

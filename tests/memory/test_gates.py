@@ -7,8 +7,11 @@ import pickle
 import pytest
 import timm
 import torch
+import torch.nn as nn
+import torch.nn.utils.prune as prune
 from safetensors.torch import load_file
 from timm.models import reparameterize_model
+from torch.nn.utils import parametrizations
 
 from helpers.networks import SMALL, lived_in
 from helpers.reference import REFERENCE, load_fill, needs_reference
@@ -194,3 +197,85 @@ def test_checkpointing_covers_the_units(name):
     for plain, saving in zip(*gradients):
         torch.testing.assert_close(saving, plain)
     assert kept[1] < 0.8 * kept[0]
+
+
+class Adapter(nn.Module):
+    """A convolution and a second one beside it, as low-rank adapters put it there."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv, self.beside = conv, nn.Conv2d(conv.in_channels, conv.out_channels, 1)
+
+    def forward(self, x):
+        return self.conv(x) + self.beside(x)
+
+
+def double(module, args, output):
+    return 2 * output
+
+
+HANGING = {
+    'hook on a convolution': lambda unit: unit.input_gate.conv.register_forward_hook(double),
+    'hook on a norm': lambda unit: unit.input_gate.norm.register_forward_hook(double),
+    'hook on the output gate': lambda unit: unit.output_gate.register_forward_hook(double),
+    'pruning': lambda unit: prune.l1_unstructured(unit.input_gate.conv, 'weight', 0.5),
+    'weight norm': lambda unit: parametrizations.weight_norm(unit.input_gate.conv),
+    'adapter': lambda unit: setattr(unit.input_gate, 'conv', Adapter(unit.input_gate.conv)),
+    'other gate': lambda unit: setattr(unit, 'input_gate', nn.Sequential(unit.input_gate)),
+}
+
+
+@pytest.mark.parametrize('trunk', [False, True])
+@pytest.mark.parametrize('hanging', HANGING)
+def test_what_hangs_on_a_gate_stays(hanging, trunk):
+    """The unit stays as it is, the others are fused, and a warning says how many and which."""
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model('mlfm_resnet18', channels=(16, 24, 32, 40)))
+    unit = model.memory.layer2[1]
+    HANGING[hanging](unit)
+    keys = {name for name in model.state_dict() if name.startswith('memory.layer2.1.')}
+    image = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(image)
+        with pytest.warns(UserWarning, match='1 of 6 memory units were not fused.*: layer2.1.$'):
+            model.fuse(trunk=trunk)
+        torch.testing.assert_close(model(image), expected, rtol=1e-4, atol=1e-5)
+    assert model.memory.layer2[1] is unit and not unit.is_fused()
+    assert {f'memory.layer2.1.{name}' for name in unit.state_dict()} == keys
+    assert sum(other.is_fused() for other in model.memory.units()) == 5
+
+
+def test_hooks_on_units_and_gates_survive():
+    model = timm.create_model('test_mlfm_resnet').eval()
+    seen = []
+    for module in (model.memory.stem, model.memory.stem.input_gate):
+        module.register_forward_hook(lambda module, args, output: seen.append(module))
+    model.fuse()(torch.randn(1, 3, 64, 64))
+    assert seen == [model.memory.stem.input_gate, model.memory.stem] and model.memory.stem.is_fused()
+
+
+@pytest.mark.parametrize('form', ['plain', 'fused', 'trunk fused'])
+@small
+def test_nothing_handed_is_overwritten(name, form):
+    """What a unit is given is the same after the whole pass."""
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model(name, **SMALL[name]))
+    if form != 'plain':
+        model.fuse(trunk=form == 'trunk fused')
+    handed = []
+
+    def keep(unit, args):
+        x, memory, bands = args
+        handed.extend((tensor, tensor.clone()) for tensor in (memory, *bands))
+        model.feature = x, x.clone()
+
+    def compare(unit, args, output):
+        handed.append(model.feature)
+        assert torch.equal(*model.feature)
+
+    for unit in model.memory.units():
+        unit.register_forward_pre_hook(keep)
+        unit.register_forward_hook(compare)
+    with torch.inference_mode():
+        model(torch.randn(2, 3, 64, 96))
+    assert handed and all(torch.equal(tensor, copy) for tensor, copy in handed)
