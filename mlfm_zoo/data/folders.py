@@ -3,7 +3,7 @@
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -40,20 +40,21 @@ def walk_images(root: Union[str, Path], endings: Optional[Collection[str]] = Non
     endings = get_img_extensions(as_set=True) if endings is None else endings
     files: List[str] = []
 
-    def search(folder: str, above: FrozenSet[str]) -> None:
-        above |= {os.path.realpath(folder)}
+    def search(folder: str, above: Tuple[str, ...]) -> None:
+        above += (os.path.join(os.path.realpath(folder), ''),)
         for entry in os.scandir(folder):
             if entry.name.startswith('.'):
                 continue
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                if os.path.realpath(entry.path) not in above:
+                inside = os.path.join(os.path.realpath(entry.path), '')
+                if not any(path.startswith(inside) for path in above):
                     search(entry.path, above)
             elif os.path.splitext(entry.name)[1].lower() in endings:
                 files.append(entry.path)
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 raise FileNotFoundError(f'{entry.path} is a link that leads nowhere: repair or remove it.')
 
-    search(str(root), frozenset())
+    search(str(root), ())
     return [Path(file) for file in sorted(files, key=lambda file: (natural_key(file), file))]
 
 
@@ -114,9 +115,10 @@ def open_images(root: Union[str, Path], class_names: Optional[Sequence[str]] = N
         raise FileNotFoundError(f'There is no folder at {root}: give one that holds a folder of images for each class.')
     reader = _FolderReader(root, class_names)
     if not reader.samples:
-        which = f' of the expected classes, {_listed(class_names)}, only of {_listed(reader.others)}' if class_names else ''
-        raise FileNotFoundError(
-            f'{root} holds no images{which}: give a folder that holds a folder of images for each class.')
+        images = 'images'
+        if class_names:
+            images = f'images of the expected classes, {_listed(class_names)}, only of {_listed(reader.others) or "none"}'
+        raise FileNotFoundError(f'{root} holds no {images}: give a folder that holds a folder of images for each class.')
     return StrictImageDataset(str(root), reader=reader)
 
 
