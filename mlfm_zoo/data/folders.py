@@ -68,17 +68,17 @@ class _FolderReader:
     Attributes:
         samples: Path and class number of each image.
         class_to_idx: Number of each class.
-        others: Classes that were left out.
+        found: Classes of which the folder has images, those that are left out too.
     """
 
     def __init__(self, root: Path, class_names: Optional[Sequence[str]] = None):
         self.root = root
         named = [(file, file.parent.name if file.parent != root else '') for file in walk_images(root)]
+        self.found = sorted({name for _, name in named}, key=lambda name: (natural_key(name), name))
         if class_names is None:
-            class_names = sorted({name for _, name in named}, key=lambda name: (natural_key(name), name))
+            class_names = self.found
         self.class_to_idx = {name: i for i, name in enumerate(class_names)}
         self.samples = [(str(file), self.class_to_idx[name]) for file, name in named if name in self.class_to_idx]
-        self.others = sorted({name for _, name in named} - set(class_names))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -116,9 +116,10 @@ def open_images(root: Union[str, Path], class_names: Optional[Sequence[str]] = N
     reader = _FolderReader(root, class_names)
     if not reader.samples:
         images = 'images'
-        if class_names:
-            images = f'images of the expected classes, {_listed(class_names)}, only of {_listed(reader.others) or "none"}'
-        raise FileNotFoundError(f'{root} holds no {images}: give a folder that holds a folder of images for each class.')
+        if class_names and reader.found:
+            images = f'images of the expected classes {_listed(class_names)}, only of {_listed(reader.found)}'
+        raise FileNotFoundError(
+            f'{root} holds no {images}: give a folder that holds a folder of images for each class.')
     return StrictImageDataset(str(root), reader=reader)
 
 
@@ -144,14 +145,14 @@ def open_folder(
 ) -> StrictImageDataset:
     """Open an image folder for a model's classes.
 
-    Folders are matched with outputs by name if the caller or the model's config names the classes. They may then be
-    only some of the classes. Otherwise, folders in timm's order are the outputs.
+    Folders are matched with outputs by name if the caller or the model's config names the classes. Otherwise they are
+    numbered in timm's order.
 
     Args:
         root: Folder with one folder of images a class.
         model: A timm model.
-        class_names: Names of the class folders in the order of the model's outputs; those of `label_names` if None.
-            Folders of other names are left out, with a warning.
+        class_names: Names of the class folders in the order of the model's outputs, of which `root` may hold only some;
+            those of `label_names` if None. Folders of other names are left out, with a warning.
 
     Returns:
         timm's dataset, without a transform.
@@ -162,7 +163,7 @@ def open_folder(
     """
     names = class_names or label_names(model)
     dataset = open_images(root, names)
-    classes, others = list(dataset.reader.class_to_idx), dataset.reader.others
+    reader, num_classes = dataset.reader, getattr(model, 'num_classes', 0)
     filled = {Path(dataset.reader.filename(i)).parts[0] for i in range(len(dataset))}
     empty = {f.name for f in Path(root).iterdir() if f.is_dir() and not f.name.startswith('.')} - filled
     if names:
@@ -170,14 +171,16 @@ def open_folder(
     if empty:
         raise FileNotFoundError(
             f'{Path(root, min(empty))} holds no images, expected those of a class: add them, or remove the folder.')
-    if len(classes) != getattr(model, 'num_classes', 0):
+    classes = class_names or reader.found
+    if len(classes) != num_classes:
         raise ValueError(
-            f'The model distinguishes {getattr(model, "num_classes", 0)} classes and the data has {len(classes)}, '
-            f'{_listed(classes)}: give data of the same classes, and their names where the data holds only some.')
+            f'The model distinguishes {num_classes} classes and the data has {len(classes)}, {_listed(classes)}: give '
+            'data of the same classes, and their names where the data holds only some of them.')
+    others = sorted(set(reader.found) - set(reader.class_to_idx))
     if others and class_names is None:
         raise ValueError(
-            f'The classes of the model are {_listed(classes)}, and {root} has other folders, {_listed(others)}: remove '
-            'or rename them.')
+            f'The classes of the model are {_listed(list(reader.class_to_idx))}, and the folders in {root} are '
+            f'{_listed(reader.found)}: rename the folders, or give their names in the order of the classes.')
     if others:
         warnings.warn(
             f'{len(others)} folders in {root} belong to no class and are left out, {printable(others[0])} among them.',
