@@ -61,7 +61,10 @@ def read_coco(file: PathLike) -> Any:
         ValueError: The file is not in COCO's form, or an annotation is damaged.
     """
     with _damage(f'{file} is not a JSON file in the form of COCO'):
-        coco = make_coco(json.loads(Path(file).read_text(encoding='utf-8-sig')))
+        content = json.loads(Path(file).read_text(encoding='utf-8-sig'))
+        if not isinstance(content, dict):
+            raise ValueError(f'it holds a {type(content).__name__}')
+        coco = make_coco(content)
     check_coco(coco, file)
     return coco
 

@@ -78,7 +78,7 @@ def test_classes(folder):
         open_folder(folder, named(list('0123x'), 5))
     with pytest.raises(ValueError, match='of the model are 0, 1, 2, 3, and the folders in'):  # two of one name
         open_folder(folder, named(list('01233'), 5))
-    with pytest.raises(FileNotFoundError, match='images of the expected classes a, b, c, d, e, only of 0, 1, 2, 3, 4: '):
+    with pytest.raises(FileNotFoundError, match='expected classes a, b, c, d, e, only of 0, 1, 2, 3, 4: '):
         open_folder(folder, named(list('abcde'), 5))
 
 
