@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import json
 import math
 import os
 import warnings
@@ -13,22 +14,21 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+from torchvision.datasets import CocoDetection, VisionDataset, wrap_dataset_for_transforms_v2
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from .._extras import require_extra
 from ..data.images import open_image
 from ..memory.options import check_option
 
-__all__ = ['CocoImages', 'collate', 'make_coco', 'read_coco', 'require_pycocotools']
+__all__ = ['CocoImages', 'check_coco', 'collate', 'make_coco', 'read_coco', 'require_pycocotools']
 
 PathLike = Union[str, 'os.PathLike[str]']
 MODES = {1: 'L', 3: 'RGB'}
 
 require_pycocotools = functools.partial(require_extra, extra='detection', what='Data in the form of COCO')
 
-# pycocotools crashes on polygons with NaN or infinite coordinates, instead of raising.
-MAX_COORDINATE = 10 ** 6
+MAX_SIDE = 2 ** 16  # of an image in pixels
 
 
 def make_coco(content: Dict[str, Any]) -> Any:
@@ -60,10 +60,12 @@ def read_coco(file: PathLike) -> Any:
         FileNotFoundError: There is no such file.
         ValueError: The file is not in COCO's form, or an annotation is damaged.
     """
-    coco_class = require_pycocotools('pycocotools.coco').COCO
     with _damage(f'{file} is not a JSON file in the form of COCO'):
-        coco = coco_class(file)
-    _check(coco, file)
+        content = json.loads(Path(file).read_text(encoding='utf-8-sig'))
+        if not isinstance(content, dict):
+            raise ValueError(f'it holds a {type(content).__name__}')
+        coco = make_coco(content)
+    check_coco(coco, file)
     return coco
 
 
@@ -80,24 +82,51 @@ def _damage(what: str) -> Iterator[None]:
         raise ValueError(f'{what} ({reason}): repair or remove it.') from error
 
 
-def _check(coco: Any, file: PathLike) -> None:
-    """Complete the annotations, and raise for what would stop a training or falsify an evaluation later."""
+def check_coco(coco: Any, file: object) -> None:
+    """Complete the annotations, and raise for what would stop a training, or falsify or crash an evaluation later.
+
+    Args:
+        coco: A `pycocotools.coco.COCO`.
+        file: What errors call it.
+
+    Raises:
+        ValueError: An image or annotation is damaged.
+    """
+    for info in coco.dataset.get('images', []):
+        with _damage(f'{file}: image {info.get("id")} is damaged'):
+            if not all(type(info[side]) is int and 0 < info[side] < MAX_SIDE for side in ('height', 'width')):
+                raise ValueError('its height or width is no number of pixels')
+            Path(info.get('file_name', ''))
     for entry in coco.dataset.get('annotations', []):
         with _damage(f'{file}: annotation {entry["id"]} is damaged'):
-            if not entry['id'] or coco.anns[entry['id']] is not entry:  # COCOeval takes 0 for no match
+            if not int(entry['id']) or coco.anns[entry['id']] is not entry:  # COCOeval takes 0 for no match
                 raise ValueError('its id is 0 or given twice')
             if entry['image_id'] not in coco.imgs or entry['category_id'] not in coco.cats:
                 raise ValueError('the file does not list its image or its category')
             entry['bbox'] = x, y, width, height = [float(value) for value in entry['bbox']]
-            if not math.isfinite(x + y + width + height):
-                raise ValueError('its bbox is not finite')
-            entry.setdefault('iscrowd', 0)
-            entry.setdefault('area', width * height)
+            entry['area'] = float(entry.get('area', width * height))
+            if not math.isfinite(x + y + width + height + entry['area']):
+                raise ValueError('its bbox or area is not finite')
+            entry['iscrowd'] = int(entry.get('iscrowd', 0))
             if entry.get('segmentation') == [[]]:  # as exports of boxes have it
                 entry['segmentation'] = []
-            polygons = entry['segmentation'] if isinstance(entry.get('segmentation'), list) else []
-            if not all(len(polygon) >= 6 and all(abs(v) < MAX_COORDINATE for v in polygon) for polygon in polygons):
-                raise ValueError('a polygon has fewer than 3 points, or coordinates out of range')
+            _check_segmentation(entry.get('segmentation') or [], coco.imgs[entry['image_id']])
+
+
+def _check_segmentation(segmentation: Any, info: Dict[str, Any]) -> None:
+    """Raise for what pycocotools would crash on: it draws polygons far outside of an image, up to the memory's end."""
+    height, width = info['height'], info['width']
+    if isinstance(segmentation, dict):
+        if list(segmentation['size']) != [height, width]:
+            raise ValueError('its mask has another size than its image')
+        runs = segmentation['counts']
+        if isinstance(runs, list) and (min(runs) < 0 or sum(runs) != height * width):
+            raise ValueError('its run lengths are not those of its image')
+    else:
+        limit = 2 * max(height, width)
+        for polygon in segmentation:
+            if len(polygon) < 6 or len(polygon) % 2 or not all(abs(value) <= limit for value in polygon):
+                raise ValueError('a polygon has fewer than 3 points, or coordinates far outside of its image')
 
 
 def _is_target(entry: Dict[str, Any]) -> bool:
@@ -108,36 +137,35 @@ class _Targets(CocoDetection):
     """torchvision's dataset without crowds and boxes without area; `open_image` reads the images."""
 
     def __init__(self, folder: PathLike, file: PathLike, masks: bool, mode: str):
-        with _damage(f'{file} is not a JSON file in the form of COCO'):
-            super().__init__(folder, file)
-        _check(self.coco, file)
+        VisionDataset.__init__(self, folder)  # torchvision's own reads no file with a byte order mark
+        self.coco = read_coco(file)
+        self.ids = sorted(self.coco.imgs)
         self.file, self.masks, self.mode = file, masks, mode
 
     def _load_image(self, id: Any) -> Image.Image:
         info = self.coco.imgs[id]
         file = Path(self.root, info['file_name'])
-        image = open_image(file, self.mode)
+        image = open_image(file, self.mode, upright=True)
         if image.size != (info['width'], info['height']):
             raise ValueError(
-                f'{file} is {image.width} x {image.height} pixels, and {info["width"]} x {info["height"]} in '
-                f'{self.file}: give the images that were annotated.')
+                f'{file} is {image.width} x {image.height} pixels, turned as its EXIF orientation says, and '
+                f'{info["width"]} x {info["height"]} in {self.file}: give the images that were annotated.')
         return image
 
     def _load_target(self, id: Any) -> List[Dict[str, Any]]:
         entries = [entry for entry in super()._load_target(id) if _is_target(entry)]
-        info = self.coco.imgs[id]
         for entry in entries:
             if self.masks and not isinstance(entry['segmentation'], list):  # only decoding shows what is in run lengths
                 with _damage(f'{self.file}: annotation {entry["id"]} is damaged'):
-                    if self.coco.annToMask(entry).shape != (info['height'], info['width']):
-                        raise ValueError('its mask has another size than its image')
+                    self.coco.annToMask(entry)
         return entries
 
 
 class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
     """Images and targets for torchvision's detectors, from annotations in COCO's form.
 
-    Labels are the file's category ids. Crowds are no targets, nor are boxes without area, which COCO itself has; the
+    Images are turned upright as their EXIF orientation says, since annotations refer to what annotators saw. Labels are
+    the file's category ids. Crowds are no targets, nor are boxes without area, which COCO itself has; the
     evaluation by `coco` knows both.
 
     Args:

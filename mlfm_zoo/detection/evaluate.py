@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 import torch
 import torch.nn as nn
 
-from .coco import PathLike, make_coco, read_coco, require_pycocotools
+from .coco import PathLike, check_coco, make_coco, read_coco, require_pycocotools
 
 __all__ = ['evaluate']
 
@@ -39,9 +39,11 @@ def evaluate(
         nothing to find.
 
     Raises:
-        ValueError: The loader is empty, or an image of it is not in the truth.
+        ValueError: The loader is empty, an image of it is not in the truth, or the truth is damaged.
     """
     coco: Any = read_coco(truth) if isinstance(truth, (str, os.PathLike)) else truth
+    if coco is truth and coco is not None:
+        check_coco(coco, 'The truth')
     # of each image: what was predicted, whether with masks, what was expected, and its size
     found: Dict[Any, Tuple[List[Dict[str, Any]], bool, List[Dict[str, Any]], Tuple[int, int]]] = {}
     device = next(model.parameters()).device

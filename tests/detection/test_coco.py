@@ -12,7 +12,8 @@ from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 
 from helpers.detectors import TINY
-from mlfm_zoo.detection import CocoImages, collate, create_model
+from mlfm_zoo.detection import CocoImages, collate, create_model, evaluate
+from mlfm_zoo.detection.coco import make_coco
 
 
 def test_images_against_torchvision(photos):
@@ -37,14 +38,18 @@ def test_images_against_torchvision(photos):
     ('c["categories"].append(dict(id=0, name="background"))', 'one of id 0, the background: number them from 1'),
     ('a.pop("bbox")', "annotation 1 is damaged .KeyError: 'bbox'"),
     ('a["bbox"] = [1, 2, 3]', 'annotation 1 is damaged .not enough values'),
-    ('a["bbox"][2] = float("nan")', 'annotation 1 is damaged .its bbox is not finite'),
+    ('a["bbox"][2] = float("nan")', 'annotation 1 is damaged .its bbox or area is not finite'),
+    ('a["area"] = "large"', 'annotation 1 is damaged .could not convert'),
+    ('c["images"][0]["height"] = "155"', 'image 1 is damaged .its height or width is no number of pixels'),
+    ('c["images"][0]["file_name"] = 5', 'image 1 is damaged .TypeError'),
     ('a["image_id"] = 99', 'annotation 1 is damaged .the file does not list its image or its category'),
     ('c["annotations"][1]["id"] = 1', 'annotation 1 is damaged .its id is 0 or given twice'),
     ('a["id"] = 0', 'annotation 0 is damaged .its id is 0 or given twice'),
     ('a.pop("segmentation")', 'annotation 1 has no segmentation: add it, or ask for masks=False'),
     *((f'a["segmentation"] = {value}', 'annotation 1 is damaged') for value in (
         '"a cat"', '5', '[1, 2, 3, 4, 5, 6]', '[[1, 2, 3, 4]]', '[[1, 2, 3, 4, 5, "6"]]',
-        '[[1, 2, 3, 4, 5, float("nan")]]', '[[1, 2, 3, 4, 5, 1e300]]', 'dict(counts=[135 * 155])',
+        '[[1, 2, 3, 4, 5, float("nan")]]', '[[1, 2, 3, 4, 5, 1e300]]', '[[1, 2, 3, 4, 5, 1e9]]',
+        '[[1, 2, 3, 4, 5, 1000]]', '[[1, 2, 3, 4, 5, 6, 7]]', 'dict(counts=[135 * 155])',
         'dict(size=[135, 155], counts=[135 * 155])', 'dict(size=[155, 135], counts=[-1, 135 * 155 + 1])',
         'dict(size=[155, 135], counts="a cat")')),
 ])
@@ -56,6 +61,33 @@ def test_damaged_annotations(photos, tmp_path, change, error):
     with pytest.raises(ValueError, match=error) as raised:
         CocoImages(photos / 'images', file)[0]
     assert str(file) in str(raised.value) and '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('crowd', [
+    [[1, 2, 3, 4, 5, 1e9]], [[1, 2, 3, 4]], dict(size=[155, 135], counts=[-1, 135 * 155 + 1])])
+def test_damaged_truth(photos, crowd):
+    """A `COCO` of the caller: what would end the interpreter is an error here too."""
+    coco = make_coco(json.loads((photos / 'annotations.json').read_text()))
+    coco.dataset['annotations'][0].update(segmentation=crowd, iscrowd=1)
+    with pytest.raises(ValueError, match='^The truth: annotation 1 is damaged'):
+        evaluate(torch.nn.Linear(1, 1), [], coco)
+
+
+@pytest.mark.parametrize('orientation, turned', [
+    (1, np.array([[9, 0, 0], [0, 0, 0]])), (3, np.array([[0, 0, 0], [0, 0, 9]]))])
+def test_orientation(tmp_path, orientation, turned):
+    """A box is where the annotator saw it, in the upright image; with a byte order mark before the annotations."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.array([[9, 0, 0], [0, 0, 0]], np.uint8)).save(tmp_path / 'a.png', exif=exif)
+    y, x = map(int, np.argwhere(turned)[0])
+    (tmp_path / 'a.json').write_text(json.dumps(dict(
+        images=[dict(id=1, file_name='a.png', height=2, width=3)], categories=[dict(id=1, name='dot')],
+        annotations=[dict(id=1, image_id=1, category_id=1, bbox=[x, y, 1, 1])])), encoding='utf-8-sig')
+    image, target = CocoImages(tmp_path, tmp_path / 'a.json', masks=False, in_chans=1)[0]
+    np.testing.assert_allclose(255 * image[0], turned, rtol=1e-6)
+    left, top, right, bottom = target['boxes'][0].int().tolist()
+    assert image[0, top:bottom, left:right].item() == image.max()
 
 
 def test_forms_of_annotations(tmp_path):
@@ -98,7 +130,7 @@ def test_damaged_files(photos, tmp_path):
     with pytest.raises(ValueError, match='coins-0-0.png cannot be decoded as an image'):
         CocoImages(tmp_path, photos / 'annotations.json')[0]
     Image.new('L', (17, 155)).save(tmp_path / 'coins-0-0.png')
-    with pytest.raises(ValueError, match='coins-0-0.png is 17 x 155 pixels, and 135 x 155 in .*annotations.json'):
+    with pytest.raises(ValueError, match='coins-0-0.png is 17 x 155 pixels, .* and 135 x 155 in .*annotations.json'):
         CocoImages(tmp_path, photos / 'annotations.json')[0]
 
 
