@@ -14,8 +14,8 @@ PACKAGE = Path(mlfm_zoo.__file__).parent
 
 # Folders, and files beside them, lowest first: each imports from itself and from those before it.
 ORDER = (
-    '_timm', '_extras', '_files', '_terminal', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub', 'dct', 'models',
-    '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'cli', '__main__')
+    '_timm', '_extras', '_files', '_terminal', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub', 'dct',
+    'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'cli', '__main__')
 
 # Imported by themselves, by the __init__ of their folder, and by functions of the command line.
 LEAVES = (('frequency',), ('detection',), ('segmentation',), ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
