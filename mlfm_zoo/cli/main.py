@@ -1,11 +1,16 @@
 """From the arguments of a process to a command, and from an error to one sentence and an exit code."""
 
 import argparse
+import io
 import os
+import re
 import sys
 from typing import Any, Callable, List, Optional
 
+from safetensors import SafetensorError
+
 from .. import __version__
+from .._terminal import printable
 from . import checkpoints, dct, frequency, models, segmentation, training
 
 __all__ = ['main', 'make_parser']
@@ -21,6 +26,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         Exit code: 0, 1 if the command failed, or 130 if it was interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
+    _open_streams()
     try:
         training.become_program(argv)
         args = make_parser(argv[0] if argv else '').parse_args(argv)
@@ -31,7 +37,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         print('error: interrupted', file=sys.stderr)
         return 130
-    except (OSError, RuntimeError, ValueError) as error:
+    except (EOFError, MemoryError, OSError, RuntimeError, SafetensorError, ValueError) as error:
         print(f'error: {_sentence(error)}', file=sys.stderr)
         return 1
     return 0
@@ -81,8 +87,29 @@ class PrintCompletion(argparse.Action):
         parser.exit()
 
 
+def _open_streams() -> None:
+    """Make sure that whatever a command prints can be printed: to a closed stream, and names that are not UTF-8."""
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            stream = open(os.devnull, 'w', encoding='utf-8')
+            setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+
+
 def _sentence(error: Exception) -> str:
-    """The message of an error; if the system reports it, with the file's name and what to do."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f'{error.filename} cannot be used ({error.strerror}): check that the path is right and may be used.'
-    return str(error)
+    """The message of an error, safe for a terminal; if the system reports it, with the file's name and what to do."""
+    text = str(error)
+    if 'Original Traceback (most recent call last)' in text:  # a DataLoader's worker adds it to the message
+        text = re.sub(r'^[\w.]+: (\[Errno \d+\] )?', '', text.strip().splitlines()[-1])
+    elif isinstance(error, OSError) and error.strerror:
+        text = f'The file cannot be written or read ({error.strerror}): check the disk, and run the command again.'
+        if error.filename is not None:
+            text = f'{error.filename} cannot be used ({error.strerror}): check that the path is right and may be used.'
+    elif isinstance(error, UnicodeEncodeError):
+        part = error.object[max(error.start - 80, 0):error.end + 80]
+        text = f'{part} cannot be written as {error.encoding}: rename it.'
+    elif isinstance(error, MemoryError):
+        text = f'The memory is not enough ({text or "MemoryError"}): take smaller images or batches.'
+    return '\n'.join(map(printable, text.split('\n')))

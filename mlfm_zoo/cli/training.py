@@ -38,7 +38,8 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--num-images', type=positive, default=5000, metavar='N',
                          help='images of the validation set (default: 5000)')
     command.add_argument('--json', action='store_true', help='print JSON')
-    command.add_argument('--tag', default='in100', help='tag to publish under (default: in100)')
+    command.add_argument(
+        '--tag', help="tag to publish under (default: the data set of the run's --dataset, in100 without one)")
     command.add_argument('--publish', metavar='ORG', help='publish the best epoch of the run with memory at once')
     command.add_argument(
         '--data', metavar='FOLDER', help='validation images to publish with, instead of those of the run')
@@ -116,7 +117,8 @@ def _collect(args: argparse.Namespace) -> None:
     if args.publish is not None and len(with_memory) > 1:
         raise ValueError('Several runs have memory, and one can be published: name its folder alone.')
     for run in with_memory:
-        name = f'{run.model}.{args.tag}'
+        data_set = str(run.args.get('dataset') or '').rpartition('/')[2].lower()  # of timm's form torch/cifar100
+        name = f'{run.model}.{args.tag or data_set or "in100"}'
         options: Dict[str, Any] = dict(
             weights=run.best.checkpoint,
             namespace=args.publish or 'ORG',

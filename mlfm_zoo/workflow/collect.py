@@ -12,10 +12,17 @@ import torch
 import yaml
 from timm.models import load_state_dict
 
+from .._files import read_pickle
+
 __all__ = [
     'Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'half_interval', 'num_classes_of', 'read_args',
     'read_run',
 ]
+
+# What this package reads of train.py's arguments, and what they are; each may be None.
+ARGUMENTS = dict(
+    model=str, epochs=int, cooldown_epochs=int, warmup_epochs=int, eval_metric=str, dataset=str, data_dir=str,
+    model_kwargs=dict, img_size=int, input_size=list)
 
 Z95 = statistics.NormalDist().inv_cdf(0.975)  # a normal variable lies within this many deviations in 95 of 100 cases
 
@@ -70,7 +77,7 @@ def read_run(folder: Union[str, Path]) -> Run:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"There is no {name} in {folder}: give an output folder of timm's train.py, whole.")
     args = read_args(folder / 'args.yaml')
-    if not (isinstance(args.get('model'), str) and isinstance(args.get('epochs'), int)):
+    if args.get('model') is None or args.get('epochs') is None:
         raise RunError(f"{folder / 'args.yaml'} is not what timm's train.py writes: give its output folder.")
     if 'mlfm_' not in args['model'] or not timm.is_model(args['model']):
         raise RunError(f'{folder} is a run of {args["model"]}, expected a network of this package.')
@@ -162,12 +169,26 @@ def read_args(path: Path) -> Dict[str, Any]:
         RunError: It is damaged, or holds something else.
     """
     try:
-        args = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        args = yaml.load(path.read_text(encoding='utf-8'), _PlainLoader)
+    except OSError:
+        raise
+    except Exception as error:  # of any kind for text that claims to be a number or a date
         raise RunError(f"{path} is not what timm's train.py writes: copy the run again.") from error
-    if not isinstance(args, dict) or not isinstance(args.get('model_kwargs') or {}, dict):
+    if not isinstance(args, dict) or not all(isinstance(name, str) for name in args):
         raise RunError(f"{path} is not what timm's train.py writes, expected its arguments by name: correct it.")
+    for name, kind in ARGUMENTS.items():
+        if args.get(name) is not None and not isinstance(args[name], kind):
+            raise RunError(f'{path} gives {name} as {type(args[name]).__name__}, expected {kind.__name__}: correct it.')
     return args
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, by which a small file could stand for more than fits in memory."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError('aliases are not read')
+        return super().compose_node(parent, index)
 
 
 def num_classes_of(model: str, weights: Mapping[str, torch.Tensor]) -> int:
@@ -208,7 +229,7 @@ def _read_summary(path: Path) -> Dict[int, float]:
 def _load(path: Path) -> Dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # train.py puts its arguments in
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+            checkpoint = read_pickle(path, mmap=True)
     except FileNotFoundError:
         raise RunError(f'{path} is missing: keep the files that train.py writes.') from None
     except Exception as error:  # of any kind for a damaged file
@@ -233,7 +254,10 @@ def _check_checkpoint(epoch: Epoch, model: str, model_args: Dict[str, Any]) -> N
     if not all(bool(v.isfinite().all()) for v in weights.values() if torch.is_tensor(v)):
         raise RunError(f'{epoch.checkpoint} has values that are not finite: the run diverged.')
     num_classes = num_classes_of(model, weights)
-    network = timm.create_model(model, device='meta', **{**model_args, 'num_classes': num_classes})
+    try:
+        network = timm.create_model(model, device='meta', **{**model_args, 'num_classes': num_classes})
+    except TypeError as error:
+        raise RunError(f"{model} takes no such arguments as the run's model_kwargs, {model_args}: {error}.") from error
     expected = {name: value.shape for name, value in network.state_dict().items()}
     if expected != {name: value.shape for name, value in weights.items()}:
         raise RunError(f'{epoch.checkpoint} has weights of another network than {model} with {model_args}.')

@@ -8,10 +8,13 @@ import sys
 import time
 
 import pytest
+import torch
 
 import mlfm_zoo
+from helpers.authors_form import mobilenetv2, released
+from helpers.disks import full_disk
 from mlfm_zoo.cli import main
-from mlfm_zoo.cli.main import make_parser
+from mlfm_zoo.cli.main import _sentence, make_parser
 
 COMMAND = [sys.executable, '-m', 'mlfm_zoo']
 
@@ -96,6 +99,41 @@ def test_options_of_segment_are_there_when_they_are_needed():
     assert make_parser('segment').parse_args(['segment', 'train', 'DATA', '--output', 'RUN', '--lr', '1']).lr == 1
     with pytest.raises(SystemExit):
         make_parser('list').parse_args(['segment', 'train', 'DATA', '--output', 'RUN'])
+
+
+def test_what_cannot_be_printed():
+    """Names that are no text, escape sequences, closed streams, and a full disk behind the output."""
+    name = b'no\xff\x1b[31m\nerror: forged'
+    said = subprocess.run([*COMMAND, 'list', name], capture_output=True)
+    assert said.returncode == 1 and said.stderr.startswith(b'error: no\\udcff\\x1b[31m')
+    for shell, code in (('>&-', 0), ('2>&-', 0), ('>/dev/full', 1)):
+        done = subprocess.run(f'{" ".join(COMMAND)} list mlfm_resnet10 {shell}', shell=True, capture_output=True)
+        assert done.returncode == code and done.stderr.count(b'\n') == code, done
+    assert done.stderr.startswith(b'error: ') and b'No space left on device' in done.stderr
+
+
+def test_weights_on_a_full_disk(tmp_path, capsys):
+    """safetensors has an error of its own for it."""
+    torch.save(released(mobilenetv2(0.1)), tmp_path / 'authors.pth')
+    with full_disk(10000):
+        assert main(['convert', str(tmp_path / 'authors.pth'), '--output', str(tmp_path / 'out')]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('error: ') and said.count('\n') == 1 and not (tmp_path / 'out').exists(), said
+
+
+def test_missing_image_in_a_worker(tmp_path):
+    """torch puts the worker's whole traceback into the message."""
+    class Missing(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, i):
+            return open(tmp_path / 'missing.png')
+
+    with pytest.raises(FileNotFoundError) as error:
+        list(torch.utils.data.DataLoader(Missing(), num_workers=1))
+    assert 'Traceback' in str(error.value)
+    assert _sentence(error.value) == f"No such file or directory: '{tmp_path}/missing.png'"
 
 
 def test_interrupted():

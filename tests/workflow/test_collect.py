@@ -101,9 +101,12 @@ def test_what_is_refused(tmp_path):
     for text in ('', 'epoch,train_loss\n0,1\n', 'epoch,eval_top1\n0,nan\n', 'epoch,eval_top1\nx,1\n', '\0\0\0'):
         (folder / 'summary.csv').write_text(text)
         assert 'is damaged or empty' in refusal(folder)
-    for text in ('[', '[1]', 'model: 3', 'model: test_mlfm_resnet', ''):
+    for text in ('[', '[1]', 'model: test_mlfm_resnet', ''):
         (folder / 'args.yaml').write_text(text)
         assert "is not what timm's train.py writes" in refusal(folder)
+
+    (folder / 'args.yaml').write_text('model: 3')
+    assert 'gives model as int, expected str' in refusal(folder)
 
     def diverge(network):
         network.fc.weight.data[0, 0] = math.nan
@@ -111,6 +114,43 @@ def test_what_is_refused(tmp_path):
     folder = write_run(tmp_path / 'g')
     (folder / 'args.yaml').write_text(yaml.safe_dump(dict(model=MODEL, epochs=5, model_kwargs={'memory': False})))
     assert 'weights of another network' in refusal(folder)
+
+
+ALIASES = '\n'.join(['a: &a [x, x, x, x, x, x, x, x, x]', *(
+    f'{b}: &{b} [{", ".join([f"*{a}"] * 9)}]' for a, b in zip('abcdefgh', 'bcdefghi'))])
+
+
+@pytest.mark.parametrize('text', [
+    ALIASES, '[' * 5000, '!!python/object:os.system {}', 'epochs: !!int ""', 'epochs: !!timestamp x', 'x: !!bool maybe',
+    '3: 4', 'epochs: five', 'cooldown_epochs: x', 'data_dir: [a]', 'model_kwargs: {memry: 1}', 'model_kwargs: [memory]',
+], ids=lambda text: text[:20])
+def test_args_of_others(text, tmp_path, capsys):
+    """One sentence for YAML that hangs, runs code, or has values of other types."""
+    folder = write_run(tmp_path / 'run')
+    given = (folder / 'args.yaml').read_text()
+    names = [line.partition(':')[0] for line in text.splitlines()]
+    kept = [line for line in given.splitlines() if line.partition(':')[0] not in names]
+    (folder / 'args.yaml').write_text('\n'.join([*kept, text]))
+    assert main(['collect', str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('error: ') and said.count('\n') == 1, said
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    """In the data of a tensor, which torch.load returns without a word."""
+    folder = write_run(tmp_path / 'run')
+    path = folder / 'last.pth.tar'
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.load(path)['state_dict']['fc.weight'].numpy().tobytes())] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    assert 'last.pth.tar is damaged' in refusal(folder)
+
+
+def test_tag_is_that_of_the_data(tmp_path, capsys):
+    folder = write_run(tmp_path / 'run', dataset='torch/cifar100')
+    assert main(['collect', str(folder)]) == 0
+    assert 'mlfm-zoo publish test_mlfm_resnet.cifar100 --weights' in capsys.readouterr().out
 
 
 def test_intervals_against_scipy():
