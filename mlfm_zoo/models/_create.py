@@ -150,9 +150,8 @@ def create_mlfm_model(
     options = [field.name for field in fields(network_cls.options_cls)] if memory else []
     for name in kwargs:
         if name.startswith('memory_') and name not in options:
-            raise TypeError(
-                f'{variant} got an unexpected keyword argument {name!r}: '
-                + (f'the options of its memory are {", ".join(options)}.' if memory else 'memory=False has no options.'))
+            known = f'the options of its memory are {", ".join(options)}' if memory else 'memory=False has no options'
+            raise TypeError(f'{variant} got an unexpected keyword argument {name!r}: {known}.')
     prepare: Callable[..., StateDict] = prepare_state_dict
     if imagenet100_head:
         checkpoint = _find_checkpoint(kwargs, variant, memory) if pretrained else None
