@@ -279,22 +279,22 @@ STUDY_HEADER = """
 
 Each network with memory, without (*baseline*), and without but widened to the memory's multiply-adds (*wide*),
 trained by timm's train.py with the same settings, epochs and seeds. `benchmarks/study/README.md` says how to read the
-tables. For `cifar10-cpu` it was the train.py of timm's commit aa4b585, and times were taken while other work ran on the
-machine: [cost](cost.md) has times measured with care.
+tables. The train.py is that of timm's commit aa4b585. Seconds an epoch were taken while other work ran on the machine:
+[cost](cost.md) has times measured with care.
 """
 
 STUDY_SOURCE = """
-Made by `python benchmarks/study/run.py benchmarks/study/{plan}.yaml --data CIFAR10 --timm TIMM --output FOLDER` and
+Made by `python benchmarks/study/run.py benchmarks/study/{plan}.yaml --data {data} --timm TIMM --output FOLDER` and
 `python benchmarks/study/report.py {folder} --pictures docs/study/{plan}`.
 A log of every run, epoch by epoch, lies in `{folder}/curves`; its arguments, cost and time are in `runs.csv` beside
 them. The weights are not published.
 """
 
-STUDY_PICTURES = """
-![Accuracy by epoch of each arm]({folder}/curves.png)
-
-![Accuracy of each arm on low-pass filtered test images]({folder}/lowpass.png)
-"""
+STUDY_PICTURES = {
+    'curves.png': 'Accuracy by epoch of each arm',
+    'lowpass.png': 'Accuracy of each arm on low-pass filtered test images',
+    'times.png': 'Accuracy of each arm against the time of its training step',
+}
 
 
 def study_results() -> str:
@@ -311,9 +311,11 @@ def study_results() -> str:
         finished = len((folder / 'runs.csv').read_text(encoding='utf-8').splitlines()) - 1
         if finished < planned:
             text += f'**Not finished: {finished} of {planned} runs.** What follows will change.\n\n'
-        text += report(folder) + STUDY_SOURCE.format(plan=plan.stem, folder=folder.relative_to(ROOT).as_posix())
-        if (ROOT / 'docs' / 'study' / plan.stem).is_dir():
-            text += STUDY_PICTURES.format(folder=f'study/{plan.stem}')
+        text += report(folder) + STUDY_SOURCE.format(
+            plan=plan.stem, folder=folder.relative_to(ROOT).as_posix(), data=plan.stem.partition('-')[0].upper())
+        for name, title in STUDY_PICTURES.items():
+            if (ROOT / 'docs' / 'study' / plan.stem / name).exists():
+                text += f'\n![{title}](study/{plan.stem}/{name})\n'
     return text
 
 

@@ -260,11 +260,14 @@ def report(folder: Path) -> str:
             f'Times are milliseconds a batch of {timed["batch_size"]} at {timed["img_size"]} x {timed["img_size"]}, '
             f'{timed["threads"]} thread of {timed["machine"]}, medians of {timed["rounds"]} rounds in which the arms '
             'take turns.\n\n')
+    if any('memory' in arms and len(arms) > 1 for arms in study.arms.values()):
+        text += (
+            "Memory minus each other arm, in points, with 95 % intervals: Student's t over seeds, and a paired "
+            'bootstrap over images, averaged over seeds. The best epoch is chosen by the test images.\n\n'
+            f'{difference_table(study)}\n')
     text += (
-        "Memory minus each other arm, in points, with 95 % intervals: Student's t over seeds, and a paired bootstrap "
-        'over images, averaged over seeds. The best epoch is chosen by the test images.\n\n'
-        f'{difference_table(study)}\nOn low-pass filtered test images, by radius in cycles per image, last epoch; '
-        f'differences with their interval over seeds:\n\n{condition_table(study, study.lowpass)}')
+        'On low-pass filtered test images, by radius in cycles per image, last epoch; differences with their interval '
+        f'over seeds:\n\n{condition_table(study, study.lowpass)}')
     if study.sizes:
         text += f'\nOn test images of other sizes, in pixels, last epoch:\n\n{condition_table(study, study.sizes)}'
     return text
