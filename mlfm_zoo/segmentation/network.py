@@ -73,6 +73,8 @@ class SegmentationNetwork(
         for values in (mean, std):
             if len(values) != self.in_chans or not all(isinstance(value, (int, float)) for value in values):
                 raise ValueError(f'mean and std are {mean} and {std}, expected {self.in_chans} numbers in each.')
+        if min(std) <= 0:
+            raise ValueError(f'std is {std}, expected numbers above 0.')
         self.mean, self.std = list(mean), list(std)
         self._hub_mixin_config.update(mean=self.mean, std=self.std)
 

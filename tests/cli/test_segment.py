@@ -71,6 +71,10 @@ def test_commands(data, tmp_path, capsys):
         capsys.readouterr()
         assert predict(output, *images) == 1
         assert 'name another folder, or give images of other names' in capsys.readouterr().err
+    before = (data / 'val' / '000.png').read_bytes()
+    assert main([
+        'segment', 'evaluate', f'{run}/best', str(data), '--pictures', str(data / 'val'), '--device', 'cpu']) == 1
+    assert (data / 'val' / '000.png').read_bytes() == before
     assert Image.open(file).size == (70, 33) and not (tmp_path / 'two').exists()
 
 
