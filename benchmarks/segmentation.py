@@ -89,8 +89,8 @@ def run(data: str, folder: Path, network: str, kwargs: Dict[str, Any], seed: int
     train(settings, work)
     model, labels, _ = load_run(work / 'last')
     test = SegmentationDataset(
-        folder, 'test' if data == 'camvid' else 'val', labels, settings.in_chans,
-        eval_transform(settings.in_chans))
+        folder, 'test' if data == 'camvid' else 'val', labels, eval_transform(model.mean, model.std),
+        settings.in_chans)
     row = as_row(evaluate(model, test, len(labels.names)), labels.names)
     return dict(
         {k: row.pop(k) for k in MEASURES}, class_iou=json.dumps(list(row.values())),

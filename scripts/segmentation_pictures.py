@@ -22,7 +22,14 @@ from torchvision import tv_tensors
 
 from digits import Digits, load_split
 from mlfm_zoo.memory import LowFrequencyMemoryUnit
-from mlfm_zoo.segmentation import TrainSettings, load_run, predict_labels, predict_probabilities, train
+from mlfm_zoo.segmentation import (
+    SegmentationNetwork,
+    TrainSettings,
+    load_run,
+    predict_labels,
+    predict_probabilities,
+    train,
+)
 from mlfm_zoo.segmentation.data import SegmentationDataset, eval_transform, read_image, read_labels
 from mlfm_zoo.segmentation.pictures import draw_prediction
 
@@ -83,12 +90,12 @@ def side_by_side(parts: List[np.ndarray], axis: int) -> np.ndarray:
     return np.concatenate([x for part in parts for x in (part, gap)][:-1], axis)
 
 
-def draw_memory(model: torch.nn.Module, images: List[torch.Tensor], file: Path) -> None:
+def draw_memory(model: SegmentationNetwork, images: List[torch.Tensor], file: Path) -> None:
     """A row for each image: the image, and the mean over channels of the memory that each unit reads."""
     rows = []
     for pixels in images:
         cells = [pixels.permute(1, 2, 0).numpy()]
-        for memory in record_memory(model, eval_transform()(tv_tensors.Image(pixels))[None]):
+        for memory in record_memory(model, eval_transform(model.mean, model.std)(tv_tensors.Image(pixels))[None]):
             mean = memory[0].mean(0)
             painted = colormaps['viridis'](((mean - mean.min()) / (mean.max() - mean.min())).numpy(), bytes=True)
             cells.append(np.asarray(
@@ -113,7 +120,7 @@ def main() -> None:
     best = train(settings, work / 'run')
     print(f'mean IoU on {args.epochs} epochs: {best["miou"]:.1f} %')
     model, labels, _ = load_run(work / 'run' / 'best')
-    dataset = SegmentationDataset(work / 'scenes', 'val', labels)
+    dataset = SegmentationDataset(work / 'scenes', 'val', labels, eval_transform(model.mean, model.std))
     args.output.mkdir(parents=True, exist_ok=True)
     strips = []
     for i in range(4):

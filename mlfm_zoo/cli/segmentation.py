@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import json
+import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, List, Sequence
 
 from .._files import written_whole
+from .._terminal import printable
 from .arguments import AddCommand, add_device, add_model_kwargs, add_workers, best_device, positive
 
 __all__ = ['add_commands']
@@ -102,8 +104,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     from ..segmentation.pictures import draw_prediction
     from ..segmentation.training import load_run
     model, labels, settings = load_run(args.network, best_device(args.device))
-    transform = eval_transform(settings.in_chans, settings.img_size)
-    dataset = SegmentationDataset(args.data, args.split, labels, settings.in_chans, transform)
+    transform = eval_transform(model.mean, model.std, settings.img_size)
+    dataset = SegmentationDataset(args.data, args.split, labels, transform, settings.in_chans)
+    samples = dataset.samples[:args.num_pictures] if args.pictures else []
+    images = [sample.image for sample in samples]
+    pictures = _outputs(images, Path(args.pictures or ''), ['.png'], [file for s in samples for file in s])
     scores = evaluate(
         model, dataset, len(labels.names), args.window, args.overlap, args.flip, num_workers=args.workers,
         progress=sys.stderr.isatty())
@@ -114,11 +119,10 @@ def _evaluate(args: argparse.Namespace) -> None:
         plain = json.loads(json.dumps(scores._asdict()), parse_constant=lambda _: None)
         with written_whole(Path(args.json)) as unfinished:
             unfinished.write_text(json.dumps(plain), encoding='utf-8')
-    for i in range(min(args.num_pictures, len(dataset)) if args.pictures else 0):
-        sample, (image, _) = dataset.samples[i], dataset[i]
-        pixels, truth = read_image(sample.image, settings.in_chans), read_labels(sample.mask, labels)
-        predicted = _predict_labels(model, image, truth.shape, args)
-        draw_prediction(Path(args.pictures) / f'{sample.image.stem}.png', pixels, predicted, labels, truth)
+    for i, (picture,) in enumerate(pictures):
+        pixels, truth = read_image(samples[i].image, settings.in_chans), read_labels(samples[i].mask, labels)
+        predicted = _predict_labels(model, dataset[i][0], truth.shape, args)
+        draw_prediction(picture, pixels, predicted, labels, truth)
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -128,26 +132,33 @@ def _predict(args: argparse.Namespace) -> None:
     from ..segmentation.data import eval_transform, read_image
     from ..segmentation.pictures import draw_prediction, mask_of
     from ..segmentation.training import load_run
-    output = Path(args.output)
-    masks: Dict[Path, Path] = {}
-    for file in map(Path, args.images):
-        mask = output / f'{file.stem}.png'
-        if mask in masks or mask.exists() and any(mask.samefile(f) for f in args.images if Path(f).exists()):
-            raise ValueError(
-                f'The mask of {file} would be written to {mask}, the place of {masks.get(mask, "an image")}: name '
-                'another folder, or give images of other names.')
-        masks[mask] = file
+    images, output = [Path(image) for image in args.images], Path(args.output)
+    outputs = _outputs(images, output, ['.png', '.picture.png'], images)
     model, labels, settings = load_run(args.network, best_device(args.device))
-    transform = eval_transform(settings.in_chans, settings.img_size)
+    transform = eval_transform(model.mean, model.std, settings.img_size)
     output.mkdir(parents=True, exist_ok=True)
-    for mask, file in masks.items():
+    for file, (mask, picture) in zip(images, outputs):
         pixels = read_image(file, settings.in_chans)
         image = transform(tv_tensors.Image(pixels)).as_subclass(torch.Tensor)
         predicted = _predict_labels(model, image, pixels.shape[-2:], args)
         with written_whole(mask) as unfinished:
             mask_of(predicted, labels).save(unfinished)
-        draw_prediction(mask.with_suffix('.picture.png'), pixels, predicted, labels)
-        print(mask)
+        draw_prediction(picture, pixels, predicted, labels)
+        print(printable(mask))
+
+
+def _outputs(images: Sequence[Path], folder: Path, endings: Sequence[str], inputs: Sequence[Path]) -> List[List[Path]]:
+    """Name the files to write for each image, none of them over another or over an input."""
+    outputs = [[folder / f'{image.stem}{ending}' for ending in endings] for image in images]
+    taken = {os.path.realpath(file) for file in inputs}
+    for image, files in zip(images, outputs):
+        for file in files:
+            if os.path.realpath(file) in taken:
+                raise ValueError(
+                    f'What is predicted for {image} would be written to {file}, the place of an image or of '
+                    "another's result: name another folder, or give images of other names.")
+            taken.add(os.path.realpath(file))
+    return outputs
 
 
 def _predict_labels(model: Any, image: Any, size: Sequence[int], args: argparse.Namespace) -> Any:

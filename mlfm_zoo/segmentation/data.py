@@ -4,18 +4,17 @@ A mask is an image of one channel whose values are `Labels.values`, as in CamVid
 colors are `Labels.colors`. Void pixels of a mask have the label `IGNORE_INDEX`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..data.images import open_image
+from .records import CheckedRecord, read_json
 
 __all__ = [
     'IGNORE_INDEX', 'LABELS', 'Labels', 'Sample', 'SegmentationDataset', 'eval_transform', 'find_samples',
@@ -23,6 +22,7 @@ __all__ = [
 ]
 
 IGNORE_INDEX = 255
+MAX_VALUE = 65535  # what a mask of one channel can hold that any program writes and reads
 
 Color = Tuple[int, int, int]
 
@@ -35,6 +35,7 @@ LAYOUTS: Tuple[Tuple[str, str, Dict[str, str]], ...] = (
     ('{split}/images', '{split}/masks', {}),
 )
 
+SAMPLE_FORMAT = 339  # tag of TIFF
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
@@ -54,18 +55,18 @@ def voc_colors(num_colors: int) -> Tuple[Color, ...]:
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(CheckedRecord):
     """What the masks of a data set mean.
 
     Attributes:
         names: The classes, at most 255.
-        values: The value of each class in masks of one channel; 0, 1, ... if empty.
+        values: The value of each class in masks of one channel, 0 to 65535; 0, 1, ... if empty.
         void: Values that belong to no class.
         colors: The color of each class in RGB masks, and in pictures; those of VOC's palette if empty.
         void_colors: Colors that belong to no class.
 
     Raises:
-        ValueError: The numbers of names, values and colors differ.
+        ValueError: The numbers of names, values and colors differ, or one of them is of another type or out of range.
     """
     names: Tuple[str, ...]
     values: Tuple[int, ...] = ()
@@ -74,6 +75,7 @@ class Labels:
     void_colors: Tuple[Color, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         count = len(self.names)
         object.__setattr__(self, 'values', self.values or tuple(range(count)))
         object.__setattr__(self, 'colors', self.colors or voc_colors(count))
@@ -81,13 +83,11 @@ class Labels:
             raise ValueError(
                 f'There are {count} names, {len(self.values)} values and {len(self.colors)} colors, expected one of '
                 f'each for at most {IGNORE_INDEX} classes.')
-
-    @classmethod
-    def from_json(cls, fields: Dict[str, Any]) -> 'Labels':
-        """Make labels of lists, as JSON has them."""
-        as_tuples: Dict[str, Any] = {
-            k: tuple(tuple(x) if isinstance(x, list) else x for x in v) for k, v in fields.items()}
-        return cls(**as_tuples)
+        parts = [part for color in self.colors for part in color]
+        for what, numbers, most in (('value', self.values, MAX_VALUE), ('part of a color', parts, 255)):
+            wrong = [number for number in numbers if not 0 <= number <= most]
+            if wrong:
+                raise ValueError(f'A {what} of the labels is {wrong[0]}, expected 0 to {most}.')
 
 
 CAMVID = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist')
@@ -102,7 +102,7 @@ LABELS = {
     'camvid': Labels(CAMVID, void=(11,), colors=CAMVID_COLORS, void_colors=((0, 0, 0),)),
     'voc': Labels(VOC, void_colors=((224, 224, 192),)),
     # the 150 classes of the MIT Scene Parsing Benchmark, whose masks have 0 for all others
-    'ade20k': Labels.from_json(json.loads(Path(__file__).with_name('ade20k.json').read_text(encoding='utf-8'))),
+    'ade20k': Labels.from_json(read_json(Path(__file__).with_name('ade20k.json'))),
     'membrane': Labels(('membrane', 'cell'), values=(0, 255), void=(), colors=((0, 0, 0), (255, 255, 255))),
 }
 
@@ -125,7 +125,7 @@ def load_labels(name: str) -> Labels:
         raise ValueError(
             f'{name} names no labels: give {", ".join(LABELS)} or a JSON file with names and, if need be, values, '
             'void, colors and void_colors.')
-    return Labels.from_json(json.loads(Path(name).read_text(encoding='utf-8')))
+    return Labels.from_json(read_json(Path(name)), name)
 
 
 class Sample(NamedTuple):
@@ -145,7 +145,7 @@ def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
         The pairs, by name.
 
     Raises:
-        ValueError: The folder is laid out in another way, is empty, or lacks an image or a mask.
+        ValueError: The folder is laid out in another way, is empty, lacks an image or a mask, or has two of a name.
     """
     root = Path(folder)
     for images_form, masks_form, names in LAYOUTS:
@@ -159,11 +159,13 @@ def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
             f'SegmentationClass/, images/{split}/ and annotations/{split}/ or masks/{split}/, or {split}/images/ and '
             f'{split}/masks/: check the path.')
     images, masks = _files_of(images_dir), _files_of(masks_dir)
-    stems = sorted(images)
+    stems, source = sorted(images), images_dir
     if images_dir.name == 'JPEGImages':
-        stems = (root / 'ImageSets' / 'Segmentation' / f'{split}.txt').read_text(encoding='utf-8').split()
+        source = root / 'ImageSets' / 'Segmentation' / f'{split}.txt'
+        lines = source.read_text(encoding='utf-8-sig').splitlines()
+        stems = [line.strip() for line in lines if line.strip()]
     if not stems:
-        raise ValueError(f'{images_dir} is empty, expected images: check the path.')
+        raise ValueError(f'{source} is empty, expected images or their names: check the path.')
     for stem in stems:
         if stem not in images or stem not in masks:
             raise ValueError(
@@ -173,11 +175,18 @@ def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
 
 
 def _files_of(folder: Path) -> Dict[str, Path]:
-    return {f.stem: f for f in folder.iterdir() if f.is_file() and not f.name.startswith('.')}
+    files: Dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.is_dir() or file.name.startswith('.'):
+            continue
+        if file.stem in files:
+            raise ValueError(f'{file} and {files[file.stem].name} have one name, expected one file of it: remove one.')
+        files[file.stem] = file
+    return files
 
 
 def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
-    """Read an image.
+    """Read an image, turned as its EXIF orientation says.
 
     Args:
         file: The file.
@@ -187,14 +196,11 @@ def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
         The pixels, uint8 (in_chans, H, W).
 
     Raises:
-        ValueError: The file is damaged or has more than 8 bits a channel, or images have no such number of channels.
+        ValueError: The file is damaged, its pixels have no known range, or images have no such number of channels.
     """
     if in_chans not in MODES:
         raise ValueError(f'in_chans is {in_chans}, expected 1, 3 or 4 for images of files: use tensors instead.')
-    image = open_image(file, mode=None)
-    if image.mode.startswith(('I', 'F')):  # which PIL would clip
-        raise ValueError(f'{file} is of mode {image.mode}, expected 8 bits a channel: convert it.')
-    return v2.functional.pil_to_tensor(image.convert(MODES[in_chans]))
+    return v2.functional.pil_to_tensor(open_image(file, MODES[in_chans], upright=True))
 
 
 def read_labels(file: Path, labels: Labels) -> torch.Tensor:
@@ -210,9 +216,11 @@ def read_labels(file: Path, labels: Labels) -> torch.Tensor:
     Raises:
         ValueError: The file is damaged, or has a value or color that stands for no class or for two.
     """
-    image = open_image(file, mode=None)
+    image = open_image(file, mode=None, upright=True)
     if len(image.getbands()) == 1:
-        pixels = np.array(image).astype(np.int64)
+        pixels = np.array(image)
+        if image.mode == 'L' and getattr(image, 'tag_v2', {}).get(SAMPLE_FORMAT) == (2,):
+            pixels = pixels.view(np.int8)  # a TIFF of signed numbers, which Pillow reads as unsigned
         keys, what = [*labels.values, *labels.void], 'value'
     else:
         pixels = np.array(image.convert('RGB')).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
@@ -229,18 +237,16 @@ def read_labels(file: Path, labels: Labels) -> torch.Tensor:
     return torch.from_numpy(np.array([classes[v] for v in found])[places.reshape(pixels.shape)])
 
 
-def _statistics(in_chans: int) -> Tuple[List[float], List[float]]:
-    """Mean and standard deviation for normalization: ImageNet's, or 0.5 for images other than RGB."""
-    if in_chans == 3:
-        return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
-    return [0.5] * in_chans, [0.5] * in_chans
-
-
-def eval_transform(in_chans: int = 3, img_size: Optional[Sequence[int]] = None) -> v2.Compose:
+def eval_transform(
+        mean: Sequence[float],
+        std: Sequence[float],
+        img_size: Optional[Sequence[int]] = None,
+) -> v2.Compose:
     """Make the transform that normalizes and, on request, resizes.
 
     Args:
-        in_chans: Channels of the image.
+        mean: The network's `mean`.
+        std: The network's `std`.
         img_size: Height and width to resize images and masks to; None leaves them as they are.
 
     Returns:
@@ -248,12 +254,13 @@ def eval_transform(in_chans: int = 3, img_size: Optional[Sequence[int]] = None) 
     """
     resize = [] if img_size is None else [v2.Resize(list(img_size))]
     to_float = v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True)
-    return v2.Compose([*resize, to_float, v2.Normalize(*_statistics(in_chans))])
+    return v2.Compose([*resize, to_float, v2.Normalize(list(mean), list(std))])
 
 
 def train_transform(
         crop_size: Sequence[int],
-        in_chans: int = 3,
+        mean: Sequence[float],
+        std: Sequence[float],
         img_size: Optional[Sequence[int]] = None,
         scale: Tuple[float, float] = (0.5, 2.0),
         vflip: float = 0.,
@@ -263,7 +270,8 @@ def train_transform(
 
     Args:
         crop_size: Height and width of crops; smaller images are padded with gray, and their masks with void.
-        in_chans: Channels of the image.
+        mean: The network's `mean`, one for each channel.
+        std: The network's `std`.
         img_size: Height and width that scale 1 stands for, the crop's if None.
         scale: Range of scales.
         vflip: Probability of an upside-down flip.
@@ -272,16 +280,15 @@ def train_transform(
     Returns:
         A transform of an image and its mask.
     """
-    mean, _ = _statistics(in_chans)
     fill: Dict[Any, Any] = {tv_tensors.Image: [255 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
-    jitter = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter and in_chans in (1, 3) else []
+    jitter = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter and len(mean) in (1, 3) else []
     return v2.Compose([
         v2.ScaleJitter(tuple(img_size or crop_size), scale_range=scale),
         v2.RandomCrop(tuple(crop_size), pad_if_needed=True, fill=fill),
         v2.RandomHorizontalFlip(),
         v2.RandomVerticalFlip(vflip),
         *jitter,
-        eval_transform(in_chans),
+        eval_transform(mean, std),
     ])
 
 
@@ -292,8 +299,8 @@ class SegmentationDataset(torch.utils.data.Dataset[Tuple[torch.Tensor, torch.Ten
         folder: The folder, see `find_samples`.
         split: 'train', 'val', 'test' or whatever the folder has.
         labels: What the masks mean.
+        transform: Transform of an image and its mask: `eval_transform` or `train_transform`.
         in_chans: Channels of the images.
-        transform: Transform of an image and its mask.
 
     Raises:
         ValueError: The folder is laid out in another way, is empty, or lacks an image or a mask.
@@ -304,13 +311,13 @@ class SegmentationDataset(torch.utils.data.Dataset[Tuple[torch.Tensor, torch.Ten
             folder: Union[str, Path],
             split: str,
             labels: Labels,
+            transform: v2.Transform,
             in_chans: int = 3,
-            transform: Optional[v2.Transform] = None,
     ):
         self.samples = find_samples(folder, split)
         self.labels = labels
         self.in_chans = in_chans
-        self.transform = transform or eval_transform(in_chans)
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.samples)

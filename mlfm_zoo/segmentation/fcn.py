@@ -15,6 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torchvision.models.segmentation.fcn import FCNHead
 
+from .._timm import config_of
 from ..memory.options import check_option
 from .network import SegmentationNetwork, create_encoder
 
@@ -98,7 +99,8 @@ class FCN(SegmentationNetwork):
         backbone: Any = create_encoder(
             encoder, in_chans=in_chans, pretrained=pretrained, out_indices=indices, **encoder_kwargs)
         reductions, channels = backbone.feature_info.reduction(), backbone.feature_info.channels()
-        super().__init__(num_classes, in_chans, max(reductions), channels[-2] if aux else None)
+        super().__init__(
+            num_classes, in_chans, max(reductions), channels[-2] if aux else None, config_of(backbone))
         self.encoder = backbone
         self.channels_last = str(getattr(backbone, 'output_fmt', 'NCHW')).endswith('NHWC')
         self.score = _head(head, channels[-1], num_classes)

@@ -1,7 +1,8 @@
 """Base class of the segmentation networks, and their encoders: timm's backbones, with memory or without."""
 
+import json
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import timm
 import torch
@@ -10,9 +11,11 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import reparameterize_model
 from torchvision.models.segmentation.fcn import FCNHead
 
+from .._timm import config_of
 from ..memory import LowFrequencyMemory, attach_memory
 from ..memory.network import check_image
 from ..models._create import FeatureNet
@@ -35,12 +38,17 @@ class SegmentationNetwork(
     `save_pretrained`, `from_pretrained` and `push_to_hub` are the Hub's: config.json has the arguments that build the
     network, model.safetensors the weights. `SegmentationNetwork.from_pretrained` builds whichever network was saved.
 
+    `mean` and `std` are what images of this network are normalized with, a value for each channel: those of its
+    encoder's pretrained config, adapted to `in_chans` as timm adapts the first convolution. config.json keeps them.
+
     Args:
         num_classes: Classes.
         in_chans: Channels of the image.
         stride: Pixels along one side of a cell of the encoder's deepest map.
         aux_chs: Channels of the encoder's last but one feature for an auxiliary head, torchvision's FCN head, that adds
             its logits in training mode; None for no such head.
+        encoder_config: The encoder's pretrained config, whose mean and standard deviation images are normalized with;
+            None for ImageNet's, or 0.5 for images other than RGB.
     """
 
     # any arguments, so that the Hub's mixin hands those of all networks to `_from_pretrained`
@@ -50,6 +58,7 @@ class SegmentationNetwork(
             in_chans: int = 3,
             stride: int = 32,
             aux_chs: Optional[int] = None,
+            encoder_config: Optional[Dict[str, Any]] = None,
             **_: Any,
     ):
         super().__init__()
@@ -58,6 +67,16 @@ class SegmentationNetwork(
         self.stride = stride
         self.aux_head = None if aux_chs is None else FCNHead(aux_chs, num_classes)
         self._hub_mixin_config: Any = dict(self._hub_mixin_config or {}, network=type(self).__name__)
+        self._set_statistics(*_statistics(encoder_config, in_chans))
+
+    def _set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        for values in (mean, std):
+            if len(values) != self.in_chans or not all(isinstance(value, (int, float)) for value in values):
+                raise ValueError(f'mean and std are {mean} and {std}, expected {self.in_chans} numbers in each.')
+        if min(std) <= 0:
+            raise ValueError(f'std is {std}, expected numbers above 0.')
+        self.mean, self.std = list(mean), list(std)
+        self._hub_mixin_config.update(mean=self.mean, std=self.std)
 
     def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Compute logits of padded images.
@@ -127,12 +146,38 @@ class SegmentationNetwork(
         return [m for m in self.modules() if isinstance(m, LowFrequencyMemory)]
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> 'SegmentationNetwork':
+        """Load a network that `save_pretrained` or `push_to_hub` wrote.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or a repository of the Hub.
+            **kwargs: Arguments of the Hub's `from_pretrained`, such as `revision`.
+
+        Returns:
+            The network, of whichever class was saved, in eval mode.
+
+        Raises:
+            ValueError: The files are damaged or not those of a segmentation network.
+        """
+        try:
+            network: SegmentationNetwork = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        # whatever a value of a wrong type leads to while the network is built
+        except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, UnicodeDecodeError,
+                json.JSONDecodeError) as error:
+            raise ValueError(
+                f'{pretrained_model_name_or_path}/config.json does not describe a segmentation network ({error}): '
+                'correct it, or download or save the network again.') from error
+        return network
+
+    @classmethod
     def _from_pretrained(
             cls,
             *,
             model_id: str,
             map_location: str = 'cpu',
             network: str = '',
+            mean: Optional[Sequence[float]] = None,
+            std: Optional[Sequence[float]] = None,
             proxies: Any = None,  # these two: older versions of the Hub's library
             resume_download: Any = None,
             revision: Optional[str] = None,
@@ -148,9 +193,11 @@ class SegmentationNetwork(
             what = f'is of a {network}' if network else 'has no config.json of a segmentation network'
             raise ValueError(
                 f'{model_id} {what}, expected one that {cls.__name__}.save_pretrained wrote: check the path.')
-        if 'pretrained' in kwargs:  # the weights of the encoder are among those saved
-            kwargs['pretrained'] = False
+        # the weights of the encoder are among those saved: no config names another place for them
+        kwargs = {k: v for k, v in kwargs.items() if not k.startswith(('pretrained', 'checkpoint_path'))}
         model = classes[network](**kwargs)
+        if mean is not None and std is not None:
+            model._set_statistics(mean, std)
         file = Path(model_id) / 'model.safetensors'
         if not Path(model_id).is_dir():
             file = Path(hf_hub_download(
@@ -160,8 +207,28 @@ class SegmentationNetwork(
             weights = load_file(file)
         except SafetensorError as error:
             raise ValueError(f'{file} is damaged: download or train it again.') from error
-        model.load_state_dict(weights)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f'{file} has the weights of another network than its config.json describes: download or save both '
+                'again.') from error
         return model.to(map_location).eval()
+
+
+def _statistics(config: Optional[Dict[str, Any]], in_chans: int) -> Tuple[List[float], List[float]]:
+    """Mean and standard deviation for a number of channels that may differ from the encoder's own.
+
+    timm sums the weights of the first convolution for gray images, and repeats them for more channels.
+    """
+    if not config:
+        known = in_chans == len(IMAGENET_DEFAULT_MEAN)
+        config = dict(
+            mean=IMAGENET_DEFAULT_MEAN if known else [0.5], std=IMAGENET_DEFAULT_STD if known else [0.5])
+    mean, std = config['mean'], config['std']
+    if in_chans == 1:
+        return [sum(mean) / len(mean)], [sum(std) / len(std)]
+    return [mean[i % len(mean)] for i in range(in_chans)], [std[i % len(std)] for i in range(in_chans)]
 
 
 def create_encoder(name: str, memory: Optional[bool] = None, **kwargs: Any) -> nn.Module:
@@ -174,7 +241,7 @@ def create_encoder(name: str, memory: Optional[bool] = None, **kwargs: Any) -> n
         **kwargs: Arguments of `timm.create_model`, of the network and of its memory, and `out_indices`.
 
     Returns:
-        The backbone, with `feature_info`; its maps are NHWC where its `output_fmt` says so.
+        The backbone, with `feature_info` and `pretrained_cfg`; its maps are NHWC where its `output_fmt` says so.
 
     Raises:
         ValueError: The network cannot have a memory, or an option is out of range.
@@ -186,4 +253,7 @@ def create_encoder(name: str, memory: Optional[bool] = None, **kwargs: Any) -> n
     out_indices = kwargs.pop('out_indices')
     memory_options = {k: kwargs.pop(k) for k in list(kwargs) if k.startswith('memory_')}
     # timm's own extractors call the trunk's modules one by one, and would bypass the memory
-    return FeatureNet(attach_memory(timm.create_model(name, **kwargs), **memory_options), out_indices)
+    trunk = timm.create_model(name, **kwargs)
+    encoder: Any = FeatureNet(attach_memory(trunk, **memory_options), out_indices)
+    encoder.pretrained_cfg = config_of(trunk)
+    return encoder

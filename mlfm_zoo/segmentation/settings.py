@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Tuple
 
+from .records import CheckedRecord
+
 __all__ = ['AMP', 'TrainSettings']
 
-AMP = {'none': 'no', 'bfloat16': 'bf16', 'float16': 'fp16'}  # accelerate's names
+AMP = ('none', 'bfloat16', 'float16')
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(CheckedRecord):
     """Everything that decides the result of a run.
 
     Attributes:
@@ -43,6 +45,9 @@ class TrainSettings:
         val_split: Name of the split to evaluate on.
         val_every: Epochs from one evaluation to the next; the last epoch is always evaluated.
         seed: Seed.
+
+    Raises:
+        ValueError: A value is of another type or out of range.
     """
     data: str
     labels: str = 'camvid'
@@ -76,5 +81,10 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ('in_chans', 'epochs', 'batch_size', 'val_every', 'crop_size', 'img_size'):
+            value = getattr(self, name)
+            if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
+                raise ValueError(f'{name} is {value}, expected more than 0.')
         if self.amp not in AMP:
             raise ValueError(f'amp is {self.amp!r}, expected {" or ".join(AMP)}.')

@@ -6,6 +6,7 @@ from typing import Any, List, Tuple
 import torch
 
 from .._extras import require_extra
+from .._timm import config_of
 from ..memory.options import check_option
 from .network import SegmentationNetwork, create_encoder
 
@@ -51,7 +52,9 @@ class SMP(SegmentationNetwork):
         network = library.create_model(
             decoder, f'tu-{encoder}', True if pretrained else None, in_chans, num_classes, **kwargs)
         stride = network.encoder.output_stride * (8 if decoder == 'pan' else 1)  # PAN halves its map three times more
-        super().__init__(num_classes, in_chans, stride, network.encoder.out_channels[-2] if aux else None)
+        super().__init__(
+            num_classes, in_chans, stride, network.encoder.out_channels[-2] if aux else None,
+            config_of(network.encoder.model))
         if attached:
             # the library's own feature extractor would bypass a memory: replace it by the same backbone with one
             known = inspect.signature(type(network).__init__).parameters

@@ -1,7 +1,7 @@
 """Train a segmentation network on a folder of images and masks, with Hugging Face accelerate.
 
-A run's folder has log.csv with a row for each epoch, best/ and last/, which `load_run` reads, and state-N/, from which
-accelerate resumes after N epochs. The order of images, augmentation and dropout depend on the seed and the epoch alone,
+A run's folder has log.csv with a row for each epoch, best/ and last/, which `load_run` reads, and state.pth, from which
+a run resumes. The order of images, augmentation and dropout depend on the seed and the epoch alone,
 so that a run that was killed ends with the same numbers as one that was not.
 """
 
@@ -9,28 +9,34 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import shutil
 import time
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
+from filelock import FileLock, Timeout
 from huggingface_hub.utils import tqdm
+from safetensors import SafetensorError
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader, RandomSampler
 
 from .._extras import require_extra
-from .._files import written_whole
+from .._files import read_pickle, written_whole
+from ..data.folders import usable_device
 from ..memory import LowFrequencyMemoryUnit, calibrate_memory
 from .create import create_model
 from .data import Labels, SegmentationDataset, eval_transform, load_labels, train_transform
 from .evaluation import evaluate, segmentation_loss
 from .metrics import as_row
 from .network import SegmentationNetwork
-from .settings import AMP, TrainSettings
+from .records import read_json
+from .settings import TrainSettings
 
 __all__ = ['load_run', 'train']
 
@@ -60,9 +66,23 @@ def train(
 
     Raises:
         ValueError: A setting is out of range, an image or mask is unfit, or the folder has a run of other settings.
-        RuntimeError: The loss is not finite, or accelerate is not installed.
+        RuntimeError: The loss is not finite, another process trains into the folder, or accelerate is not installed.
     """
-    run = _Run(settings, Path(output), device, num_workers, progress)
+    accelerator = _accelerator(device)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / '.lock', timeout=0) if accelerator.is_main_process else nullcontext()
+    try:
+        with lock:  # the system releases that of a killed process
+            for leftover in output.glob('.unfinished-*') if accelerator.is_main_process else ():
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            return _train(_Run(settings, output, accelerator, device, num_workers, progress), log)
+    except Timeout as error:
+        raise RuntimeError(f'Another process trains into {output}: wait for it, or name another folder.') from error
+
+
+def _train(run: '_Run', log: Callable[[str], Any]) -> Dict[str, Any]:
+    settings = run.settings
     for epoch in range(len(run.rows), settings.epochs):
         start = time.perf_counter()
         row: Dict[str, Any] = dict(epoch=epoch, loss=round(run.train_epoch(epoch), 5), seconds=0.)
@@ -87,69 +107,104 @@ def load_run(folder: Union[str, Path], device: str = 'cpu') -> Tuple[Segmentatio
         The network in eval mode, its labels, and the settings of its run.
 
     Raises:
-        ValueError: The folder was not written by training.
+        ValueError: The folder was not written by training, or its files are damaged.
     """
     file = Path(folder) / 'run.json'
     if not file.is_file():
         raise ValueError(f'{folder} has no network of a run: give the folder best or last that training wrote.')
-    run = json.loads(file.read_text(encoding='utf-8'))
+    run = read_json(file)
+    if not isinstance(run, dict) or not {'labels', 'settings'} <= run.keys():
+        raise ValueError(f'{file} has no labels and settings of a run: give a folder that training wrote.')
+    labels, settings = Labels.from_json(run['labels'], file), TrainSettings.from_json(run['settings'], file)
     model = SegmentationNetwork.from_pretrained(str(folder)).to(device)
-    return model, Labels.from_json(run['labels']), TrainSettings(**run['settings'])
+    if model.num_classes not in (1, len(labels.names)) or model.in_chans != settings.in_chans:
+        raise ValueError(
+            f'{folder} has a network of {model.num_classes} classes and {model.in_chans} channels, expected the '
+            f'{len(labels.names)} classes and {settings.in_chans} channels of its run.json: correct or remove it.')
+    return model, labels, settings
 
 
 class _Run:
     """A run: its network, what trains it, and its log so far. See `train` for the arguments."""
 
-    def __init__(self, settings: TrainSettings, output: Path, device: str, num_workers: int, progress: bool):
+    def __init__(
+            self,
+            settings: TrainSettings,
+            output: Path,
+            accelerator: Any,
+            device: str,
+            num_workers: int,
+            progress: bool,
+    ):
         self.settings = settings
         self.output = output
         self.num_workers = num_workers
-        self.accelerator = _accelerator(device, AMP[settings.amp])
-        self.progress = progress and self.accelerator.is_main_process
+        self.accelerator = accelerator
+        self.device = accelerator.device if accelerator.num_processes > 1 else usable_device(device)
+        self.progress = progress and accelerator.is_main_process
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.amp_dtype = None if settings.amp == 'none' else getattr(torch, settings.amp)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == 'float16')
         self.labels = load_labels(settings.labels)
-        self._check_folder()
-        train_set = SegmentationDataset(
-            settings.data, settings.train_split, self.labels, settings.in_chans,
-            train_transform(settings.crop_size, settings.in_chans, settings.img_size, settings.scale, settings.vflip,
-                            settings.color_jitter))
-        self.val_set = SegmentationDataset(
-            settings.data, settings.val_split, self.labels, settings.in_chans,
-            eval_transform(settings.in_chans, settings.img_size))
-        states = sorted(output.glob('state-*'))
-        self.model = self._create_model(None if states else train_set)
-        self.kept = self.model  # the network that is evaluated and saved
-        self.ema: Optional[ModelEmaV3] = None
-        if settings.ema_decay:
-            self.ema = ModelEmaV3(self.model, decay=settings.ema_decay, use_warmup=True)
-            self.kept = self.accelerator.prepare_model(self.ema.module, evaluation_mode=True)
-        self.order = torch.Generator()
-        self.network, self.optimizer, self.loader = self.accelerator.prepare(
-            self.model,
-            create_optimizer_v2(self.model, settings.opt, settings.lr, settings.weight_decay),
-            DataLoader(
-                train_set, settings.batch_size, sampler=RandomSampler(train_set, generator=self.order),
-                num_workers=num_workers, pin_memory=self.accelerator.device.type == 'cuda',
-                drop_last=len(train_set) >= settings.batch_size * self.accelerator.num_processes))
-        self.rows: List[Dict[str, Any]] = []
-        if states:
-            self.accelerator.load_state(states[-1])
-            self.rows = json.loads((states[-1] / 'rows.json').read_text(encoding='utf-8'))
-
-    def _check_folder(self) -> None:
-        """Compare the settings with those of the run that is in the folder, if any."""
-        file, wanted = self.output / 'last' / 'run.json', json.loads(json.dumps(dataclasses.asdict(self.settings)))
-        found = json.loads(file.read_text(encoding='utf-8'))['settings'] if file.exists() else wanted
-        for name, value in wanted.items():
-            if found[name] != value:
-                raise ValueError(
-                    f'{self.output} has a run with {name} {found[name]!r} instead of {value!r}: name another folder, '
-                    'or remove that run.')
-
-    def _create_model(self, calibration: Optional[SegmentationDataset]) -> SegmentationNetwork:
-        """Build the network; a memory at identity, that of a warm start, is calibrated on images if they are given."""
-        settings = self.settings
+        state = self._read_state()
         torch.manual_seed(settings.seed)
+        self.model = self._create_model()
+        mean, std = self.model.mean, self.model.std
+        train_set = SegmentationDataset(
+            settings.data, settings.train_split, self.labels,
+            train_transform(settings.crop_size, mean, std, settings.img_size, settings.scale, settings.vflip,
+                            settings.color_jitter), settings.in_chans)
+        self.val_set = SegmentationDataset(
+            settings.data, settings.val_split, self.labels, eval_transform(mean, std, settings.img_size),
+            settings.in_chans)
+        units = [m for m in self.model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
+        if state is None and units and all(unit.is_identity() for unit in units):  # that of a warm start
+            loader = DataLoader(train_set, settings.batch_size, num_workers=num_workers)
+            calibrate_memory(self.model, islice(loader, CALIBRATION_BATCHES))
+        if accelerator.num_processes > 1 and self.device.type == 'cuda':
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.ema = ModelEmaV3(self.model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay else None
+        self.kept: Any = self.model if self.ema is None else self.ema.module  # what is evaluated and saved
+        self.optimizer = create_optimizer_v2(self.model, settings.opt, settings.lr, settings.weight_decay)
+        self.order = torch.Generator()
+        self.network, self.loader = accelerator.prepare(self.model, DataLoader(
+            train_set, settings.batch_size, sampler=RandomSampler(train_set, generator=self.order),
+            num_workers=num_workers, pin_memory=self.device.type == 'cuda',
+            drop_last=len(train_set) >= settings.batch_size * accelerator.num_processes))
+        self.rows: List[Dict[str, Any]] = []
+        if state is not None:
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.rows = state['rows']
+
+    def _read_state(self) -> Optional[Dict[str, Any]]:
+        """Read the state of the run that is in the folder, if any, and compare its settings."""
+        file = self.output / 'state.pth'
+        if not file.exists():
+            return None
+        try:
+            state: Dict[str, Any] = read_pickle(file)
+            found = state['settings']
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise ValueError(f'{file} is damaged: remove it to train from the beginning.') from error
+        for name, value in self._plain_settings().items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f'{self.output} has a run with {name} {found.get(name)!r} instead of {value!r}: name another '
+                    'folder, or remove that run.')
+        return state
+
+    def _plain_settings(self) -> Dict[str, Any]:
+        plain: Dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        return plain
+
+    def _parts(self) -> Dict[str, Any]:
+        """What a state consists of, besides the rows: everything that learns."""
+        parts = {'model': self.model, 'optimizer': self.optimizer, 'scaler': self.scaler}
+        return parts if self.ema is None else {**parts, 'ema': self.ema.module}
+
+    def _create_model(self) -> SegmentationNetwork:
+        settings = self.settings
         model = create_model(
             settings.model, settings.encoder, len(self.labels.names), settings.in_chans, settings.pretrained,
             **settings.model_kwargs)
@@ -158,14 +213,7 @@ class _Run:
                 parameter.requires_grad_(not _is_trunk(name))
         if settings.grad_checkpointing:
             model.set_grad_checkpointing()
-        model.to(self.accelerator.device).to(memory_format=self.memory_format)
-        units = [m for m in model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
-        if calibration is not None and units and all(unit.is_identity() for unit in units):
-            loader = DataLoader(calibration, settings.batch_size, num_workers=self.num_workers)
-            calibrate_memory(model, islice(loader, CALIBRATION_BATCHES))
-        if self.accelerator.num_processes > 1 and self.accelerator.device.type == 'cuda':
-            return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return model
+        return model.to(self.device).to(memory_format=self.memory_format)
 
     def train_epoch(self, epoch: int) -> float:
         """Train for an epoch; returns the mean loss."""
@@ -178,19 +226,24 @@ class _Run:
         seed = settings.seed * 1_000_003 + epoch
         self.order.manual_seed(seed)
         torch.manual_seed(1009 * seed + self.accelerator.process_index)  # augmentation and dropout
-        total = torch.zeros((), device=self.accelerator.device)
+        total = torch.zeros((), device=self.device)
         bar = tqdm(self.loader, desc=f'epoch {epoch}', disable=not self.progress)
         for step, (images, labels) in enumerate(bar, start=epoch * len(self.loader)):
             done = step / (settings.epochs * len(self.loader))
             for group in self.optimizer.param_groups:
                 group['lr'] = settings.lr * min((step + 1) / max(1, settings.warmup), 1) * (1 - done) ** 0.9
-            output = self.network(images.to(memory_format=self.memory_format))
-            loss = segmentation_loss(output, labels, settings.aux_weight, label_smoothing=settings.label_smoothing)
+            images = images.to(self.device, memory_format=self.memory_format)
+            with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+                output = self.network(images)
+            loss = segmentation_loss(
+                output, labels.to(self.device), settings.aux_weight, label_smoothing=settings.label_smoothing)
             self.optimizer.zero_grad()
-            self.accelerator.backward(loss)
+            self.scaler.scale(loss).backward()
             if settings.clip_grad:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_grad)
-            self.optimizer.step()
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_grad)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             if self.ema is not None:
                 self.ema.update(self.model, step=step)
             total += loss.detach()
@@ -210,26 +263,26 @@ class _Run:
         return as_row(scores, self.labels.names)
 
     def save(self) -> None:
-        """Write what an epoch has reached; the state, from which a run resumes, appears last and whole."""
-        if self.accelerator.is_main_process:
+        """Write what an epoch has reached; the state, from which a run resumes, comes last."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        try:
             for name in ('last', 'best') if _best(self.rows) is self.rows[-1] else ('last',):
                 self._save_network(self.output / name)
             with written_whole(self.output / 'log.csv') as file, open(file, 'w', newline='', encoding='utf-8') as f:
                 writer = csv.DictWriter(f, {name: None for row in self.rows for name in row})
                 writer.writeheader()
                 writer.writerows(self.rows)
-        unfinished = self.output / 'unfinished-state'
-        self.accelerator.save_state(unfinished)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            (unfinished / 'rows.json').write_text(json.dumps(self.rows), encoding='utf-8')
-            state = unfinished.rename(self.output / f'state-{len(self.rows):06}')
-            for older in {*self.output.glob('state-*')} - {state}:
-                shutil.rmtree(older)
+            with written_whole(self.output / 'state.pth') as file:
+                torch.save(dict(state, rows=self.rows, settings=self._plain_settings()), file)
+        except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' words for a full disk
+            raise OSError(
+                f'{self.output} cannot be written: make room on the disk and give the command again.') from error
 
     def _save_network(self, folder: Path) -> None:
         """Write the network beside its folder, and move it there file by file when it is whole."""
-        unfinished = folder.with_name(f'unfinished-{folder.name}')
+        unfinished = folder.with_name(f'.unfinished-{folder.name}')
         self.kept.save_pretrained(unfinished)
         run = {'settings': dataclasses.asdict(self.settings), 'labels': dataclasses.asdict(self.labels)}
         (unfinished / 'run.json').write_text(json.dumps(run, indent=2), encoding='utf-8')
@@ -239,17 +292,12 @@ class _Run:
         unfinished.rmdir()
 
 
-def _accelerator(device: str, mixed_precision: str) -> Any:
-    """Join the processes that torchrun started, if any, and choose this one's device."""
+def _accelerator(device: str) -> Any:
+    """Join the processes that torchrun started, if any. Devices and precision differ between the runs of one process,
+    which accelerate rules out, so that only those of several processes are its own."""
     accelerate = require_extra('accelerate', 'segmentation', 'Training')
-    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run's device and precision
-    kind = torch.device(device)
-    if kind.index is not None:
-        torch.cuda.set_device(kind)
-    accelerator = accelerate.Accelerator(cpu=kind.type == 'cpu', mixed_precision=mixed_precision)
-    if accelerator.device.type != kind.type:
-        raise ValueError(f'device is {device!r}, expected one that this machine has, such as {accelerator.device}.')
-    return accelerator
+    several = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    return accelerate.Accelerator(cpu=several and torch.device(device).type == 'cpu', device_placement=several)
 
 
 def _is_trunk(name: str) -> bool:

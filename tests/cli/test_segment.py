@@ -62,10 +62,19 @@ def test_commands(data, tmp_path, capsys):
 
     assert predict(tmp_path / 'masks', file) == 0
     # a mask in the place of its image, or of another's mask
-    for output, images in ((tmp_path, [file]), (tmp_path / 'two', [file, tmp_path / 'masks' / 'photo.png'])):
+    other = tmp_path / 'photo.picture.png'
+    Image.new('RGB', (70, 33)).save(other)
+    (tmp_path / 'link.jpg').symlink_to(file)
+    for output, images in ((tmp_path, [file]), (tmp_path / 'two', [file, tmp_path / 'masks' / 'photo.png']),
+                           (tmp_path / 'two', [file, other]), (tmp_path / 'two', [other, file]),
+                           (tmp_path, [tmp_path / 'link.jpg', file])):
         capsys.readouterr()
         assert predict(output, *images) == 1
         assert 'name another folder, or give images of other names' in capsys.readouterr().err
+    before = (data / 'val' / '000.png').read_bytes()
+    assert main([
+        'segment', 'evaluate', f'{run}/best', str(data), '--pictures', str(data / 'val'), '--device', 'cpu']) == 1
+    assert (data / 'val' / '000.png').read_bytes() == before
     assert Image.open(file).size == (70, 33) and not (tmp_path / 'two').exists()
 
 

@@ -1,6 +1,7 @@
 """Folders of images and masks: layouts, palettes, faults, augmentation."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mlfm_zoo.segmentation.data import (
     LABELS,
     Labels,
     SegmentationDataset,
+    eval_transform,
     find_samples,
     load_labels,
     read_image,
@@ -23,6 +25,8 @@ from mlfm_zoo.segmentation.data import (
     voc_colors,
 )
 from mlfm_zoo.segmentation.pictures import color_labels, mask_of
+
+PLAIN = eval_transform([0.5] * 3, [0.5] * 3)
 
 
 def put(file, array, mode=None):
@@ -53,7 +57,7 @@ def test_layouts(tmp_path):
                                   ('own', 'camvid', 2), ('other', 'camvid', 2)):
         samples = find_samples(tmp_path / folder, 'val')
         assert len(samples) == count and all(s.image.stem == s.mask.stem for s in samples), folder
-        image_, labels_ = SegmentationDataset(tmp_path / folder, 'val', LABELS[labels])[0]
+        image_, labels_ = SegmentationDataset(tmp_path / folder, 'val', LABELS[labels], PLAIN)[0]
         assert image_.shape == (3, 4, 6) and image_.dtype == torch.float32 and type(image_) is torch.Tensor
         expected = torch.from_numpy(mask)
         if labels == 'camvid':
@@ -88,11 +92,92 @@ def test_labels_of_a_file(tmp_path):
     file.write_text(json.dumps(SHAPES))
     labels = load_labels(str(file))
     assert labels.names == ('ground', 'disc', 'square') and labels.void_colors == ((255, 255, 255),)
-    file.write_text('{"names": ["a"], "values": [0, 1]}')
-    with pytest.raises(ValueError, match='There are 1 names, 2 values and 1 colors, expected one of each'):
-        load_labels(str(file))
+    file.write_text(json.dumps(SHAPES), encoding='utf-8-sig')
+    assert load_labels(str(file)) == labels
     with pytest.raises(ValueError, match='nothing names no labels: give camvid, voc, ade20k, membrane or a JSON'):
         load_labels('nothing')
+
+
+@pytest.mark.parametrize('text, message', [
+    ('{"names": ["a"], "values": [0, 1]}', 'There are 1 names, 2 values and 1 colors, expected one of each'),
+    ('{"names": ["a"], "values": [70000]}', 'A value of the labels is 70000, expected 0 to 65535'),
+    ('{"names": ["a"], "values": [65536]}', 'A value of the labels is 65536, expected'),
+    ('{"names": ["a"], "values": [-1]}', 'A value of the labels is -1, expected'),
+    ('{"names": ["a"], "values": [255.5]}', 'values is .255.5,., expected Tuple.int, ...'),
+    ('{"names": ["a"], "values": [true]}', 'values is .True,., expected'),
+    ('{"names": ["a"], "colors": [[0, 0, 256]]}', 'A part of a color of the labels is 256, expected 0 to 255'),
+    ('{"names": ["a"], "colors": [[0, 0]]}', 'colors is .*, expected'),
+    ('{"names": "ab"}', "names is 'ab', expected"),
+    ('{"values": [1]}', 'missing 1 required positional argument: .names'),
+    ('{"names": ["a"], "color": 1}', 'expected an object with some of names, values, void'),
+    ('[]', 'expected an object'),
+    ('{', 'labels.json cannot be read as JSON'),
+    ('[' * 100_000, 'labels.json cannot be read as JSON'),
+])
+def test_faults_of_labels(tmp_path, text, message):
+    (tmp_path / 'labels.json').write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        load_labels(str(tmp_path / 'labels.json'))
+    assert '\n' not in str(error.value) and 'labels.json' in str(error.value)
+
+
+def tiff(array):
+    """A gray TIFF of any type of numbers, byte by byte."""
+    height, width = array.shape
+    sample_format = {'u': 1, 'i': 2, 'f': 3}[array.dtype.kind]
+    fields = [(256, width), (257, height), (258, 8 * array.itemsize), (259, 1), (262, 1), (273, 122), (277, 1),
+              (279, array.nbytes), (339, sample_format)]
+    head = b'II*\0' + struct.pack('<IH', 8, len(fields))
+    return head + b''.join(struct.pack('<HHII', tag, 4, 1, value) for tag, value in fields) + bytes(4) + array.tobytes()
+
+
+def test_masks_of_any_numbers(tmp_path):
+    """A value is read as it is, whatever its type, or named."""
+    file = tmp_path / 'mask.tif'
+    labels = Labels(('a', 'b', 'c', 'd'), values=(0, 1, 4464, 254), void=(255,))
+    for kind in ('u1', 'i1', 'u2', 'i2', 'i4', 'f4'):
+        file.write_bytes(tiff(np.array([[0, 1, 1]], kind)))
+        assert read_labels(file, labels).tolist() == [[0, 1, 1]], kind
+        assert read_labels(file, Labels(('a', 'b'), (3, 4), void=(0, 1))).eq(IGNORE_INDEX).all(), kind
+    for kind, value in (('i1', -1), ('i1', -2), ('i2', -1), ('i4', -1), ('i4', 70000), ('i4', 65536), ('f4', 255.5),
+                        ('f4', 0.5), ('f4', np.nan), ('u2', 4465)):
+        file.write_bytes(tiff(np.array([[0, value]], kind)))
+        with pytest.raises(ValueError, match=f'mask.tif has pixels of value {value}, expected those of the 4 classes'):
+            read_labels(file, labels)
+
+
+@pytest.mark.parametrize('orientation, turned', [(1, lambda x: x), (3, lambda x: np.rot90(x, 2)),
+                                                 (6, lambda x: np.rot90(x, -1)), (2, lambda x: x[:, ::-1])])
+def test_photographs_are_upright(tmp_path, orientation, turned):
+    """As their mask, which was drawn on what a viewer shows."""
+    stored = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for folder in ('images', 'masks'):
+        (tmp_path / folder / 'train').mkdir(parents=True)
+    Image.fromarray(stored).save(tmp_path / 'images' / 'train' / 'a.png', exif=exif)
+    upright = turned(stored)
+    mask = upright[..., 0] % 11
+    put(tmp_path / 'masks' / 'train' / 'a.png', mask)
+    image, truth = SegmentationDataset(tmp_path, 'train', LABELS['camvid'], eval_transform([0.] * 3, [1.] * 3))[0]
+    assert np.array_equal((255 * image).round().byte().permute(1, 2, 0), upright) and np.array_equal(truth, mask)
+
+
+def test_lists_of_names(tmp_path):
+    """VOC's, with blanks in names and a byte order mark; two files of a name are refused."""
+    for name in ('a b', 'c'):
+        put(tmp_path / 'JPEGImages' / f'{name}.png', np.zeros((4, 6, 3)))
+        put(tmp_path / 'SegmentationClass' / f'{name}.png', np.zeros((4, 6)))
+    names = tmp_path / 'ImageSets' / 'Segmentation' / 'val.txt'
+    names.parent.mkdir(parents=True)
+    names.write_bytes('\ufeffa b\r\n\n  c \n'.encode())
+    assert [sample.mask.stem for sample in find_samples(tmp_path, 'val')] == ['a b', 'c']
+    names.write_text('\n \n')
+    with pytest.raises(ValueError, match='val.txt is empty, expected images or their names'):
+        find_samples(tmp_path, 'val')
+    put(tmp_path / 'JPEGImages' / 'c.jpg', np.zeros((4, 6, 3)))
+    with pytest.raises(ValueError, match='c.png and c.jpg have one name'):
+        find_samples(tmp_path, 'val')
 
 
 @pytest.mark.parametrize('fault, message', [
@@ -106,20 +191,23 @@ def test_labels_of_a_file(tmp_path):
     (lambda folder: (folder / 'val' / '000.png').write_bytes(b'no picture'), 'val/000.png cannot be decoded'),
     (lambda folder: (folder / 'valannot' / '000.png').write_bytes(b''), 'valannot/000.png cannot be decoded'),
     (lambda folder: (folder / 'val').rename(folder / 'other'), 'has no images and masks of val, expected'),
-    (lambda folder: [file.unlink() for file in (folder / 'val').iterdir()], 'val is empty, expected images'),
+    (lambda folder: [file.unlink() for file in (folder / 'val').iterdir()], 'val is empty, expected images or'),
 ])
 def test_faults_name_the_file(tmp_path, fault, message):
     write_shapes(tmp_path, {'val': 2})
     fault(tmp_path)
     with pytest.raises(ValueError, match=message) as error:
-        SegmentationDataset(tmp_path, 'val', Labels.from_json(SHAPES))[0]
+        SegmentationDataset(tmp_path, 'val', Labels.from_json(SHAPES), PLAIN)[0]
     assert '\n' not in str(error.value)
 
 
-def test_unfit_images(tmp_path):
-    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / 'deep.png')
-    with pytest.raises(ValueError, match='deep.png is of mode I;16, expected 8 bits'):
-        read_image(tmp_path / 'deep.png', 1)
+def test_pixels_of_other_types(tmp_path):
+    Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)).save(tmp_path / 'deep.png')
+    assert read_image(tmp_path / 'deep.png', 1).tolist() == [[[0, 4, 255]]]  # of 255, 1000 / 65535 are 3.9
+    for kind in (np.int32, np.float32):
+        Image.fromarray(np.full((4, 4), 100, kind)).save(tmp_path / 'deep.tif')
+        with pytest.raises(ValueError, match='deep.tif has pixels of mode [IF], whose range is unknown'):
+            read_image(tmp_path / 'deep.tif')
     with pytest.raises(ValueError, match='in_chans is 2, expected 1, 3 or 4'):
         read_image(tmp_path / 'deep.png', 2)
 
@@ -131,7 +219,8 @@ def test_augmentation(in_chans):
     _, mask = shapes(0)
     labels = torch.from_numpy(np.array(mask)).long().clamp(max=2)
     image = (labels * 100).to(torch.uint8).expand(in_chans, -1, -1)
-    transform = train_transform((40, 56), in_chans, (48, 64), (0.6, 1.5), vflip=0.5, color_jitter=0)
+    half = [0.5] * in_chans
+    transform = train_transform((40, 56), half, half, (48, 64), (0.6, 1.5), vflip=0.5, color_jitter=0)
     for _ in range(8):
         x, y = transform(tv_tensors.Image(image), tv_tensors.Mask(labels))
         assert x.shape == (in_chans, 40, 56) and y.shape == (40, 56)

@@ -123,10 +123,13 @@ def test_gradient_checkpointing(kind):
         torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def check_export(kind, folder):
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', KINDS)
+def test_export(kind, tmp_path):
+    """One ONNX graph for all sizes, and compiled."""
     model = lived_in(create(kind))
-    export_onnx(model, folder / 'model.onnx', 64)
-    session = onnxruntime.InferenceSession(folder / 'model.onnx', providers=['CPUExecutionProvider'])
+    export_onnx(model, tmp_path / 'model.onnx', 64)
+    session = onnxruntime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
     for batch, *sides in ((1, 64, 64), (3, 65, 97), (2, 33, 47)):
         image = torch.randn(batch, 3, *sides)
         with torch.no_grad():
@@ -136,17 +139,6 @@ def check_export(kind, folder):
     compiled = torch.compile(model, backend='aot_eager')
     with torch.no_grad():
         torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-4)
-
-
-def test_export(tmp_path):
-    """One ONNX graph for all sizes, and compiled."""
-    check_export('unet decoder', tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('kind', KINDS)
-def test_export_of_every_kind(kind, tmp_path):
-    check_export(kind, tmp_path)
 
 
 def test_hub(tmp_path):
@@ -177,3 +169,36 @@ def test_other_folders_are_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match='model.safetensors is damaged: download or train it again'):
         SegmentationNetwork.from_pretrained(tmp_path)
+
+
+def test_config_of_a_folder(tmp_path):
+    """It steers the network and its normalization, and nothing else; what is wrong in it is one sentence."""
+    network = create('unet', in_chans=1)
+    network.save_pretrained(tmp_path)
+    file = tmp_path / 'config.json'
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(
+        config, mean=[0.25], std=[0.125], checkpoint_path='/none.pth', pretrained=True, pretrained_strict=False)))
+    loaded = SegmentationNetwork.from_pretrained(tmp_path)
+    assert (loaded.mean, loaded.std) == ([0.25], [0.125]) and loaded.state_dict().keys() == network.state_dict().keys()
+    loaded.save_pretrained(tmp_path / 'again')
+    assert json.loads((tmp_path / 'again' / 'config.json').read_text())['mean'] == [0.25]
+    for change in (dict(network=[]), dict(num_classes='x'), dict(num_classes=4), dict(in_chans=[3]), dict(mean='a'),
+                   dict(mean=[0.5, 0.5]), dict(std=[0]), dict(base_width=2.5), dict(unknown=1)):
+        file.write_text(json.dumps(dict(config, **change)))
+        with pytest.raises(ValueError) as error:
+            SegmentationNetwork.from_pretrained(tmp_path)
+        assert '\n' not in str(error.value)
+    for text in ('[]', '5', '{', '[' * 100_000):
+        file.write_text(text)
+        with pytest.raises(ValueError, match='config.json does not describe a segmentation network'):
+            SegmentationNetwork.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize('in_chans, mean', [(1, 0.449), (3, None), (4, None)])
+def test_normalization_fits_the_first_convolution(in_chans, mean):
+    """timm sums its weights for gray and repeats them for more channels, and so do mean and deviation follow."""
+    model = create_model('fcn8s', 'resnet10t', num_classes=2, in_chans=in_chans)
+    red, green, blue = 0.485, 0.456, 0.406
+    expected = [mean] if mean else [red, green, blue, red][:in_chans]
+    assert model.mean == pytest.approx(expected)

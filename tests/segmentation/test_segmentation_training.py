@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -10,14 +11,17 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import mlfm_zoo
+from helpers.disks import full_disk
 from helpers.segmentation import write_data
 from helpers.shape_folders import LABELS
 from helpers.user import IMPORTS
+from mlfm_zoo.cli import main
 from mlfm_zoo.segmentation import SegmentationNetwork, TrainSettings, create_model, evaluate, load_run, train
-from mlfm_zoo.segmentation.data import Labels, SegmentationDataset, train_transform
+from mlfm_zoo.segmentation.data import Labels, SegmentationDataset, eval_transform, train_transform
 
 SMALL = dict(model='unet', encoder=None, model_kwargs=dict(base_width=4), crop_size=(32, 48), batch_size=4, warmup=4)
 
@@ -65,7 +69,7 @@ def test_interrupted_run_ends_as_the_whole(data, tmp_path, kwargs):
         assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
     assert best['miou'] == max(float(row['miou'] or 0) for row in curve(tmp_path / 'parts'))
     assert {f.name for f in (tmp_path / 'parts').iterdir()} == {
-        'best', 'last', 'log.csv', f'state-{settings.epochs:06}'}
+        'best', 'last', 'log.csv', 'state.pth', '.lock'}
     with pytest.raises(ValueError, match='has a run with lr 0.001 instead of 0.5: name another folder'):
         train(dataclasses.replace(settings, lr=0.5), tmp_path / 'parts')
 
@@ -93,7 +97,8 @@ def test_memory_at_identity_is_calibrated(data, tmp_path):
     gate = expected.encoder.model.memory.pool.output_gate
     assert gate.weight.allclose(torch.ones(64))
     images = SegmentationDataset(
-        data, 'train', Labels.from_json(LABELS), transform=train_transform((32, 48), color_jitter=0.0))
+        data, 'train', Labels.from_json(LABELS),
+        train_transform((32, 48), expected.mean, expected.std, color_jitter=0.0))
     mlfm_zoo.calibrate_memory(expected, torch.utils.data.DataLoader(images, settings.batch_size))
     assert not gate.weight.allclose(torch.ones(64))
     assert all(torch.equal(trained[name], parameter) for name, parameter in expected.named_parameters())
@@ -107,13 +112,97 @@ def test_loaded_run(data, tmp_path):
     assert labels == Labels.from_json(LABELS) and again.lr == settings.lr
     with pytest.raises(ValueError, match='has no network of a run: give the folder best or last'):
         load_run(tmp_path)
+    file = tmp_path / 'best' / 'run.json'
+    run = json.loads(file.read_text())
+    for name, value in (
+            ('epochs', 'ten'), ('epochs', 0), ('epochs', 1.5), ('epochs', True), ('lr', 'high'), ('lr', None),
+            ('val_every', 0), ('in_chans', [3]), ('img_size', 64), ('img_size', [64]), ('img_size', [64, -1]),
+            ('crop_size', None), ('scale', [0.5, 'x']), ('model_kwargs', []), ('encoder', 5), ('amp', 'fp8'),
+            ('pretrained', 'yes'), ('data', None), ('unknown', 1)):
+        file.write_text(json.dumps(dict(run, settings=dict(run['settings'], **{name: value}))))
+        with pytest.raises(ValueError, match=f'run.json .*{name}.*, expected') as error:
+            load_run(tmp_path / 'best')
+        assert '\n' not in str(error.value)
+    for text in ('[]', '5', '{}', '{"settings": {}, "labels": []}', '{', '[' * 100_000, '{"settings": 1, "labels": 2}'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match='run.json'):
+            load_run(tmp_path / 'best')
+
+
+def test_state_is_checked(data, tmp_path):
+    """A run resumes from no state with a flipped bit, nor from one of half its length."""
+    train(settings_for(data, epochs=1), tmp_path, log=lambda line: None)
+    (tmp_path / '.unfinished-last').mkdir()  # of a run that was killed
+    (tmp_path / '.unfinished-last' / 'model.safetensors').touch()
+    file = tmp_path / 'state.pth'
+    whole = file.read_bytes()
+    bits = bytearray(whole)
+    position = whole.index(torch.load(file)['model']['encoder.0.0.weight'].numpy().tobytes())
+    bits[position + 5] ^= 4
+    for damaged in (bytes(bits), whole[:len(whole) // 2], b''):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match='state.pth is damaged: remove it to train from the beginning'):
+            train(settings_for(data, epochs=1), tmp_path)
+    file.write_bytes(whole)
+    assert train(settings_for(data, epochs=1), tmp_path)['epoch'] == 0
+    assert not (tmp_path / '.unfinished-last').exists()
+
+
+def test_one_training_at_a_time(data, tmp_path):
+    settings = settings_for(data, epochs=1)
+
+    def again(line):
+        with pytest.raises(RuntimeError, match='Another process trains into .*: wait for it, or name another folder'):
+            train(settings, tmp_path)
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(settings, tmp_path, log=again)
+    assert train(settings, tmp_path)['epoch'] == 0
+
+
+def test_full_disk(data, tmp_path):
+    for limit in (2000, 100_000):  # while the network is written, and the state
+        with full_disk(limit), pytest.raises(OSError) as error:
+            train(settings_for(data, epochs=1), tmp_path / str(limit), log=lambda line: None)
+        assert not (tmp_path / str(limit) / 'state.pth').exists() and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('encoder, mean, std', [
+    ('test_mlfm_resnet', 0.5, 0.5), ('resnet10t', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+def test_images_are_normalized_for_the_encoder(tmp_path, encoder, mean, std):
+    """In training, evaluation and prediction: pixels of 51, a fifth of white, become (0.2 - mean) / std."""
+    write_data(tmp_path)
+    for file in [*tmp_path.glob('train/*.png'), *tmp_path.glob('val/*.png')]:
+        Image.new('RGB', (64, 48), (51, 51, 51)).save(file)
+    expected = ((0.2 - torch.tensor(mean)) / torch.tensor(std)).expand(3)[:, None, None]
+    seen = []
+
+    def record(module, args):
+        if isinstance(module, SegmentationNetwork):
+            seen.append((args[0] - expected).abs().max().item())
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(record)
+    try:
+        settings = settings_for(
+            tmp_path, model='fcn8s', encoder=encoder, model_kwargs={}, epochs=1, crop_size=(48, 64), scale=(1.5, 1.8),
+            color_jitter=0.0)  # crops without padding
+        train(settings, tmp_path / 'run', log=lambda line: None)
+        assert len(seen) >= 8 and max(seen) < 1e-5
+        for name, *rest in (
+                ['evaluate', tmp_path], ['predict', tmp_path / 'val' / '000.png', '--output', tmp_path / 'out']):
+            seen.clear()
+            assert main(['segment', name, str(tmp_path / 'run' / 'last'), *map(str, rest), '--device', 'cpu']) == 0
+            assert seen and max(seen) < 1e-5
+    finally:
+        hook.remove()
 
 
 def test_refused(data, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="amp is 'fp8', expected none or"):
         TrainSettings('data', amp='fp8')
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="device is 'cuda', expected one that this machine has, such as cpu"):
+        with pytest.raises(ValueError, match="There is no device cuda on this machine: give another, such as cpu"):
             train(settings_for(data), tmp_path, 'cuda')
     monkeypatch.setitem(sys.modules, 'accelerate', None)
     with pytest.raises(RuntimeError, match=r"Training needs accelerate, .*: pip install 'mlfm-zoo\[segmentation\]'"):
@@ -158,7 +247,8 @@ def test_two_processes(data, tmp_path):
     rows = curve(tmp_path / 'run')
     assert len(rows) == 20 and result.stdout.count('epoch 19:') == 1
     model, labels, _ = load_run(tmp_path / 'run' / 'best')
-    miou = evaluate(model, SegmentationDataset(data, 'val', labels), 3, boundaries=False).miou
+    dataset = SegmentationDataset(data, 'val', labels, eval_transform(model.mean, model.std))
+    miou = evaluate(model, dataset, 3, boundaries=False).miou
     assert 100 * miou == pytest.approx(max(float(row['miou']) for row in rows), abs=0.01)
     assert miou > 0.4
     again = subprocess.run(  # one process loads the state that two wrote
