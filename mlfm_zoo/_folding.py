@@ -7,38 +7,43 @@ feeds which is read from the network's graph, as torch.fx traces it, not from na
 
 import copy
 from collections import Counter
-from typing import Any, Dict, List, NamedTuple, Tuple, TypeVar
+from typing import Any, Dict, List, NamedTuple, Set, Tuple, TypeVar
 
 import torch
 import torch.fx
 import torch.nn as nn
 from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d, SyncBatchNormAct
 from timm.models import get_notrace_functions, get_notrace_modules, reparameterize_model
+from timm.utils import unwrap_model
 from torchvision.ops import FrozenBatchNorm2d
 
 from ._timm import model_name
 
-__all__ = ['InferenceOnly', 'fold_norm', 'fuse_trunk', 'scale_and_shift']
+__all__ = ['NORMS', 'Fusible', 'InferenceOnly', 'fold_norm', 'fuse_trunk', 'is_plain', 'scale_and_shift']
 
-# Exact classes: a subclass may do more.
-NORMS = (
-    nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
+# Norms that can be folded, and those of timm's that drop out or activate afterwards.
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
+ACT_NORMS = (BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
 
-# What timm's reparameterize_model puts together by itself, memory units among it.
+# Modules with one of these methods are folded by timm's reparameterize_model, memory units among them.
 PUT_TOGETHER = ('fuse', 'reparameterize', 'switch_to_deploy')
 
 ModelT = TypeVar('ModelT', bound=nn.Module)
 
 
-class InferenceOnly(nn.Module):
-    """Base of modules without the norms they had: no training, and no checkpoint; put it before the module's class."""
+class Fusible(nn.Module):
+    """Base of what can be fused: once it is, training mode is refused before any module has changed its mode."""
 
     @torch.jit.ignore
     def train(self, mode: bool = True):
-        if mode:
+        if mode and any(isinstance(module, InferenceOnly) for module in self.modules()):
             raise RuntimeError('This network is fused for inference, without the norms that training needs: train the '
                                'network as it was before fuse().')
         return super().train(mode)
+
+
+class InferenceOnly(Fusible):
+    """Base of modules without the norms they had: no training, and no checkpoint; put it before the module's class."""
 
     @torch.jit.ignore
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -88,17 +93,31 @@ class FoldTracer(torch.fx.Tracer):
             or type(m) in get_notrace_modules() or any(hasattr(m, name) for name in PUT_TOGETHER))
 
 
+def is_plain(module: nn.Module, classes: Tuple[type, ...]) -> bool:
+    """Whether a module can be replaced without losing anything that was put on it.
+
+    Args:
+        module: Any module.
+        classes: Classes to accept. Subclasses may do more; parametrizations and many adapters make one.
+
+    Returns:
+        Whether it is exactly of one of the classes, without hooks, as which pruning and weight norm come too, and
+        without a forward method of its own.
+    """
+    return type(module) in classes and not _has_hooks(module) and 'forward' not in vars(module)
+
+
 def fuse_trunk(model: ModelT) -> ModelT:
     """Fuse a network for inference, its trunk with it: `fuse(trunk=True)` for networks of any class.
 
     Outputs are those of eval mode before, to rounding, and the network is in eval mode afterwards. Branches that timm's
-    `reparameterize_model` puts together are, and a memory is fused. A norm stays where folding it would not be exact:
-    if it has no statistics, if something else reads what it would be folded over, if the convolution after it pads, or
-    if either has hooks, is used twice or is of a class that does more. A fused network can be neither trained nor saved
-    as a checkpoint.
+    `reparameterize_model` merges are merged, and a memory is fused. A norm stays where folding it would not be exact:
+    if it has no statistics, if something else reads what it would be folded over, if the convolution after it pads, if
+    either is used twice or `is_plain` denies it, or if a hook watches a module that contains only one of the two. A
+    fused network can be neither trained nor saved as a checkpoint.
 
     Args:
-        model: The network: with memory or without, this package's or timm's.
+        model: The network: with memory or without, this package's or timm's, as it is or in DataParallel or compiled.
 
     Returns:
         The network itself.
@@ -106,15 +125,17 @@ def fuse_trunk(model: ModelT) -> ModelT:
     Raises:
         RuntimeError: torch.fx cannot trace the network, which is unchanged then.
     """
-    folds = find_folds(model)
-    reparameterize_model(model.eval(), inplace=True)
-    for fold in folds:
-        norm: Any = model.get_submodule(fold.norm)
-        for name, module in (
-                (fold.conv, fold_norm(model.get_submodule(fold.conv), norm, fold.ahead)),
-                (fold.norm, _what_follows(norm).eval())):
-            parent, _, child = name.rpartition('.')
-            setattr(model.get_submodule(parent), child, module)
+    network = unwrap_model(model)
+    parts: Dict[str, nn.Module] = {}
+    for fold in find_folds(network):
+        norm = network.get_submodule(fold.norm)
+        conv = parts.get(fold.conv, network.get_submodule(fold.conv))  # which may hold another norm by now
+        parts[fold.conv] = fold_norm(conv, norm, fold.ahead)
+        parts[fold.norm] = _what_follows(norm).eval()
+    model.eval()
+    reparameterize_model(network, inplace=True)
+    for name, part in parts.items():
+        network.set_submodule(name, part)
     return model
 
 
@@ -143,27 +164,35 @@ def find_folds(model: nn.Module) -> List[Fold]:
     modules: Dict[Any, Any] = dict(traced.named_modules())
     registered = Counter(id(m) for _, m in traced.named_modules(remove_duplicate=False))
     calls = Counter(node.target for node in graph.nodes if node.op == 'call_module')
+    with_hooks = [f'{name}.' for name, module in modules.items() if name and _has_hooks(module)]
     read = {str(node.target).rpartition('.')[0] for node in graph.nodes if node.op == 'get_attr'}
 
+    def watched(name: str) -> Set[str]:
+        """Names of the modules with hooks that a module is in."""
+        return {hooked for hooked in with_hooks if f'{name}.'.startswith(hooked)}
+
     def is_free(node: torch.fx.Node, classes: Tuple[type, ...]) -> bool:
-        """Whether a node is a module of one of the classes that nothing but this node has to do with."""
+        """Whether a node is a plain module of one of the classes that is used here and nowhere else."""
         if node.op != 'call_module' or calls[node.target] > 1 or node.target in read:
             return False
         module = modules[node.target]
-        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-        return type(module) in classes and registered[id(module)] == 1 and not any(hooks)
+        return is_plain(module, classes) and registered[id(module)] == 1
 
     folds = []
     for node in graph.nodes:
-        if not is_free(node, NORMS) or not _has_statistics(modules[node.target]):
+        if not is_free(node, NORMS + ACT_NORMS) or modules[node.target].running_mean is None:
             continue
         [before], readers = node.all_input_nodes, list(node.users)
         if is_free(before, tuple(FOLDED)) and len(before.users) == 1:
-            folds.append(Fold(node.target, str(before.target), ahead=False))
+            fold = Fold(node.target, str(before.target), ahead=False)
         elif (
                 len(readers) == 1 and is_free(readers[0], (nn.Conv2d,)) and modules[readers[0].target].padding == (0, 0)
                 and isinstance(_what_follows(modules[node.target]), nn.Identity)):
-            folds.append(Fold(node.target, readers[0].target, ahead=True))
+            fold = Fold(node.target, str(readers[0].target), ahead=True)
+        else:
+            continue
+        if watched(fold.norm) == watched(fold.conv):
+            folds.append(fold)
     return folds
 
 
@@ -215,8 +244,8 @@ def fold_norm(conv: Any, norm: nn.Module, ahead: bool = False) -> nn.Conv2d:
     return folded
 
 
-def _has_statistics(norm: nn.Module) -> bool:
-    return getattr(norm, 'running_mean', None) is not None and getattr(norm, 'running_var', None) is not None
+def _has_hooks(module: nn.Module) -> bool:
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _what_follows(norm: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Type, TypeVa
 import timm
 import torch
 import torch.nn as nn
+from timm.utils import unwrap_model
 
 from .._timm import model_name
 from .unit import LowFrequencyMemoryUnit
@@ -141,19 +142,22 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
             sums[index] += moments.cpu()
         return hook
 
-    training = model.training
+    network = unwrap_model(model)
+    modes = {module: module.training for module in network.modules()}
     handles = [unit.register_forward_pre_hook(record(i)) for i, unit in enumerate(units)]
     try:
-        model.eval()
-        for i, batch in enumerate(loader, start=1):
-            images = batch if torch.is_tensor(batch) else batch[0]
-            model(images.to(device))
-            if progress:
-                print(f'\rcalibrated on {i} batches', end='', flush=True)
+        network.eval()
+        with torch.compiler.set_stance('force_eager'):  # compiled code would not call the hooks
+            for i, batch in enumerate(loader, start=1):
+                images = batch if torch.is_tensor(batch) else batch[0]
+                network(images.to(device))
+                if progress:
+                    print(f'\rcalibrated on {i} batches', end='', flush=True)
     finally:
         for handle in handles:
             handle.remove()
-        model.train(training)
+        for module, mode in modes.items():
+            module.training = mode
         if progress:
             print()
     if not counts[0]:

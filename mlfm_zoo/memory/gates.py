@@ -34,7 +34,7 @@ class Gate(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
 
-class FoldedNorm(InferenceOnly, nn.Module):
+class FoldedNorm(InferenceOnly):
     """Batch norm of eval mode as the scale and the shift that it is then: an output gate for inference.
 
     Args:
@@ -46,9 +46,9 @@ class FoldedNorm(InferenceOnly, nn.Module):
     mean: torch.Tensor
     var: torch.Tensor
 
-    def __init__(self, norm: nn.BatchNorm2d):
+    def __init__(self, norm: Any):
         super().__init__()
-        scale, shift = (value.detach().to(norm.weight.dtype) for value in scale_and_shift(norm))
+        scale, shift = (value.detach().to(norm.running_var.dtype) for value in scale_and_shift(norm))
         self.register_buffer('scale', scale, persistent=False)
         self.register_buffer('shift', shift, persistent=False)
         self.register_buffer('mean', torch.zeros_like(shift), persistent=False)

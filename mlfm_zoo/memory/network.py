@@ -1,5 +1,6 @@
 """The memory of one network: where its units sit, and all of them under names that mirror the trunk's."""
 
+import warnings
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Sequence, Tuple
 
@@ -7,9 +8,10 @@ import torch
 import torch.nn as nn
 from timm.models import register_notrace_function
 
+from .._folding import Fusible
 from .bands import image_bands
 from .options import MemoryOptions
-from .unit import LowFrequencyMemoryUnit
+from .unit import LowFrequencyMemoryUnit, fuse_units
 
 __all__ = ['LowFrequencyMemory', 'MemorySite', 'PassThrough']
 
@@ -41,7 +43,7 @@ class PassThrough(nn.Module):
         return x, memory
 
 
-class LowFrequencyMemory(nn.Module):
+class LowFrequencyMemory(Fusible):
     """All memory units of one network, under names that mirror the trunk's, and the image bands that they share.
 
     A site named 'stem' becomes the submodule `stem`. A site named 'layer2.3' becomes entry 3 of the ModuleList
@@ -117,18 +119,21 @@ class LowFrequencyMemory(nn.Module):
         return [m for m in self.modules() if isinstance(m, LowFrequencyMemoryUnit)]
 
     def fuse(self) -> 'LowFrequencyMemory':
-        """Put every unit's form for inference in its place, see `LowFrequencyMemoryUnit.fuse`; return the memory."""
-        for parent in list(self.modules()):
-            for name, child in parent.named_children():
-                if isinstance(child, LowFrequencyMemoryUnit):
-                    setattr(parent, name, child.fuse())
-        return self
+        """Fuse the units for inference, see `LowFrequencyMemoryUnit.fuse`; all of them are in eval mode then.
 
-    def train(self, mode: bool = True) -> 'LowFrequencyMemory':
-        """Set the mode of the units first: a fused one refuses training before anything is changed."""
-        for unit in self.units():
-            unit.train(mode)
-        return super().train(mode)
+        Warns with their number and names if units have to stay as they are, see `LowFrequencyMemoryUnit.is_fused`.
+
+        Returns:
+            The memory itself.
+        """
+        units = self.units()
+        fuse_units(units)
+        left = [name for name, module in self.named_modules() if module in units and not module.is_fused()]
+        if left:
+            warnings.warn(
+                f'{len(left)} of {len(units)} memory units were not fused, because hooks, pruning, parametrizations or '
+                f'modules of other classes are on their convolutions or norms: {", ".join(left)}.', stacklevel=3)
+        return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Set whether units keep only their inputs for the backward pass and compute the rest again."""

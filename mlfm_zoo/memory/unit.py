@@ -17,26 +17,25 @@ where LL, the forget gate, is one Haar low band (bands.py). It is skipped where 
 The first memory is the image's own low band at the stem's resolution.
 """
 
-import copy
-from typing import Any, List, Tuple
+from typing import Any, Dict, Iterable, List, Tuple
 
 import torch
 import torch.nn as nn
 from timm.models import checkpoint
 
-from .._folding import fold_norm
+from .._folding import NORMS, Fusible, fold_norm, is_plain
 from .bands import low_band
 from .gates import FoldedNorm, Gate
 from .options import MEMORY_UPDATES, check_option
 
-__all__ = ['LowFrequencyMemoryUnit']
+__all__ = ['LowFrequencyMemoryUnit', 'fuse_units']
 
 # Output of a gate at identity: far enough above 0 for its ReLU to stay open in training, near enough for x to keep its
 # precision in bfloat16.
 IDENTITY_OFFSET = 1 / 32
 
 
-class LowFrequencyMemoryUnit(nn.Module):
+class LowFrequencyMemoryUnit(Fusible):
     """Low-frequency memory unit: fuses the memory into the trunk's feature and writes the next memory.
 
     Args:
@@ -127,25 +126,37 @@ class LowFrequencyMemoryUnit(nn.Module):
 
     @torch.jit.ignore
     def fuse(self) -> 'LowFrequencyMemoryUnit':
-        """Return the unit in its form for inference: the same forward pass, on gates without norms.
+        """Put the unit into its form for inference: the same forward pass, on gates without norms.
 
         Outputs are those of eval mode, to rounding. A fused unit can be neither trained nor saved as a checkpoint.
+        A unit stays as it is if fusing would lose what was put on a convolution or a norm of its gates: a hook,
+        pruning, a parametrization, or a module of another class. Hooks on the unit and on its gates remain.
 
         Returns:
-            A new unit, or this one if it is fused already.
+            The unit itself.
         """
-        if self.is_fused():
-            return self
-        unit: Any = copy.deepcopy(self).eval()
-        for gate in unit._gates():
-            gate.conv, gate.norm = fold_norm(gate.conv, gate.norm), nn.Identity().eval()
-        unit.output_gate = FoldedNorm(unit.output_gate)
-        return unit
+        fuse_units([self])
+        return self
 
-    def train(self, mode: bool = True) -> 'LowFrequencyMemoryUnit':
-        """Set the mode of the output gate first: a folded one refuses training before anything is changed."""
-        self.output_gate.train(mode)
-        return super().train(mode)
+    def folded_parts(self) -> Dict[str, nn.Module]:
+        """Make the modules of the form for inference; the unit is left as it is.
+
+        Returns:
+            What to put under which name; nothing for a unit that is fused already or that has to stay as it is.
+        """
+        gates: Dict[str, Any] = {
+            name: gate for name, gate in self.named_children() if name in ('input_gate', 'supplement_gate')}
+        if type(self) is not LowFrequencyMemoryUnit or any(type(gate) is not Gate for gate in gates.values()):
+            return {}
+        norms: List[Any] = [self.output_gate, *(gate.norm for gate in gates.values())]
+        if not (all(is_plain(gate.conv, (nn.Conv2d,)) for gate in gates.values())
+                and all(is_plain(norm, NORMS) and norm.running_mean is not None for norm in norms)):
+            return {}
+        parts: Dict[str, nn.Module] = {'output_gate': FoldedNorm(self.output_gate)}
+        for name, gate in gates.items():
+            parts[f'{name}.conv'] = fold_norm(gate.conv, gate.norm)
+            parts[f'{name}.norm'] = nn.Identity().eval()
+        return parts
 
     @torch.no_grad()
     def init_identity(self) -> None:
@@ -181,7 +192,8 @@ class LowFrequencyMemoryUnit(nn.Module):
     def is_identity(self) -> bool:
         """Whether the gates are as `init_identity` sets them; False for a fused unit, whose norms are gone."""
         return not self.is_fused() and all(
-            bool((g.norm.weight == 0).all() and (g.norm.bias == IDENTITY_OFFSET).all()) for g in self._gates())
+            isinstance(gate, Gate) and bool((gate.norm.weight == 0).all() and (gate.norm.bias == IDENTITY_OFFSET).all())
+            for gate in self._gates())
 
     @torch.jit.ignore
     def _gates(self) -> List[Any]:
@@ -189,3 +201,12 @@ class LowFrequencyMemoryUnit(nn.Module):
 
     def extra_repr(self) -> str:
         return f"level={self.level}, update='{self.update}', forget={self.forget}"
+
+
+def fuse_units(units: Iterable[LowFrequencyMemoryUnit]) -> None:
+    """Fuse all units that can be, see `LowFrequencyMemoryUnit.fuse`, or none of them if that raises."""
+    folded = [(unit, unit.folded_parts()) for unit in units]
+    for unit, parts in folded:
+        unit.eval()
+        for name, part in parts.items():
+            unit.set_submodule(name, part)

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from timm.layers import get_device_dtype, to_2tuple
 
-from .._folding import fuse_trunk
+from .._folding import Fusible, fuse_trunk
 from .._timm import config_of, model_name
 from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
 
@@ -32,7 +32,7 @@ else:
     Trunk = nn.Module
 
 
-class MemoryNetwork(Trunk):
+class MemoryNetwork(Fusible, Trunk):
     """What networks with memory share, to be put before the trunk's class.
 
     A family says with `memory_sites` where its units sit, and walks trunk and memory together in its own forward pass.
@@ -74,12 +74,6 @@ class MemoryNetwork(Trunk):
             `LowFrequencyMemory` takes them.
         """
         raise NotImplementedError
-
-    def train(self, mode: bool = True) -> 'MemoryNetwork':
-        """Set training mode, which a fused memory refuses before anything is changed."""
-        if hasattr(self, 'memory'):
-            self.memory.train(mode)
-        return super().train(mode)
 
     def fuse(self, trunk: bool = False) -> 'MemoryNetwork':
         """Fuse the memory for inference, as `timm.models.reparameterize_model` does.

@@ -23,7 +23,7 @@ from timm.layers import ClassifierHead, get_device_dtype
 from timm.models import checkpoint_seq, register_model
 
 from .._buffers import FixedBuffers
-from .._folding import fuse_trunk, scale_and_shift
+from .._folding import Fusible, fuse_trunk, scale_and_shift
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory.options import check_option
@@ -188,7 +188,7 @@ class GSSDBlock(nn.Module):
         return fuse_trunk(self)
 
 
-class GSSDNet(nn.Module):
+class GSSDNet(Fusible):
     """GSSDNet, and VanillaNet with `operators='learned'`.
 
     Args:
