@@ -26,7 +26,7 @@ def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
     """
     # The Haar LL coefficient of a 2x2 cell is half its sum. At an odd border, ceil_mode averages the pixels that are
     # there, which is the mean of the extended cell too, since the extension repeats them.
-    return F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=ceil_mode) * 2
+    return 2 * F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=ceil_mode)
 
 
 def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[bool]] = None) -> List[torch.Tensor]:
