@@ -151,7 +151,10 @@ def find_folds(model: nn.Module) -> List[Fold]:
     Raises:
         RuntimeError: torch.fx cannot trace the network.
     """
-    traced: Any = copy.deepcopy(model).eval()  # for its modes are a part of what is traced
+    # Its modes are a part of what is traced. The copy shares the weights that pruning and weight norm compute, which
+    # torch does not copy.
+    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
+    traced: Any = copy.deepcopy(model, {id(v): v for v in computed}).eval()
     if hasattr(traced, 'set_grad_checkpointing'):
         traced.set_grad_checkpointing(False)
     try:

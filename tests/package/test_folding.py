@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+import torch.nn.utils.prune as prune
 from timm.layers import BatchNormAct2d, BlurPool2d, Conv2dSame, convert_sync_batchnorm, freeze_batch_norm_2d
 from timm.models import group_parameters, reparameterize_model
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -173,6 +174,12 @@ def hooked(module):
     return module
 
 
+def replaced(module):
+    """A module whose forward method is another, as offloading libraries make it."""
+    module.forward = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Tanh()).double().forward
+    return module
+
+
 def norm(channels=6, **kwargs):
     return nn.BatchNorm2d(channels, **kwargs)
 
@@ -200,6 +207,12 @@ TOYS = {  # what is built, and how many norms are folded
     'pooled between': (lambda: Toy(nn.Sequential(nn.Conv2d(4, 6, 3), nn.MaxPool2d(2)), norm()), 0),
     'convolution hooked': (lambda: Toy(hooked(nn.Conv2d(4, 6, 3)), norm()), 0),
     'norm hooked': (lambda: Toy(nn.Conv2d(4, 6, 3), hooked(norm())), 0),
+    'hooked around the convolution alone': (lambda: Toy(hooked(nn.Sequential(nn.Conv2d(4, 6, 3))), norm()), 0),
+    'hooked around the norm alone': (lambda: Toy(nn.Conv2d(4, 6, 3), hooked(nn.Sequential(norm()))), 0),
+    'hooked around both': (lambda: Toy(hooked(nn.Sequential(nn.Conv2d(4, 6, 3), norm())), nn.ReLU()), 1),
+    'ahead, hooked around the convolution alone': (lambda: Toy(norm(4), hooked(nn.Sequential(nn.Conv2d(4, 6, 3)))), 0),
+    'pruned': (lambda: Toy(prune.l1_unstructured(nn.Conv2d(4, 6, 3), 'weight', 0.5), norm()), 0),
+    'forward replaced': (lambda: Toy(replaced(nn.Conv2d(4, 6, 3)), norm()), 0),
     'normed weights': (
         lambda: Toy(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), norm()), 0),
     'of another class': (lambda: Toy(nn.Conv2d(4, 6, 3), type('MyNorm', (nn.BatchNorm2d,), {})(6)), 0),
@@ -213,14 +226,25 @@ def test_what_is_folded_is_exact(toy):
     make, folds = TOYS[toy]
     torch.manual_seed(0)
     model = settled(make())
+    norms = sum(hasattr(m, 'running_var') for m in model.modules())
     x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
-    folded = fuse_trunk(copy.deepcopy(model))
+    expected = model(x).detach()  # with gradients, so that pruned weights are computed ones, which torch does not copy
+    folded = fuse_trunk(model)
     held = [m for m in folded.modules() if type(m).__name__.startswith('Folded')]
     assert len(held) == min(folds, 1)
-    assert sum(hasattr(m, 'running_var') for m in folded.modules()) == sum(
-        hasattr(m, 'running_var') for m in model.modules()) - folds
+    assert sum(hasattr(m, 'running_var') for m in folded.modules()) == norms - folds
     with torch.no_grad():
-        close(folded(x), model(x), 1e-12)
+        close(folded(x), expected, 1e-12)
+
+
+@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda model: torch.compile(model, backend='eager')])
+def test_wrapped_networks(wrap):
+    model = create('test_mlfm_resnet', memory=False)
+    wrapped, image = wrap(copy.deepcopy(model)), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        wrapped(image)  # compiled before it is folded
+        assert fuse_trunk(wrapped) is wrapped and not norms_left(wrapped)
+        close(wrapped(image), model(image))
 
 
 def test_layers_used_twice_stay():
