@@ -106,6 +106,9 @@ def build(name: str, variant: str, args: argparse.Namespace) -> nn.Module:
         name: Registered name.
         variant: Name of the variant, see the top of this file.
         args: The command's arguments.
+
+    Returns:
+        The network, on its device and in its mode.
     """
     dtype = getattr(torch, args.model_dtype)
     if is_gssdnet(name):
