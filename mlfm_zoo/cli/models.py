@@ -39,8 +39,8 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         'predict', _predict, 'say what a pretrained network sees on images',
         'Print the most probable classes of each image in words. Networks are those of timm and of this package; '
-        "labels are those of the network's config or of the data set that its tag names, or else numbers. As timm does, "
-        "the EXIF orientation of photographs is ignored.")
+        "labels are those of the network's config or of the data set that its tag names, or else numbers. "
+        'The EXIF orientation of photographs is ignored, as timm does.')
     command.add_argument('images', nargs='+', metavar='IMAGE', help='file of an image, or a folder of images')
     command.add_argument(
         '--model', metavar='NAME', help='a name that timm.create_model takes (default: the best network of this '
