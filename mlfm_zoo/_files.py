@@ -1,7 +1,9 @@
 """Writing files whole or not at all, and reading pickles."""
 
+import argparse
 import contextlib
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, Iterator, Union
@@ -20,33 +22,34 @@ def read_pickle(path: Union[str, Path], mmap: bool = False) -> Any:
         The object.
 
     Raises:
-        ValueError: A part of the file differs from its checksum, or is packed: torch never packs, and a small file
-            could fill the memory.
-        pickle.UnpicklingError: The file holds more than tensors and plain values.
+        ValueError: A part of the file differs from its checksum, or is packed or shared: torch never does either,
+            and a small file could fill the memory.
+        pickle.UnpicklingError: The file holds more than tensors, plain values and `argparse.Namespace`.
     """
     import torch
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            damaged = packed[0] if packed else archive.testzip()
+            overlapping = sum(entry.file_size for entry in archive.infolist()) > Path(path).stat().st_size
+            damaged = packed[0] if packed else 'its list of parts' if overlapping else archive.testzip()
         if damaged is not None:
             raise ValueError(f'{path} is damaged in {damaged}: get the file again.')
-    return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # timm's train.py puts its arguments in
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
 
 
 @contextlib.contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """Write a file under a temporary name beside its place, then move it there.
+    """Write a file in a temporary folder beside its place, then move it there.
 
     Args:
         file: The file to write; one that is there is replaced.
 
     Yields:
-        The path to write to, with the same ending. It is removed if anything fails, and `file` stays as it was.
+        The path to write to, of the same name, in a new hidden folder whose name cannot be guessed. It is removed if
+        anything fails, and `file` stays as it was.
     """
-    unfinished = file.with_name(f'.unfinished-{os.getpid()}-{file.name}')
-    try:
+    with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=file.parent) as folder:
+        unfinished = Path(folder, file.name)
         yield unfinished
         os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -158,7 +159,8 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
         return str(original)
 
     url = f'{mirror.rstrip("/")}/{quote(checkpoint.source_path)}' if mirror else source_url(checkpoint)
-    start = f'The weights of {checkpoint.title} could not be downloaded from {url}'
+    shown = re.sub('//[^/]*@', '//', url)  # without a password
+    start = f'The weights of {checkpoint.title} could not be downloaded from {shown}'
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(
             f'{start}: HF_HUB_OFFLINE is set and they are not in the cache; unset it once, or let {MIRROR} name a '
@@ -170,7 +172,7 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
                 raise CheckpointError(f'{start}: the server answered with status {status}; {again}.')
             hidden = not sys.stderr.isatty()
             with tqdm(total=size, unit='B', unit_scale=True, desc=checkpoint.title, disable=hidden) as bar:
-                _write(chunks, target, limit, url, bar.update)
+                _write(chunks, target, limit, shown, bar.update)
     except CheckpointError:
         raise
     except Exception as error:  # the client raises those of its HTTP library, which differs between its versions
@@ -179,7 +181,7 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
         raise CheckpointError(
             f'{start}: there was no answer, or the transfer broke off ({type(error).__name__}); try again, or let '
             f'{MIRROR} name a clone of {checkpoint.source_repo}.') from error
-    return url
+    return shown
 
 
 @contextlib.contextmanager

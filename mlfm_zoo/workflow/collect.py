@@ -1,6 +1,5 @@
 """From the output folders of timm's train.py to figures that can be compared, and to a checkpoint for publishing."""
 
-import argparse
 import csv
 import math
 import statistics
@@ -10,7 +9,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import timm
 import torch
 import yaml
-from timm.models import load_state_dict
+
+from .._files import read_pickle
+from ..convert import read_checkpoint
 
 __all__ = [
     'Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'half_interval', 'num_classes_of', 'read_args',
@@ -207,8 +208,7 @@ def _read_summary(path: Path) -> Dict[int, float]:
 
 def _load(path: Path) -> Dict[str, Any]:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # train.py puts its arguments in
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        checkpoint = read_pickle(path, mmap=True)
     except FileNotFoundError:
         raise RunError(f'{path} is missing: keep the files that train.py writes.') from None
     except Exception as error:  # of any kind for a damaged file
@@ -229,7 +229,7 @@ def _check_checkpoint(epoch: Epoch, model: str, model_args: Dict[str, Any]) -> N
         raise RunError(
             f'{epoch.checkpoint} is of epoch {number} with accuracy {metric}, and summary.csv says epoch '
             f'{epoch.number} and {epoch.top1}: they are not of one run.')
-    weights = load_state_dict(str(epoch.checkpoint), weights_only=True)
+    weights = read_checkpoint(epoch.checkpoint)
     if not all(bool(v.isfinite().all()) for v in weights.values() if torch.is_tensor(v)):
         raise RunError(f'{epoch.checkpoint} has values that are not finite: the run diverged.')
     num_classes = num_classes_of(model, weights)

@@ -52,11 +52,9 @@ def convert_checkpoint(
     refuse_misfit(model, state_dict, faults, 'get the file again, or correct the arguments')
     model.load_state_dict(state_dict)
 
-    output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as unfinished:
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=output) as unfinished:  # output may be a mount point
         save_model(model, Path(unfinished), model_args=conversion.model_args)
-        output.mkdir(exist_ok=True)
         for name in ('model.safetensors', 'config.json'):
             Path(unfinished, name).replace(output / name)
     return conversion

@@ -17,10 +17,10 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from timm.data import resolve_data_config, resolve_model_data_config
-from timm.models import load_state_dict
 
 from .._files import written_whole
 from .._timm import config_of, save_model
+from ..convert import read_checkpoint
 from ..data import imagenet100
 from ..hub.files import CheckpointError, file_digest
 from ..hub.loading import fetch_checkpoint
@@ -90,16 +90,10 @@ def build_repository(
             raise ValueError(f'{name} is not available from its authors: give a file of weights, with --weights.')
         weights, model_args = fetch_checkpoint(dataclasses.replace(known, places=('authors',)))
     weights = Path(weights)
-    if not weights.is_file():
-        raise FileNotFoundError(f'There are no weights at {weights}: give the path of a file.')
     if top1 is not None and data is None:
         raise ValueError('A top-1 accuracy is given, but no data to reproduce it on: give --data too.')
 
-    try:
-        state_dict = load_state_dict(str(weights), weights_only=True)
-    except Exception as error:  # of any kind for a damaged file
-        raise ValueError(
-            f'{weights} is damaged or holds no weights ({type(error).__name__}): get the file again.') from error
+    state_dict = read_checkpoint(weights)
     num_classes = num_classes_of(model_name, state_dict)
     model = timm.create_model(model_name, **dict(model_args or {}, num_classes=num_classes)).eval()
     model.load_state_dict(state_dict)
