@@ -229,11 +229,14 @@ def _check_checkpoint(epoch: Epoch, model: str, model_args: Dict[str, Any]) -> N
         raise RunError(
             f'{epoch.checkpoint} is of epoch {number} with accuracy {metric}, and summary.csv says epoch '
             f'{epoch.number} and {epoch.top1}: they are not of one run.')
-    weights = read_checkpoint(epoch.checkpoint)
-    if not all(bool(v.isfinite().all()) for v in weights.values() if torch.is_tensor(v)):
-        raise RunError(f'{epoch.checkpoint} has values that are not finite: the run diverged.')
+    try:
+        weights = read_checkpoint(epoch.checkpoint)
+    except ValueError as error:
+        raise RunError(str(error)) from error
     num_classes = num_classes_of(model, weights)
     network = timm.create_model(model, device='meta', **{**model_args, 'num_classes': num_classes})
     expected = {name: value.shape for name, value in network.state_dict().items()}
-    if expected != {name: value.shape for name, value in weights.items()}:
+    counters = {name for name in expected if name.endswith('num_batches_tracked')}  # frozen norms have none
+    if {**expected, **{name: value.shape for name, value in weights.items()}} != expected or (
+            expected.keys() - weights.keys() - counters):
         raise RunError(f'{epoch.checkpoint} has weights of another network than {model} with {model_args}.')
