@@ -116,7 +116,8 @@ def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
     """Compare the file of a checkpoint with everything that is known of it.
 
     A file from the Hub is compared with the manifest's size and SHA-256. Where the manifest has no SHA-256, the one or
-    the git blob id by which the Hub names the file is taken. A converted file is compared with what was recorded when it was made.
+    the git blob id by which the Hub names the file is taken. A converted file is compared with what was recorded when
+    it was made.
 
     Args:
         path: The file, as `cached_checkpoint` returns it.

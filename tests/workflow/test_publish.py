@@ -130,7 +130,7 @@ def test_refusals(server, user, digits, capsys):
 
     assert 'no name for weights' in publish('test_mlfm_resnet')
     assert 'no name for weights' in publish('resnet18.mine')
-    assert 'no weights at' in publish(weights='none.pth')
+    assert 'no checkpoint at' in publish(weights='none.pth')
     assert 'not the 99.00 % given' in publish('test_mlfm_resnet.mine', WEIGHTS, '--data', digits, '--top1', '99')
     assert 'no data to reproduce' in publish('test_mlfm_resnet.mine', WEIGHTS, '--top1', '99')
     assert 'do not fit' in publish('test_mlfm_resnet.mine', WEIGHTS, '--model-kwargs', 'memory_update=cat')
