@@ -2,13 +2,21 @@
 
 import argparse
 import contextlib
+import functools
 import os
-import tempfile
+import secrets
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any, Iterator, Union
 
-__all__ = ['read_pickle', 'written_whole']
+if sys.platform != 'win32':
+    import fcntl
+
+__all__ = ['UNFINISHED', 'read_pickle', 'written_whole']
+
+# What the names of files begin with that are being written, or whose writer was killed.
+UNFINISHED = '.unfinished-'
 
 
 def read_pickle(path: Union[str, Path], mmap: bool = False) -> Any:
@@ -40,16 +48,41 @@ def read_pickle(path: Union[str, Path], mmap: bool = False) -> Any:
 
 @contextlib.contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """Write a file in a temporary folder beside its place, then move it there.
+    """Write a file under another name beside its place, then move it there.
 
     Args:
         file: The file to write; one that is there is replaced.
 
     Yields:
-        The path to write to, of the same name, in a new hidden folder whose name cannot be guessed. It is removed if
-        anything fails, and `file` stays as it was.
+        The path to write to: an empty file, hidden, of a name that cannot be guessed and without an ending, so that no
+        reader of images takes it for one, even if this process is killed. It is removed if anything fails, and `file`
+        stays as it was.
+
+    Raises:
+        OSError: The folder of `file` is missing or cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=file.parent) as folder:
-        unfinished = Path(folder, file.name)
-        yield unfinished
-        os.replace(unfinished, file)
+    unfinished = file.with_name(f'{UNFINISHED}{secrets.token_hex(8)}')
+    try:
+        held = open(unfinished, 'xb')
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
+    try:
+        with held:
+            if sys.platform == 'win32':
+                held.close()  # an open file cannot be moved there
+            else:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                _clear_leftovers(file.parent)
+            yield unfinished
+            os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=None)
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder; once a process, because folders may be large."""
+    for leftover in folder.glob(f'{UNFINISHED}*'):
+        with contextlib.suppress(OSError), open(leftover, 'rb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a living process holds it
+            leftover.unlink()

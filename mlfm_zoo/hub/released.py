@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ from filelock import FileLock
 from huggingface_hub import constants, get_session
 from huggingface_hub.utils import tqdm
 
-from .._files import written_whole
+from .._files import UNFINISHED, written_whole
 from ..convert import Conversion, convert_state_dict, read_checkpoint
 from .files import CheckpointError, compare_file
 from .manifest import Checkpoint
@@ -108,7 +109,9 @@ def read_record(path: Path, checkpoint: Checkpoint) -> Dict[str, Any]:
 
 def _make(path: Path, checkpoint: Checkpoint) -> None:
     """Fetch, verify and convert a checkpoint. The weights are written last, so that they always have their record."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    for left in path.parent.glob(f'{UNFINISHED}*'):  # by killed processes: this one holds the lock
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
         source = Path(folder, 'source')
         where = _fetch(checkpoint, source)
         compare_file(
@@ -159,7 +162,7 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
         return str(original)
 
     url = f'{mirror.rstrip("/")}/{quote(checkpoint.source_path)}' if mirror else source_url(checkpoint)
-    shown = re.sub('//[^/]*@', '//', url)  # without a password
+    shown = re.sub('//[^/]*@', '//', url).partition('?')[0]  # without a password or a token
     start = f'The weights of {checkpoint.title} could not be downloaded from {shown}'
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(

@@ -134,6 +134,10 @@ def test_refusals(server, user, digits, capsys):
     assert 'not the 99.00 % given' in publish('test_mlfm_resnet.mine', WEIGHTS, '--data', digits, '--top1', '99')
     assert 'no data to reproduce' in publish('test_mlfm_resnet.mine', WEIGHTS, '--top1', '99')
     assert 'do not fit' in publish('test_mlfm_resnet.mine', WEIGHTS, '--model-kwargs', 'memory_update=cat')
+    assert "license is '', expected a line of text" in publish('test_mlfm_resnet.mine', WEIGHTS, '--license', '')
+    for option in ((), ('--dry-run',)):
+        assert r"origin is 'two\nlines', expected a line" in run(
+            'test_mlfm_resnet.mine', WEIGHTS, '--origin', 'two\nlines', *option)
     assert 'does not know' in run('test_mlfm_resnet.mine', WEIGHTS)
     (user.home / 'broken.yaml').write_text('version: 2')
     assert 'must hold "version" and "checkpoints"' in publish(
