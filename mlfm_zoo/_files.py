@@ -1,12 +1,22 @@
 """Writing files whole or not at all, and reading pickles."""
 
+import argparse
 import contextlib
+import functools
 import os
+import secrets
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any, Iterator, Union
 
-__all__ = ['read_pickle', 'written_whole']
+if sys.platform != 'win32':
+    import fcntl
+
+__all__ = ['UNFINISHED', 'read_pickle', 'written_whole']
+
+# What the names of files begin with that are being written, or whose writer was killed.
+UNFINISHED = '.unfinished-'
 
 
 def read_pickle(path: Union[str, Path], mmap: bool = False) -> Any:
@@ -20,33 +30,59 @@ def read_pickle(path: Union[str, Path], mmap: bool = False) -> Any:
         The object.
 
     Raises:
-        ValueError: A part of the file differs from its checksum, or is packed: torch never packs, and a small file
-            could fill the memory.
-        pickle.UnpicklingError: The file holds more than tensors and plain values.
+        ValueError: A part of the file differs from its checksum, or is packed or shared: torch never does either,
+            and a small file could fill the memory.
+        pickle.UnpicklingError: The file holds more than tensors, plain values and `argparse.Namespace`.
     """
     import torch
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            damaged = packed[0] if packed else archive.testzip()
+            overlapping = sum(entry.file_size for entry in archive.infolist()) > Path(path).stat().st_size
+            damaged = packed[0] if packed else 'its list of parts' if overlapping else archive.testzip()
         if damaged is not None:
             raise ValueError(f'{path} is damaged in {damaged}: get the file again.')
-    return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # timm's train.py puts its arguments in
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
 
 
 @contextlib.contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """Write a file under a temporary name beside its place, then move it there.
+    """Write a file under another name beside its place, then move it there.
 
     Args:
         file: The file to write; one that is there is replaced.
 
     Yields:
-        The path to write to, with the same ending. It is removed if anything fails, and `file` stays as it was.
+        The path to write to: an empty file, hidden, of a name that cannot be guessed and without an ending, so that no
+        reader of images takes it for one, even if this process is killed. It is removed if anything fails, and `file`
+        stays as it was.
+
+    Raises:
+        OSError: The folder of `file` is missing or cannot be written.
     """
-    unfinished = file.with_name(f'.unfinished-{os.getpid()}-{file.name}')
+    unfinished = file.with_name(f'{UNFINISHED}{secrets.token_hex(8)}')
     try:
-        yield unfinished
-        os.replace(unfinished, file)
+        held = open(unfinished, 'xb')
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
+    try:
+        with held:
+            if sys.platform == 'win32':
+                held.close()  # an open file cannot be moved there
+            else:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                _clear_leftovers(file.parent)
+            yield unfinished
+            os.replace(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=None)
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder; once a process, because folders may be large."""
+    for leftover in folder.glob(f'{UNFINISHED}*'):
+        with contextlib.suppress(OSError), open(leftover, 'rb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a living process holds it
+            leftover.unlink()

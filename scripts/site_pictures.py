@@ -87,7 +87,7 @@ def draw_accuracies(file: Path) -> None:
 
 def save(fig: plt.Figure, file: Path) -> None:
     with written_whole(file) as unfinished:
-        fig.savefig(unfinished, dpi=110, metadata=dict(Software=None))
+        fig.savefig(unfinished, format='png', dpi=110, metadata=dict(Software=None))
     plt.close(fig)
     print(f'picture: {file}')
 

@@ -163,7 +163,7 @@ def _verify(args: argparse.Namespace) -> None:
         verdict, text = 'good', 'as the manifest says'
         try:
             if not verify_checkpoint(path, c):
-                verdict, text = 'unknown', 'the manifest knows no SHA-256 of it'
+                verdict, text = 'unknown', 'no SHA-256 or git blob id of it is known'
         except CheckpointError as error:
             verdict, text = 'bad', str(error)
         counts[verdict] += 1

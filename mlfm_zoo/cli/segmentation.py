@@ -142,7 +142,7 @@ def _predict(args: argparse.Namespace) -> None:
         image = transform(tv_tensors.Image(pixels)).as_subclass(torch.Tensor)
         predicted = _predict_labels(model, image, pixels.shape[-2:], args)
         with written_whole(mask) as unfinished:
-            mask_of(predicted, labels).save(unfinished)
+            mask_of(predicted, labels).save(unfinished, format='PNG')
         draw_prediction(picture, pixels, predicted, labels)
         print(printable(mask))
 

@@ -6,19 +6,22 @@ network is built here: whether the parameters are complete is for the network's 
 
 import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, Mapping, Optional, Union
 
 import safetensors.torch
 import torch
 
+from .._files import read_pickle
 from .authors import convert_authors
 from .dctnet import convert_dctnet
 from .form import Conversion, StateDict
 from .gssdnet import convert_gssdnet
 
 __all__ = ['convert_state_dict', 'read_checkpoint']
+
+# Where a checkpoint keeps its state dict; averaged weights come first, as in timm.
+WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 
 # Left in the released files by a profiler (counters) and by pytorch_wavelets (the fixed Haar filters).
 LEFTOVERS = re.compile(r'(^|\.)(total_ops|total_params|h[01]_(col|row))$')
@@ -29,7 +32,7 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
 
     Args:
         path: A .safetensors file, or a file written by `torch.save` that holds a state dict, alone or under
-            'state_dict' or 'model'.
+            one of `WRAPPERS`.
 
     Returns:
         The parameters without a 'module.' prefix and without leftovers of profilers and wavelet filters.
@@ -43,14 +46,10 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
         raise FileNotFoundError(f'There is no checkpoint at {path}: give the path of a file.')
     try:
         size = path.stat().st_size
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if sum(file.file_size for file in archive.infolist()) > size:
-                    raise ValueError('packed: torch.save never does, and a small file may fill the memory')
         if path.suffix == '.safetensors':
             checkpoint: Any = safetensors.torch.load_file(path)
         else:
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+            checkpoint = read_pickle(path)
     except PermissionError as error:
         raise ValueError(f'{path} may not be read: change its permissions.') from error
     except Exception as error:  # of any kind: the unpickler trusts its file, and fails wherever that leads it
@@ -60,9 +59,9 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
                 'that could run code: save its state dict alone and convert that.') from error
         raise ValueError(f'{path} is damaged or no PyTorch checkpoint: get the file again.') from error
 
-    for key in ('state_dict', 'model'):
-        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
+    if isinstance(checkpoint, dict):
+        wrapped = (checkpoint.get(key) for key in WRAPPERS)
+        checkpoint = next((value for value in wrapped if isinstance(value, dict)), checkpoint)
     if not isinstance(checkpoint, dict) or not any(torch.is_tensor(v) for v in checkpoint.values()):
         raise ValueError(f'{path} holds no state dict, expected one, alone or under "state_dict" or "model".')
     tensors = {str(k).removeprefix('module.'): v for k, v in checkpoint.items() if torch.is_tensor(v)}

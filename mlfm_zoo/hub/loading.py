@@ -115,27 +115,31 @@ def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Pat
 def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
     """Compare the file of a checkpoint with everything that is known of it.
 
-    A file from the Hub is compared with the manifest's size and SHA-256. Where the manifest has no SHA-256, the one by
-    which the Hub names the file is taken. A converted file is compared with what was recorded when it was made.
+    A file from the Hub is compared with the manifest's size and SHA-256. Where the manifest has no SHA-256, the one or
+    the git blob id by which the Hub names the file is taken. A converted file is compared with what was recorded when
+    it was made.
 
     Args:
         path: The file, as `cached_checkpoint` returns it.
         checkpoint: What it should be.
 
     Returns:
-        Whether a SHA-256 of it was known.
+        Whether a SHA-256 or git blob id of it was known.
 
     Raises:
         CheckpointError: The file differs.
     """
-    size, sha256 = checkpoint.size, checkpoint.sha256
+    size, sha256, blob = checkpoint.size, checkpoint.sha256, None
+    cached_name = path.resolve().name  # in the Hub client's cache: an LFS file's SHA-256, any other's git blob id
     if checkpoint.places[0] == 'authors':
         record = read_record(path, checkpoint)
         size, sha256 = record['size'], record['sha256']
-    elif sha256 is None and re.fullmatch('[0-9a-f]{64}', path.resolve().name):
-        sha256 = path.resolve().name  # in the Hub client's cache, an LFS file has its SHA-256 as its name
-    compare_file(path, checkpoint.title, size, sha256)
-    return sha256 is not None
+    elif sha256 is None and re.fullmatch('[0-9a-f]{64}', cached_name):
+        sha256 = cached_name
+    elif sha256 is None and re.fullmatch('[0-9a-f]{40}', cached_name):
+        blob = cached_name
+    compare_file(path, checkpoint.title, size, sha256, blob)
+    return sha256 is not None or blob is not None
 
 
 def _in_package(checkpoint: Checkpoint) -> Path:

@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +23,7 @@ from filelock import FileLock
 from huggingface_hub import constants, get_session
 from huggingface_hub.utils import tqdm
 
-from .._files import written_whole
+from .._files import UNFINISHED, written_whole
 from ..convert import Conversion, convert_state_dict, read_checkpoint
 from .files import CheckpointError, compare_file
 from .manifest import Checkpoint
@@ -107,7 +109,9 @@ def read_record(path: Path, checkpoint: Checkpoint) -> Dict[str, Any]:
 
 def _make(path: Path, checkpoint: Checkpoint) -> None:
     """Fetch, verify and convert a checkpoint. The weights are written last, so that they always have their record."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    for left in path.parent.glob(f'{UNFINISHED}*'):  # by killed processes: this one holds the lock
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
         source = Path(folder, 'source')
         where = _fetch(checkpoint, source)
         compare_file(
@@ -158,7 +162,8 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
         return str(original)
 
     url = f'{mirror.rstrip("/")}/{quote(checkpoint.source_path)}' if mirror else source_url(checkpoint)
-    start = f'The weights of {checkpoint.title} could not be downloaded from {url}'
+    shown = re.sub('//[^/]*@', '//', url).partition('?')[0]  # without a password or a token
+    start = f'The weights of {checkpoint.title} could not be downloaded from {shown}'
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(
             f'{start}: HF_HUB_OFFLINE is set and they are not in the cache; unset it once, or let {MIRROR} name a '
@@ -170,7 +175,7 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
                 raise CheckpointError(f'{start}: the server answered with status {status}; {again}.')
             hidden = not sys.stderr.isatty()
             with tqdm(total=size, unit='B', unit_scale=True, desc=checkpoint.title, disable=hidden) as bar:
-                _write(chunks, target, limit, url, bar.update)
+                _write(chunks, target, limit, shown, bar.update)
     except CheckpointError:
         raise
     except Exception as error:  # the client raises those of its HTTP library, which differs between its versions
@@ -179,7 +184,7 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
         raise CheckpointError(
             f'{start}: there was no answer, or the transfer broke off ({type(error).__name__}); try again, or let '
             f'{MIRROR} name a clone of {checkpoint.source_repo}.') from error
-    return url
+    return shown
 
 
 @contextlib.contextmanager

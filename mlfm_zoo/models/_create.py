@@ -1,5 +1,6 @@
 """From a registered name and its keyword arguments to a network."""
 
+import inspect
 from dataclasses import fields
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
@@ -11,7 +12,7 @@ import torch.nn as nn
 from timm.data import ImageNetInfo
 from timm.models import PretrainedCfg, build_model_with_cfg
 
-from .._timm import FeatureGetterNet, config_of
+from .._timm import FeatureGetterNet, config_of, model_name
 from ..data import imagenet100
 from ..hub.loading import fetch_checkpoint, find_checkpoint
 from ..hub.manifest import Checkpoint
@@ -26,6 +27,10 @@ NetworkT = TypeVar('NetworkT', bound=nn.Module)
 
 # The fields of a pretrained config that name a place for weights.
 SOURCES = {'url', 'file', 'state_dict', 'hf_hub_id', 'source'}
+
+# Arguments of the builder, which the caller may give. The config.json beside weights describes the network alone.
+BUILDER_ARGS = {
+    *inspect.signature(build_model_with_cfg).parameters, 'feature_cls', 'features_only', 'out_indices', 'pruned'}
 
 
 class FeatureNet(FeatureGetterNet):
@@ -60,7 +65,8 @@ def create_network(
     """Build the network `variant` as `timm.create_model` asks for it.
 
     Weights come from the manifest, verified, unless the caller names a place for them with `pretrained_cfg` or
-    `pretrained_cfg_overlay`: those are timm's business alone.
+    `pretrained_cfg_overlay`: those are fetched by timm. What config.json beside such weights says of how to load them
+    is ignored.
 
     Args:
         model_cls: Class of the network.
@@ -79,8 +85,15 @@ def create_network(
     Raises:
         TypeError: An argument is unknown to the class.
         ValueError: An argument contradicts the weights.
-        RuntimeError: There are no pretrained weights, or they are another network's.
+        RuntimeError: There are no pretrained weights, they are another network's, or they are not finite.
     """
+    saved = kwargs.get('pretrained_model_args') or {}
+    kwargs = {k: v for k, v in kwargs.items() if k not in BUILDER_ARGS or k not in saved or v != saved[k]}
+    if isinstance(kwargs.get('pretrained_cfg'), dict):  # a folder's or repository's, or the caller's
+        kwargs['pretrained_cfg_overlay'] = {
+            'classifier': timm.get_pretrained_cfg_value(variant, 'classifier'),
+            **{name: saved[name] for name in ('num_classes',) if name in saved},
+            **(kwargs.get('pretrained_cfg_overlay') or {})}
     if kwargs.get('features_only') and kwargs.setdefault('feature_cls', 'getter') in ('getter', FeatureGetterNet):
         kwargs['feature_cls'] = FeatureNet
     checkpoint = _find_checkpoint(kwargs, variant, memory) if pretrained else None
@@ -96,7 +109,7 @@ def create_network(
                     f'{name} is {kwargs[name]!r}, but the weights {checkpoint.name} were trained with {value!r}: leave '
                     'it out, or build the network with pretrained=False.')
     if kwargs.get('pretrained_strict', True):
-        kwargs['pretrained_filter_fn'] = partial(prepare, checkpoint=checkpoint)
+        kwargs['pretrained_filter_fn'] = partial(_prepare_whole, prepare=partial(prepare, checkpoint=checkpoint))
     try:
         model = build_model_with_cfg(model_cls, variant, pretrained, **{**(defaults or {}), **kwargs})
     except safetensors.SafetensorError as error:
@@ -138,13 +151,14 @@ def create_mlfm_model(
             the memory.
         RuntimeError: There are no pretrained weights, or they are another network's.
     """
+    saved = kwargs.get('pretrained_model_args') or {}
+    imagenet100_head = imagenet100_head and 'imagenet100_head' not in saved  # a saved classifier is cut already
     check_option('memory', memory, (True, False))
     if memory and kwargs.get('feature_cls', 'getter') not in ('getter', FeatureGetterNet):
         # they call or trace the trunk's modules one by one
         raise ValueError(
             f"feature_cls is {kwargs['feature_cls']!r}, expected 'getter': the others would bypass the memory.")
     if not memory:  # the options that a folder's config brings along
-        saved = kwargs.get('pretrained_model_args') or {}
         kwargs = {k: v for k, v in kwargs.items() if not k.startswith('memory_') or k not in saved or v != saved[k]}
     network_cls: Any = model_cls
     options = [field.name for field in fields(network_cls.options_cls)] if memory else []
@@ -193,6 +207,21 @@ def prepare_state_dict(
         rows, prefixes = imagenet100_rows(), classifier_prefixes(model)
         state_dict = {k: v[rows] if k.startswith(prefixes) else v for k, v in state_dict.items()}
     refuse_other_weights(model, state_dict, {f'{name}.weight' for name in image_convs(model)})
+    return state_dict
+
+
+def _prepare_whole(state_dict: StateDict, model: nn.Module, prepare: Callable[..., StateDict]) -> StateDict:
+    """Refuse weights that are not finite, and make sure that timm leaves out no classifier that fits."""
+    for name, value in state_dict.items():
+        if torch.is_tensor(value) and not value.isfinite().all():
+            raise RuntimeError(
+                f'The weights of {model_name(model)} hold values in {name} that are not finite: the training had '
+                'diverged, or the file is damaged.')
+    state_dict, network = prepare(state_dict, model), model.state_dict()
+    names = [f'{prefix}weight' for prefix in classifier_prefixes(model)]
+    if names and all(k in network and k in state_dict and network[k].shape == state_dict[k].shape for k in names):
+        # timm compares numbers of classes that the config and the caller give; the file itself is the better witness
+        config_of(model)['num_classes'] = model.num_classes
     return state_dict
 
 

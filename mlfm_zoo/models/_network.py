@@ -177,7 +177,8 @@ def rounds_up(*parts: nn.Module) -> bool:
 
 def weight_faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted: Collection[str] = ()) -> List[str]:
     """What keeps the tensors `given` from being loaded for those `expected`; shapes of `adapted` may differ."""
-    faults = [f'lacks {k}' for k in expected if k not in given]
+    # torch fills in the counters itself, which older files and frozen networks lack
+    faults = [f'lacks {k}' for k in expected if k not in given and not k.endswith('num_batches_tracked')]
     faults += [f'has {k}, which the model lacks' for k in given if k not in expected]
     return faults + [
         f'has {k} of shape {tuple(given[k].shape)} where the model has {tuple(v.shape)}'

@@ -1,13 +1,13 @@
 """Model cards, made from the manifest and the network."""
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..hub.manifest import OF_TIMM, Checkpoint, paper_accuracies
 from .cost import count_cost
 
-__all__ = ['make_card']
+__all__ = ['IMAGENET100', 'dataset_of', 'make_card']
 
 AUTHORS = ('Fuzhi Wu, Jiasong Wu, Youyong Kong, Chunfeng Yang, Guanyu Yang, Huazhong Shu, Guy Carrault and Lotfi '
            'Senhadji')
@@ -60,12 +60,39 @@ SYSTEMS = {
     'dct_': (('dct',), DCT_PAPER),
 }
 
-# Data that the weights tell the classes of apart, by the number of classes: id and name.
+
+
+class Dataset(NamedTuple):
+    """Data that weights were trained on: its id on the Hub, its name, and its number of classes."""
+    id: str
+    name: str
+    num_classes: int
+
+
+DIGITS = Dataset('digits', "scikit-learn's handwritten digits", 10)
+IMAGENET100 = Dataset('imagenet100', 'ImageNet100 (ambityga/imagenet100)', 100)
+IMAGENET_1K = Dataset('imagenet-1k', 'ImageNet-1k', 1000)
+
+# By the last part of a tag, or of train.py's argument `dataset`.
 DATASETS = {
-    10: ('digits', "scikit-learn's handwritten digits"),
-    100: ('imagenet100', 'ImageNet100 (ambityga/imagenet100)'),
-    1000: ('imagenet-1k', 'ImageNet-1k'),
+    'digits': DIGITS, 'in100': IMAGENET100, 'imagenet100': IMAGENET100, 'in1k': IMAGENET_1K, 'imagenet-1k': IMAGENET_1K,
 }
+
+
+def dataset_of(tag: str, num_classes: int, training_args: Optional[Dict[str, Any]] = None) -> Optional[Dataset]:
+    """Find the data that weights were trained on, which their number of classes alone does not tell.
+
+    Args:
+        tag: Tag of the weights, such as 'in100'.
+        num_classes: Number of classes of the weights.
+        training_args: Arguments of the training run, if they are known; its dataset takes precedence over the tag.
+
+    Returns:
+        The data; None if it is unknown.
+    """
+    recorded = str((training_args or {}).get('dataset') or '')
+    dataset = DATASETS.get(recorded.split('/')[-1].lower() if recorded else tag.split('_')[-1])
+    return dataset if dataset is not None and dataset.num_classes == num_classes else None
 
 
 def make_card(
@@ -83,12 +110,13 @@ def make_card(
     Returns:
         Markdown with metadata at the top, as the Hub expects in a README.md.
     """
+    dataset = dataset_of(checkpoint.tag, checkpoint.num_classes, training_args)
     options = dict(model_args or {}, num_classes=checkpoint.num_classes, **({} if checkpoint.memory else NO_MEMORY))
     cost = count_cost(checkpoint.model, checkpoint.input_size, **options)
     name = f'hf-hub:{checkpoint.repo}' if checkpoint.repo and checkpoint.kind not in OF_TIMM else checkpoint.name
     size = ' x '.join(map(str, cost.input_size[1:]))
     sections = [
-        f'---\n{_metadata(checkpoint).to_yaml()}\n---',
+        f'---\n{_metadata(checkpoint, dataset).to_yaml()}\n---',
         f'# {checkpoint.title}',
         f'{_what_it_is(checkpoint)}, as a '
         f'[timm](https://github.com/huggingface/pytorch-image-models) model. {KINDS[checkpoint.kind]}',
@@ -110,7 +138,7 @@ def make_card(
         '## Reported against measured',
         _figures(checkpoint),
         '## Limits',
-        _limits(checkpoint),
+        _limits(checkpoint, dataset),
         '## Citation',
         f'```bibtex\n{_system(checkpoint)[1]}\n```',
     ]
@@ -137,11 +165,11 @@ def _what_it_is(checkpoint: Checkpoint) -> str:
     return f'A convolutional network with a multiscale low-frequency memory (MLFM) beside it{baseline}'
 
 
-def _metadata(checkpoint: Checkpoint) -> ModelCardData:
-    dataset, dataset_name = DATASETS.get(checkpoint.num_classes, ('other', 'other'))
+def _metadata(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> ModelCardData:
+    dataset_id, dataset_name = (dataset.id, dataset.name) if dataset else ('other', 'other')
     results = [
         EvalResult(
-            task_type='image-classification', dataset_type=dataset, dataset_name=dataset_name,
+            task_type='image-classification', dataset_type=dataset_id, dataset_name=dataset_name,
             metric_type='accuracy', metric_name=name, metric_value=value)
         for name, value in checkpoint.measured.items()
     ]
@@ -150,7 +178,7 @@ def _metadata(checkpoint: Checkpoint) -> ModelCardData:
         library_name='timm',
         pipeline_tag='image-classification',
         tags=['image-classification', 'timm', *_system(checkpoint)[0]],
-        datasets=[dataset],
+        datasets=[dataset_id],
         model_name=checkpoint.name,
         eval_results=results or None,
     )
@@ -232,7 +260,7 @@ def _figures(checkpoint: Checkpoint) -> str:
     return table
 
 
-def _limits(checkpoint: Checkpoint) -> str:
+def _limits(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> str:
     lines = ['- Images need at least 32 pixels a side.'] if _is_mlfm(checkpoint) else []
     if checkpoint.kind == 'embedded':
         lines.append('- It knows 8 x 8 handwritten digits, enlarged, and nothing else.')
@@ -240,7 +268,7 @@ def _limits(checkpoint: Checkpoint) -> str:
         lines.append('- The memory has learnt nothing: in eval mode the network answers exactly as its trunk does.')
     elif checkpoint.kind == 'initialisation':
         lines.append('- It has not been trained on what it reads: its answers mean nothing before it is.')
-    elif checkpoint.num_classes == 100 and _is_mlfm(checkpoint):
+    elif dataset == IMAGENET100 and _is_mlfm(checkpoint):
         lines.append(
             '- ImageNet100 has 100 classes and 5,000 validation images: accuracies of single runs that differ by less '
             'than about 1.3 to 1.9 points are not told apart by it.')

@@ -1,6 +1,5 @@
 """From the output folders of timm's train.py to figures that can be compared, and to a checkpoint for publishing."""
 
-import argparse
 import csv
 import math
 import statistics
@@ -10,9 +9,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import timm
 import torch
 import yaml
-from timm.models import load_state_dict
 
 from .._files import read_pickle
+from ..convert import read_checkpoint
 
 __all__ = [
     'Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'half_interval', 'num_classes_of', 'read_args',
@@ -228,8 +227,7 @@ def _read_summary(path: Path) -> Dict[int, float]:
 
 def _load(path: Path) -> Dict[str, Any]:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # train.py puts its arguments in
-            checkpoint = read_pickle(path, mmap=True)
+        checkpoint = read_pickle(path, mmap=True)
     except FileNotFoundError:
         raise RunError(f'{path} is missing: keep the files that train.py writes.') from None
     except Exception as error:  # of any kind for a damaged file
@@ -250,14 +248,17 @@ def _check_checkpoint(epoch: Epoch, model: str, model_args: Dict[str, Any]) -> N
         raise RunError(
             f'{epoch.checkpoint} is of epoch {number} with accuracy {metric}, and summary.csv says epoch '
             f'{epoch.number} and {epoch.top1}: they are not of one run.')
-    weights = load_state_dict(str(epoch.checkpoint), weights_only=True)
-    if not all(bool(v.isfinite().all()) for v in weights.values() if torch.is_tensor(v)):
-        raise RunError(f'{epoch.checkpoint} has values that are not finite: the run diverged.')
+    try:
+        weights = read_checkpoint(epoch.checkpoint)
+    except ValueError as error:
+        raise RunError(str(error)) from error
     num_classes = num_classes_of(model, weights)
     try:
         network = timm.create_model(model, device='meta', **{**model_args, 'num_classes': num_classes})
     except TypeError as error:
         raise RunError(f"{model} takes no such arguments as the run's model_kwargs, {model_args}: {error}.") from error
     expected = {name: value.shape for name, value in network.state_dict().items()}
-    if expected != {name: value.shape for name, value in weights.items()}:
+    counters = {name for name in expected if name.endswith('num_batches_tracked')}  # frozen norms have none
+    if {**expected, **{name: value.shape for name, value in weights.items()}} != expected or (
+            expected.keys() - weights.keys() - counters):
         raise RunError(f'{epoch.checkpoint} has weights of another network than {model} with {model_args}.')

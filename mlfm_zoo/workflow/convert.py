@@ -1,11 +1,13 @@
 """From a released checkpoint to a folder that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Mapping, Optional, Union
 
 import timm
 
+from .._files import UNFINISHED, written_whole
 from .._timm import save_model
 from ..convert import Conversion, convert_state_dict, read_checkpoint
 from ..models._network import refuse_misfit, weight_faults
@@ -23,8 +25,8 @@ def convert_checkpoint(
 
     Args:
         path: The checkpoint, see `convert.read_checkpoint`.
-        output: The folder to make, which must not exist or be empty. Its files appear only when they are whole,
-            config.json last.
+        output: The folder to make, which must not exist or be empty; what a killed run left does not count. Its files
+            appear only when they are whole, config.json last.
         model_args: Arguments of the network that no checkpoint tells, such as `thumbnail` of GSSDNet.
 
     Returns:
@@ -38,7 +40,7 @@ def convert_checkpoint(
         RuntimeError: The file lacks parameters of the network that it looks like, or they have other shapes.
     """
     output = Path(output)
-    if output.is_file() or output.is_dir() and any(output.iterdir()):
+    if output.is_file() or output.is_dir() and any(not p.name.startswith(UNFINISHED) for p in output.iterdir()):
         raise FileExistsError(f'{output} exists and is not empty: name another folder, or remove it.')
     conversion = convert_state_dict(read_checkpoint(path), model_args)
     try:
@@ -52,11 +54,10 @@ def convert_checkpoint(
     refuse_misfit(model, state_dict, faults, 'get the file again, or correct the arguments')
     model.load_state_dict(state_dict)
 
-    output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as unfinished:
-        save_model(model, Path(unfinished), model_args=conversion.model_args)
-        output.mkdir(exist_ok=True)
-        for name in ('model.safetensors', 'config.json'):
-            Path(unfinished, name).replace(output / name)
+    with tempfile.TemporaryDirectory() as made:
+        save_model(model, Path(made), model_args=conversion.model_args)
+        output.mkdir(parents=True, exist_ok=True)
+        with written_whole(output / 'config.json') as config, written_whole(output / 'model.safetensors') as weights:
+            shutil.copyfile(Path(made, 'model.safetensors'), weights)
+            shutil.copyfile(Path(made, 'config.json'), config)
     return conversion

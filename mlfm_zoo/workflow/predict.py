@@ -180,4 +180,4 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
                 text = f'{text[:-2]}…' if not text.endswith('…') else f'{text[:-3]}…'
             draw.text((left + 2, y), text, fill='black', font=font)
     with written_whole(output) as unfinished:
-        picture.save(unfinished)
+        picture.save(unfinished, format=Image.registered_extensions()[output.suffix.lower()])

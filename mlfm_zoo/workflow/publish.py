@@ -7,6 +7,7 @@ last, so that it never refers to what is not there.
 import dataclasses
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
@@ -17,15 +18,15 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from timm.data import resolve_data_config, resolve_model_data_config
-from timm.models import load_state_dict
 
 from .._files import written_whole
 from .._timm import config_of, save_model
+from ..convert import read_checkpoint
 from ..data import imagenet100
 from ..hub.files import CheckpointError, file_digest
 from ..hub.loading import fetch_checkpoint
 from ..hub.manifest import Checkpoint, ManifestError, load_manifest, manifest_path, read_manifest
-from .card import make_card
+from .card import IMAGENET100, dataset_of, make_card
 from .collect import num_classes_of, read_args
 from .evaluate import evaluate
 
@@ -73,6 +74,7 @@ def build_repository(
         The repository.
 
     Raises:
+        ManifestError: A field, such as the license, cannot stand in a manifest.
         ValueError: The name, the weights or the origin is missing or wrong, or the accuracy is not reproduced.
         RuntimeError: The weights do not fit, or do not give the same outputs once saved.
     """
@@ -90,16 +92,10 @@ def build_repository(
             raise ValueError(f'{name} is not available from its authors: give a file of weights, with --weights.')
         weights, model_args = fetch_checkpoint(dataclasses.replace(known, places=('authors',)))
     weights = Path(weights)
-    if not weights.is_file():
-        raise FileNotFoundError(f'There are no weights at {weights}: give the path of a file.')
     if top1 is not None and data is None:
         raise ValueError('A top-1 accuracy is given, but no data to reproduce it on: give --data too.')
 
-    try:
-        state_dict = load_state_dict(str(weights), weights_only=True)
-    except Exception as error:  # of any kind for a damaged file
-        raise ValueError(
-            f'{weights} is damaged or holds no weights ({type(error).__name__}): get the file again.') from error
+    state_dict = read_checkpoint(weights)
     num_classes = num_classes_of(model_name, state_dict)
     model = timm.create_model(model_name, **dict(model_args or {}, num_classes=num_classes)).eval()
     model.load_state_dict(state_dict)
@@ -110,13 +106,14 @@ def build_repository(
     if origin is None and known is None:
         raise ValueError(f'The manifest does not know {name}: say with --origin where the weights come from.')
 
-    save_model(model, folder, _labels(model), model_args)
+    of_imagenet100 = dataset_of(tag, num_classes, training_args) == IMAGENET100
+    save_model(model, folder, _labels(model, of_imagenet100), model_args)
     file = folder / 'model.safetensors'
     _verify_outputs(model, folder)
     measured = {}
     if data is not None:
         result = evaluate(
-            model, data, class_names=imagenet100.SYNSETS if model.num_classes == 100 else None, progress=progress)
+            model, data, class_names=imagenet100.SYNSETS if of_imagenet100 else None, progress=progress)
         measured = {name: round(100 * correct / result.total, 2)
                     for name, correct in (('top-1', result.top1), ('top-5', result.top5))}
         if top1 is not None and abs(measured['top-1'] - top1) > FIGURE_TOLERANCE:
@@ -136,6 +133,8 @@ def build_repository(
         checkpoint = dataclasses.replace(known, recipe=None, places=places, commit=None, **entry)
     else:
         checkpoint = Checkpoint(kind='trained', license=license, places=('hub',), **entry)
+    with tempfile.TemporaryDirectory() as scratch:  # a wrong field is found before anything is uploaded
+        write_manifest_entry(dataclasses.replace(checkpoint, commit='0' * 40), Path(scratch, 'manifest.yaml'))
     if training_args:
         (folder / 'args.yaml').write_text(yaml.safe_dump(training_args), encoding='utf-8')
     (folder / 'README.md').write_text(make_card(checkpoint, model_args, training_args), encoding='utf-8')
@@ -241,9 +240,9 @@ def _take_data_config(model: nn.Module, training_args: Dict[str, Any]) -> None:
     config_of(model)['input_size'] = trained['input_size']
 
 
-def _labels(model: nn.Module) -> Dict[str, Any]:
+def _labels(model: nn.Module, of_imagenet100: bool) -> Dict[str, Any]:
     """Names of the classes, and what they are in words, where they are known."""
-    if model.num_classes == len(imagenet100.SYNSETS):
+    if of_imagenet100:
         return dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
     names = config_of(model).get('label_names') or ()
     return dict(label_names=list(names)) if len(names) == model.num_classes else {}

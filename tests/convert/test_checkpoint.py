@@ -10,6 +10,7 @@ import zipfile
 from collections import OrderedDict
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save
 
@@ -188,3 +189,21 @@ def test_damaged(seed, count, tmp_path):
             refused += 1
         assert not evil.exists()
     assert refused > count // 2
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({'state_dict': {'weight': torch.ones(1000)}}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(3).numpy().tobytes()) + 400] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path)['state_dict']['weight'][100] != 1  # torch does not look
+    with pytest.raises(ValueError, match='is damaged'):
+        read_checkpoint(path)
+
+
+def test_frozen_norms_lack_counters():
+    model = timm.create_model('test_mlfm_resnet')
+    weights = {k: v for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
+    assert len(weights) < len(model.state_dict())
+    timm.create_model('test_mlfm_resnet').load_state_dict(weights)

@@ -117,6 +117,22 @@ def test_damaged_in_the_cache(zoo):
     assert zoo.loads() and zoo.server.requests
 
 
+def test_a_file_that_the_hub_names_by_its_git_blob_id(zoo):
+    """As it names a file that is no LFS file: the id is the one that `git hash-object` prints for 'hello\\n'."""
+    blob = zoo.cache / 'models--org--name' / 'blobs' / 'ce013625030ba8dba906f756967f9e9ca394464a'
+    path = blob.parents[1] / 'snapshots' / zoo.commit / FILE
+    for folder in (blob.parent, path.parent):
+        folder.mkdir(parents=True)
+    path.symlink_to(blob)
+    fields = dict(sha256=None, size=None, kind='warm_start')
+    blob.write_bytes(b'hello\n')
+    assert verify_checkpoint(path, zoo.checkpoint(**fields))
+    assert fetch_checkpoint(zoo.checkpoint(**fields), zoo.cache).path == path and not zoo.server.requests
+    blob.write_bytes(b'hell')
+    assert 'has the git blob id' in (text := zoo.refusal(**fields)) and 'it was removed from the cache' in text
+    assert not zoo.cached() and zoo.loads(**fields)
+
+
 def test_unfinished_files_of_others_are_kept(zoo):
     """They may belong to a download that is running in another process."""
     blobs = zoo.cache / 'models--org--name' / 'blobs'

@@ -135,6 +135,70 @@ def test_configs_without_a_classifier(tmp_path):
     timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """A function that saves the embedded network with entries of config.json and tensors changed."""
+    def save_changed(config=(), lost='', **model_args):
+        model = timm.create_model('test_mlfm_resnet', pretrained=True)
+        timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+        written = json.loads((tmp_path / 'config.json').read_text())
+        written.update(config)
+        written['pretrained_cfg'].update(dict(config).get('cfg', {}))
+        written['model_args'].update(model_args)
+        (tmp_path / 'config.json').write_text(json.dumps(written))
+        if lost:
+            weights = load_file(tmp_path / 'model.safetensors')
+            save_file({k: v for k, v in weights.items() if not k.startswith(lost)}, tmp_path / 'model.safetensors')
+        return f'local-dir:{tmp_path}'
+    return save_changed
+
+
+@pytest.mark.parametrize('steering', [
+    dict(pretrained_strict=False), dict(kwargs_filter=['memory_update']), dict(features_only=True), dict(pruned=True),
+    dict(pretrained_filter_fn='x'), dict(imagenet100_head=True), dict(num_classes=10, config={'num_classes': 1000}),
+    dict(config={'cfg': {'classifier': 'layer1'}}), dict(config={'cfg': {'custom_load': True, 'file': '/none'}}),
+])
+def test_a_config_steers_no_loader(folder, steering):
+    """What config.json says of the loader changes nothing: the whole network is loaded, or nothing."""
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        loaded = timm.create_model(folder(**steering), pretrained=True).eval()
+        assert torch.equal(loaded(image), timm.create_model('test_mlfm_resnet', pretrained=True).eval()(image))
+    for num_classes in ({}, {'num_classes': 10}, {'num_classes': 7}):
+        with pytest.raises(RuntimeError, match='do not fit test_mlfm_resnet: the file lacks layer1.0.conv1.weight'):
+            timm.create_model(folder(lost='layer1.', **steering), pretrained=True, **num_classes)
+
+
+def test_the_caller_steers_the_loader(folder):
+    name = folder(lost='layer1.', pretrained_strict=True)
+    weights = load_file(WEIGHTS)
+    model = timm.create_model(name, pretrained=True, pretrained_strict=False)
+    assert torch.equal(model.state_dict()['layer2.0.conv1.weight'], weights['layer2.0.conv1.weight'])
+
+
+def test_a_classifier_that_fits_is_loaded(folder):
+    """timm leaves it out where the config gives another number of classes, which here is wrong."""
+    bias = load_file(WEIGHTS)['fc.bias']
+    model = timm.create_model(folder({'num_classes': 1000}), pretrained=True, num_classes=10)
+    assert torch.equal(model.fc.bias, bias) and model.pretrained_cfg['num_classes'] == 10
+    overlay = dict(file=str(WEIGHTS))
+    assert timm.create_model(folder(), pretrained=True, num_classes=7).fc.bias.shape == (7,)
+    model = timm.create_model('test_mlfm_resnet', pretrained=True, num_classes=10, pretrained_cfg_overlay=overlay)
+    assert torch.equal(model.fc.bias, bias)
+
+
+@pytest.mark.parametrize('value', [torch.nan, -torch.inf])
+def test_values_that_are_not_finite(value, tmp_path):
+    weights = load_file(WEIGHTS)
+    weights['layer2.0.bn1.running_var'][3] = value
+    save_file(weights, tmp_path / 'model.safetensors')
+    (tmp_path / 'config.json').write_text('{"architecture": "test_mlfm_resnet", "num_classes": 10}')
+    for create in (create_from, lambda file: timm.create_model(f'local-dir:{file.parent}', pretrained=True)):
+        with pytest.raises(RuntimeError, match='values in layer2.0.bn1.running_var that are not finite') as error:
+            create(tmp_path / 'model.safetensors')
+        assert one_sentence(error)
+
+
 def test_checkpoint_path(tmp_path):
     """Weights that timm loads into the finished model: right ones, other ones, and the authors'."""
     timm.create_model('test_mlfm_resnet', checkpoint_path=str(WEIGHTS))

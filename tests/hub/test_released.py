@@ -200,13 +200,32 @@ print(fetch_checkpoint({zoo.checkpoint()!r}, {str(zoo.cache)!r}).path)
 
 def test_a_killed_process_leaves_nothing_in_the_way(zoo):
     folder = zoo.fetch().path.parent
-    for path in folder.iterdir():
-        path.unlink()
-    (folder / 'tmpabc').mkdir()
-    (folder / 'tmpabc' / 'source').write_bytes(b'half')
-    (folder / '.unfinished-1-model.safetensors').write_bytes(b'half')
-    (folder / 'model.lock').touch()
+    made = sorted(path.name for path in folder.iterdir())
+    for lost in (made, ['model.safetensors'], ['model.safetensors', 'model.json']):
+        for name in lost:
+            (folder / name).unlink()
+        (folder / '.unfinished-1').mkdir()
+        (folder / '.unfinished-1' / 'source').write_bytes(b'half')
+        (folder / '.unfinished-2').write_bytes(b'half')
+        assert zoo.fetch()
+        assert sorted(path.name for path in folder.iterdir()) == made
+    (folder / 'model.safetensors').unlink()
+    (folder / 'model.safetensors').symlink_to('nowhere')
     assert zoo.fetch()
+
+
+def test_passwords_are_shown_nowhere(zoo, monkeypatch):
+    address = zoo.server.endpoint.replace('//', '//user:p@ss@')
+    monkeypatch.setenv('MLFM_ZOO_PAPER_MIRROR', address)
+    zoo.server.fault = 'error'
+    assert zoo.server.endpoint in (text := zoo.refusal()) and 'p@ss' not in text and 'user' not in text
+    zoo.server.fault = 'flipped'
+    assert zoo.server.endpoint in (text := zoo.refusal()) and 'p@ss' not in text and 'user' not in text
+    zoo.server.fault = None
+    record = json.loads(zoo.fetch().path.with_suffix('.json').read_text())
+    assert record['source'].startswith(f'{zoo.server.endpoint}/MLFM')
+    monkeypatch.setenv('MLFM_ZOO_PAPER_MIRROR', f'{zoo.server.endpoint}/a?token=secret')
+    assert 'status 404' in (text := zoo.refusal(memory=False)) and 'secret' not in text
 
 
 def test_folders(zoo, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import timm
 from huggingface_hub import ModelCard
 
 from mlfm_zoo.hub.manifest import load_manifest, paper_accuracies
-from mlfm_zoo.workflow.card import make_card
+from mlfm_zoo.workflow.card import dataset_of, make_card
 
 CHECKPOINTS = load_manifest()
 
@@ -70,3 +70,16 @@ def test_networks_without_memory(model, words, tag, paper):
     card = make_card(checkpoint)
     assert words in card and paper in card and ModelCard(card).data.tags[-1] == tag
     assert not re.search('memory|MLFM|wu2024|ImageNet100', card)
+
+
+@pytest.mark.parametrize('tag, num_classes, training_args, expected', [
+    ('paper_in100', 100, {}, 'imagenet100'),
+    ('mine', 100, {}, None),
+    ('mine', 100, {'dataset': 'torch/cifar100'}, None),
+    ('in100', 100, {'dataset': 'torch/cifar100'}, None),
+    ('mine', 100, {'dataset': 'hfds/ambityga/imagenet100'}, 'imagenet100'),
+    ('in100', 10, {}, None),
+])
+def test_dataset_is_what_was_recorded(tag, num_classes, training_args, expected):
+    dataset = dataset_of(tag, num_classes, training_args)
+    assert (dataset and dataset.id) == expected

@@ -110,7 +110,7 @@ def test_what_is_refused(tmp_path):
 
     def diverge(network):
         network.fc.weight.data[0, 0] = math.nan
-    assert 'the run diverged' in refusal(write_run(tmp_path / 'f', weights=diverge))
+    assert 'the training had diverged' in refusal(write_run(tmp_path / 'f', weights=diverge))
     folder = write_run(tmp_path / 'g')
     (folder / 'args.yaml').write_text(yaml.safe_dump(dict(model=MODEL, epochs=5, model_kwargs={'memory': False})))
     assert 'weights of another network' in refusal(folder)

@@ -58,6 +58,7 @@ def test_output_that_is_there_is_kept(tmp_path, capsys):
 def test_output_may_be_an_empty_folder(tmp_path, monkeypatch):
     torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
     (tmp_path / 'empty').mkdir()
+    (tmp_path / 'empty' / '.unfinished-1').write_bytes(b'of a killed run')
     (tmp_path / 'link').symlink_to('target')
     (tmp_path / 'target').mkdir()
     monkeypatch.chdir(tmp_path / 'empty')
