@@ -45,11 +45,12 @@ import time
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import mlfm_zoo
 from mlfm_zoo.workflow.cost import count_cost
@@ -98,43 +99,55 @@ def variants_of(name: str, args: argparse.Namespace) -> List[str]:
     return variants
 
 
-class Variant:
-    """One variant of a network and one input for it, ready to run.
+def build(name: str, variant: str, args: argparse.Namespace) -> nn.Module:
+    """Build one variant of a network.
 
     Args:
         name: Registered name.
         variant: Name of the variant, see the top of this file.
-        size: Side of the image.
         args: The command's arguments.
     """
+    dtype = getattr(torch, args.model_dtype)
+    if is_gssdnet(name):
+        model = timm.create_model(MOBILENETV1 if 'plain' in variant else name)
+    else:
+        model = timm.create_model(name, memory='plain' not in variant)
+    model = model.to(args.device, dtype).train(args.train)
+    if 'folded' in variant:
+        mlfm_zoo.fuse_trunk(model)
+    elif 'fused' in variant:
+        model.fuse()
+    if 'wavelets' in variant:
+        from wavelet_unit import use_wavelet_units
+        model = use_wavelet_units(model).to(args.device)
+    if 'literal' in variant:
+        from literal_gssdnet import use_literal_operators
+        model = use_literal_operators(model)
+    if 'saving' in variant:
+        model.set_grad_checkpointing()
+    return model
 
-    def __init__(self, name: str, variant: str, size: int, args: argparse.Namespace):
+
+class Step:
+    """A network and one batch for it, ready to run.
+
+    Args:
+        make: Builds the network.
+        size: Side of the images.
+        args: The command's arguments.
+        compiled: Compile the network.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], size: int, args: argparse.Namespace, compiled: bool = False):
         torch.manual_seed(0)
         self.device = args.device
         self.clock = time.process_time if args.cpu_time else time.perf_counter
-        dtype = getattr(torch, args.model_dtype)
-        self.image = torch.randn(args.batch_size, 3, size, size).to(args.device, dtype)
-        if is_gssdnet(name):
-            self.model = timm.create_model(MOBILENETV1 if 'plain' in variant else name)
-        else:
-            self.model = timm.create_model(name, memory='plain' not in variant)
-        self.model = self.model.to(args.device, dtype).train(args.train)
-        if 'folded' in variant:
-            mlfm_zoo.fuse_trunk(self.model)
-        elif 'fused' in variant:
-            self.model.fuse()
-        if 'wavelets' in variant:
-            from wavelet_unit import use_wavelet_units
-            self.model = use_wavelet_units(self.model).to(args.device)
-        if 'literal' in variant:
-            from literal_gssdnet import use_literal_operators
-            self.model = use_literal_operators(self.model)
-        if 'saving' in variant:
-            self.model.set_grad_checkpointing()
+        self.image = torch.randn(args.batch_size, 3, size, size).to(args.device, getattr(torch, args.model_dtype))
+        self.model = make().to(args.device).train(args.train)
         if args.channels_last:
             self.image = self.image.to(memory_format=torch.channels_last)
             self.model = self.model.to(memory_format=torch.channels_last)
-        network = torch.compile(self.model) if 'compiled' in variant else self.model
+        network = torch.compile(self.model) if compiled else self.model
         autocast = torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.amp)
         if args.train:
             optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
@@ -203,7 +216,7 @@ class Variant:
         if sys.platform != 'linux':
             return None
         ctypes.CDLL(None).malloc_trim(0)
-        Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
+        Path('/proc/self/clear_refs').write_text('5')  # the peak starts again
 
         def read(field: str) -> int:
             return int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith(field)))
@@ -212,11 +225,11 @@ class Variant:
         return round((read('VmHWM') - before) / 1024, 1)
 
 
-class RemoteVariant:
-    """A variant in a process of its own, where no other leaves its traces in memory: the allocator is as a user has it.
+class RemoteStep:
+    """A step in a process of its own, where no other leaves its traces in memory: the allocator is as a user has it.
 
     Args:
-        *args: Those of `Variant`.
+        *args: Those of `Step`, which can be pickled.
     """
 
     def __init__(self, *args: Any):
@@ -230,9 +243,9 @@ class RemoteVariant:
 
     @staticmethod
     def _serve(connection: Connection, args: Tuple) -> None:
-        variant = Variant(*args)
+        step = Step(*args)
         while method := connection.recv():
-            connection.send(getattr(variant, method)())
+            connection.send(getattr(step, method)())
 
     def _ask(self, method: str) -> Any:
         self.connection.send(method)
@@ -292,8 +305,9 @@ def check_outputs(variants: Dict[str, Any]) -> None:
 def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
     size = args.size or timm.get_pretrained_cfg_value(name, 'input_size')[-1]
     progress = partial(print, end='', file=sys.stderr, flush=True) if sys.stderr.isatty() else lambda text: None
-    kind = Variant if args.device == 'cuda' else RemoteVariant
-    variants = {v: kind(name, v, size, args) for v in variants_of(name, args)}
+    kind = Step if args.device == 'cuda' else RemoteStep
+    variants = {
+        v: kind(partial(build, name, v, args), size, args, 'compiled' in v) for v in variants_of(name, args)}
     if not (args.train or args.amp) and args.model_dtype == 'float32':
         check_outputs(variants)
     for i, (label, variant) in enumerate(variants.items(), start=1):
@@ -318,7 +332,7 @@ def measure(name: str, args: argparse.Namespace) -> Dict[str, Any]:
         if folded_of(label) in variants and 'graph' not in label:
             rows[label]['ratio_to_folded'], rows[label]['noise_to_folded'] = compare(
                 times[label], times[folded_of(label)])
-        if kind is RemoteVariant:
+        if kind is RemoteStep:
             variant.close()
     words = sys.argv[1:]
     if '--output' in words:  # where the results lie does not change them

@@ -431,8 +431,7 @@ def cost_page() -> str:
     for variant in results[names[0]]['variants']:
         cells = [f'{results[name]["variants"][variant]["peak_mib"]:.0f}' for name in names]
         lines.append(f'| {variant} | {" | ".join(cells)} |\n')
-    lines.append('\nA training step at batch 128 and 64 x 64. *modules*: the same network with its units left to their '
-                 'modules, see [training](#training).\n\n'
+    lines.append('\nA training step at batch 128 and 64 x 64:\n\n'
                  '| freed memory is | network | variant | to plain | peak (MiB) | page faults |\n'
                  '| --- | --- | --- | --: | --: | --: |\n')
     for setting, label in SMALL_TRAINING.items():

@@ -48,11 +48,15 @@ class Study(NamedTuple):
         right: Whether each test image is answered right, by network, arm, seed and epoch, 'best' or 'last'.
         lowpass: Accuracy by network, arm, seed and radius.
         curves: Accuracy of each epoch by network, arm and seed.
+        sizes: Accuracy by network, arm, seed and size of the test images.
+        times: Rows of times.csv by network and arm; empty if nothing was timed.
     """
     runs: Dict[Tuple[str, str, str], Dict[str, str]]
     right: Dict[Tuple[str, str, str, str], np.ndarray]
     lowpass: Dict[Tuple[str, str, str], Dict[float, float]]
     curves: Dict[Tuple[str, str, str], List[float]]
+    sizes: Dict[Tuple[str, str, str], Dict[float, float]]
+    times: Dict[Tuple[str, str], Dict[str, str]]
 
     @property
     def arms(self) -> Dict[str, List[str]]:
@@ -79,19 +83,25 @@ def read_study(folder: Path) -> Study:
         The finished runs; what belongs to a run that runs.csv does not have is left out.
     """
     def rows(name: str) -> List[Dict[str, str]]:
+        if name in ('sizes.csv', 'times.csv') and not (folder / name).exists():
+            return []
         with open(folder / name, newline='', encoding='utf-8') as f:
             return list(csv.DictReader(f))
 
     runs = {(row['network'], row['arm'], row['seed']): row for row in rows('runs.csv')}
-    right, lowpass, curves = {}, {}, {}
+    right, curves = {}, {}
+    lowpass: Dict[Tuple[str, str, str], Dict[float, float]] = {}
+    sizes: Dict[Tuple[str, str, str], Dict[float, float]] = {}
     for row in rows('images.csv'):
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(row['right']), np.uint8), count=int(row['images']))
         right[row['network'], row['arm'], row['seed'], row['epoch']] = bits
-    for row in rows('lowpass.csv'):
-        lowpass.setdefault((row['network'], row['arm'], row['seed']), {})[float(row['radius'])] = float(row['top1'])
+    for found, name, column in ((lowpass, 'lowpass.csv', 'radius'), (sizes, 'sizes.csv', 'size')):
+        for row in rows(name):
+            found.setdefault((row['network'], row['arm'], row['seed']), {})[float(row[column])] = float(row['top1'])
     for key in runs:
         curves[key] = [float(row['eval_top1']) for row in rows(f'curves/{"-".join(key[:2])}-seed{key[2]}.csv')]
-    return Study(runs, right, lowpass, curves)
+    times = {(row['network'], row['arm']): row for row in rows('times.csv')}
+    return Study(runs, right, lowpass, curves, sizes, times)
 
 
 def student_interval(differences: Sequence[float]) -> Optional[Tuple[float, float]]:
@@ -147,10 +157,11 @@ def summaries(study: Study, network: str, arm: str) -> Dict[str, Dict[str, Any]]
 
 
 def table(study: Study) -> str:
-    """Each arm: cost, accuracy and time."""
+    """Each arm: cost, accuracy and time, by times.csv if it is there, else by the clock of the study."""
+    times = ('training step ms', 'forward ms') if study.times else ('s an epoch', 'CPU s an epoch')
     lines = [
-        '| network | arm | multiply-adds (M) | parameters (M) | seeds | last epoch % | best epoch % | s an epoch | '
-        'to baseline | CPU s an epoch | to baseline |', '| --- | --- |' + ' --: |' * 9]
+        '| network | arm | multiply-adds (M) | parameters (M) | seeds | last epoch % | best epoch % | '
+        f'{times[0]} | to baseline | {times[1]} | to baseline |', '| --- | --- |' + ' --: |' * 9]
     for network, arms in study.arms.items():
         for arm in arms:
             rows = [study.runs[network, arm, seed] for seed in study.seeds(network, arm)]
@@ -160,9 +171,14 @@ def table(study: Study) -> str:
             for epoch in EPOCHS:
                 deviation = found[epoch]['deviation']
                 cells.append(f'{found[epoch]["mean"]:.2f}' + ('' if deviation is None else f' ± {deviation:.2f}'))
-            for name in ('seconds', 'cpu_seconds'):
-                values = [float(row[name]) for row in rows if row[name]]
-                cells += [f'{statistics.fmean(values):.1f}' if values else '', time_ratio(study, network, arm, name)]
+            if study.times:
+                row = study.times[network, arm]
+                cells += [row['train_ms'], row['train_ratio'], row['infer_ms'], row['infer_ratio']]
+            else:
+                for name in ('seconds', 'cpu_seconds'):
+                    values = [float(row[name]) for row in rows if row[name]]
+                    cells.append(f'{statistics.fmean(values):.1f}' if values else '')
+                    cells.append(time_ratio(study, network, arm, name))
             lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
@@ -191,25 +207,28 @@ def difference_table(study: Study) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def mean_lowpass(study: Study, network: str, arm: str) -> Dict[float, float]:
-    """Mean accuracy over seeds by radius."""
-    found = [study.lowpass[network, arm, seed] for seed in study.seeds(network, arm)]
-    return {radius: statistics.fmean(row[radius] for row in found) for radius in found[0]}
+def condition_table(study: Study, accuracy: Dict[Tuple[str, str, str], Dict[float, float]]) -> str:
+    """Accuracy under each condition, a radius or a size, and memory minus each other arm there.
 
+    Args:
+        study: What run.py wrote.
+        accuracy: Accuracy by run and condition: `study.lowpass` or `study.sizes`.
 
-def lowpass_table(study: Study) -> str:
-    """Accuracy on low-pass filtered test images by radius, and memory minus each other arm on them."""
-    radii = sorted({radius for row in study.lowpass.values() for radius in row})
-    lines = [f'| network | arm | {" | ".join(f"{radius:g}" for radius in radii)} |',
-             '| --- | --- |' + ' --: |' * len(radii)]
+    Returns:
+        The table, as Markdown.
+    """
+    conditions = sorted({condition for row in accuracy.values() for condition in row})
+    lines = [f'| network | arm | {" | ".join(f"{c:g}" for c in conditions)} |',
+             '| --- | --- |' + ' --: |' * len(conditions)]
     for network, arms in study.arms.items():
         for arm in arms:
-            found = mean_lowpass(study, network, arm)
-            lines.append(f'| `{network}` | {arm} | {" | ".join(f"{found[r]:.2f}" for r in radii)} |')
+            rows = [accuracy[network, arm, seed] for seed in study.seeds(network, arm)]
+            cells = [f'{statistics.fmean(row[c] for row in rows):.2f}' for c in conditions]
+            lines.append(f'| `{network}` | {arm} | {" | ".join(cells)} |')
         for other in (arm for arm in arms if 'memory' in arms and arm != 'memory'):
             seeds, cells = study.seeds(network, 'memory', other), []
-            for radius in radii if seeds else ():
-                values = [study.lowpass[network, 'memory', s][radius] - study.lowpass[network, other, s][radius]
+            for condition in conditions if seeds else ():
+                values = [accuracy[network, 'memory', s][condition] - accuracy[network, other, s][condition]
                           for s in seeds]
                 ends = student_interval(values)
                 interval = f' ({ends[0]:+.2f} to {ends[1]:+.2f})' if ends else ''
@@ -231,18 +250,30 @@ def report(folder: Path) -> str:
     study = read_study(folder)
     row = next(iter(study.runs.values()))
     threads = f', {row["threads"]} thread' if row['device'] == 'cpu' else ''
-    return (
+    text = (
         f'{len(study.runs)} finished runs, {row["device"]}{threads}, torch {row["torch"]}, timm {row["timm"]}: top-1 '
         f'in percent on {int(row["test_images"]):,} test images, mean ± standard deviation over seeds.\n\n'
-        f'{table(study)}\n'
+        f'{table(study)}\n')
+    if study.times:
+        timed = next(iter(study.times.values()))
+        text += (
+            f'Times are milliseconds a batch of {timed["batch_size"]} at {timed["img_size"]} x {timed["img_size"]}, '
+            f'{timed["threads"]} thread of {timed["machine"]}, medians of {timed["rounds"]} rounds in which the arms '
+            'take turns.\n\n')
+    text += (
         "Memory minus each other arm, in points, with 95 % intervals: Student's t over seeds, and a paired bootstrap "
         'over images, averaged over seeds. The best epoch is chosen by the test images.\n\n'
         f'{difference_table(study)}\nOn low-pass filtered test images, by radius in cycles per image, last epoch; '
-        f'differences with their interval over seeds:\n\n{lowpass_table(study)}')
+        f'differences with their interval over seeds:\n\n{condition_table(study, study.lowpass)}')
+    if study.sizes:
+        text += f'\nOn test images of other sizes, in pixels, last epoch:\n\n{condition_table(study, study.sizes)}'
+    return text
 
 
 def draw(study: Study, folder: Path) -> List[Path]:
     """Draw curves.png, accuracy by epoch, and lowpass.png, accuracy by radius, with the range of seeds shaded.
+
+    If the arms were timed, times.png shows the accuracy of each against the milliseconds of its training step.
 
     Args:
         study: What run.py wrote.
@@ -272,16 +303,31 @@ def draw(study: Study, folder: Path) -> List[Path]:
             panel.legend(fontsize='small')
         folder.mkdir(parents=True, exist_ok=True)
         files.append(folder / f'{name}.png')
-        figure.savefig(files[-1].with_suffix('.tmp'), format='png', dpi=110)
+        figure.savefig(files[-1], dpi=110)
         plt.close(figure)
-        files[-1].with_suffix('.tmp').replace(files[-1])
+    if study.times:
+        figure, axes = plt.subplots(
+            1, len(study.arms), figsize=(5 * len(study.arms), 4), layout='constrained', squeeze=False)
+        for panel, (network, arms) in zip(axes[0], study.arms.items()):
+            for i, arm in enumerate(arms):
+                seeds = study.seeds(network, arm)
+                y = [float(study.runs[network, arm, seed]['last_top1']) for seed in seeds]
+                x = float(study.times[network, arm]['train_ms'])
+                panel.plot([x] * len(y), y, f'C{i}o', alpha=0.4)
+                panel.plot(x, statistics.fmean(y), f'C{i}_', markersize=18, label=f'{arm}, {len(seeds)} seeds')
+            panel.set(title=network, xlabel='training step, ms a batch', ylabel='top-1 accuracy of the last epoch, %')
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize='small')
+        files.append(folder / 'times.png')
+        figure.savefig(files[-1], dpi=110)
+        plt.close(figure)
     return files
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path, help='what run.py wrote')
-    parser.add_argument('--pictures', type=Path, help='folder for curves.png and lowpass.png, FOLDER if not given')
+    parser.add_argument('--pictures', type=Path, help='folder for the pictures, FOLDER if not given')
     args = parser.parse_args()
     if not (args.folder / 'runs.csv').is_file():
         sys.exit(f'There is no runs.csv in {args.folder}, no run is finished: give the folder that run.py wrote to.')

@@ -14,6 +14,7 @@ benchmarks/results/study/<plan> if not given, which report.py reads:
     curves/      a file a run: loss, accuracy and rate by epoch
     images.csv   which test images the best and the last epoch get right, a bit an image, in the order of their names
     lowpass.csv  accuracy of the last epoch on low-pass filtered test images
+    sizes.csv    accuracy of the last epoch on test images of other sizes
 """
 
 import argparse
@@ -96,14 +97,25 @@ class Job(NamedTuple):
             model=self.model, kwargs=json.dumps(self.kwargs), settings=json.dumps(self.settings, sort_keys=True))
 
 
-def read_plan(path: Path) -> Tuple[List[Job], List[float]]:
+class Tests(NamedTuple):
+    """What each finished run is tested on beside the test images as they are.
+
+    Attributes:
+        radii: Radii of the low-pass filters, in cycles per image.
+        sizes: Other sizes of the test images, in pixels.
+    """
+    radii: List[float]
+    sizes: List[int]
+
+
+def read_plan(path: Path) -> Tuple[List[Job], Tests]:
     """Read a plan, and search the widths that it leaves open.
 
     Args:
         path: YAML file.
 
     Returns:
-        The runs in their order, and the radii of the low-pass filters in cycles per image.
+        The runs in their order, and what each is tested on.
 
     Raises:
         PlanError: The file is no plan.
@@ -113,7 +125,8 @@ def read_plan(path: Path) -> Tuple[List[Job], List[float]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PlanError(f'{path} cannot be read as a plan ({type(error).__name__}): give a YAML file.') from None
     keys = {'settings': dict, 'seeds': list, 'radii': list, 'networks': dict}
-    if not isinstance(plan, dict) or {k: type(v) for k, v in plan.items()} != keys:
+    sizes = plan.pop('sizes', []) if isinstance(plan, dict) else None
+    if not isinstance(sizes, list) or {k: type(v) for k, v in plan.items()} != keys:
         raise PlanError(f'{path} is no plan, expected {", ".join(keys)}: see benchmarks/study/README.md.')
     arms: List[Tuple[str, str, str, Dict[str, Any], Dict[str, Any], Cost]] = []
     for network, entry in plan['networks'].items():
@@ -138,7 +151,7 @@ def read_plan(path: Path) -> Tuple[List[Job], List[float]]:
             found[arm] = cost_for(entry['model'], kwargs, settings)
             arms.append((network, arm, entry['model'], kwargs, settings, found[arm]))
     jobs = [Job(network, arm, seed, *rest) for seed in plan['seeds'] for network, arm, *rest in arms]
-    return jobs, sorted(float(radius) for radius in plan['radii'])
+    return jobs, Tests(sorted(float(radius) for radius in plan['radii']), sorted(sizes))
 
 
 def cost_for(model: str, kwargs: Dict[str, Any], settings: Dict[str, Any]) -> Cost:
@@ -268,18 +281,19 @@ def train(job: Job, args: argparse.Namespace, lock: int) -> Run:
 
 
 @torch.inference_mode()
-def examine(job: Job, run: Run, args: argparse.Namespace, radii: Sequence[float]) -> Tuple[
-        Dict[str, np.ndarray], Dict[float, float]]:
+def examine(job: Job, run: Run, args: argparse.Namespace, tests: Tests) -> Tuple[
+        Dict[str, np.ndarray], Dict[float, float], Dict[int, float]]:
     """Answers on the test images.
 
     Args:
         job: The run.
         run: Its outputs.
         args: Arguments of this script.
-        radii: Radii of the low-pass filters.
+        tests: What it is tested on beside the images as they are.
 
     Returns:
-        For 'best' and 'last' whether each image is answered right, and the last epoch's accuracy in percent by radius.
+        For 'best' and 'last' whether each image is answered right, and the last epoch's accuracy in percent by radius
+        and by size.
     """
     epochs = {'last': run.last, 'best': run.best}
     if run.best.number == run.last.number:
@@ -291,22 +305,30 @@ def examine(job: Job, run: Run, args: argparse.Namespace, radii: Sequence[float]
             job.model, num_classes=job.settings['num_classes'], pretrained_cfg_overlay=overlay, **job.kwargs)
         models[which].load_state_dict(load_state_dict(str(epoch.checkpoint), weights_only=True))
         models[which].to(memory_format=torch.channels_last)
-    probe = Probe(
-        models, args.data / job.settings['val_split'], img_size=job.settings['img_size'], batch_size=100,
-        num_workers=job.settings.get('workers', 0), device=job.settings.get('device', 'cuda'))
-    filters = {radius: FrequencyFilter('lowpass', radius) for radius in radii}
+    def batches(size: int) -> Iterator[Tuple[Probe, torch.Tensor, torch.Tensor]]:
+        probe = Probe(
+            models, args.data / job.settings['val_split'], img_size=size, batch_size=100,
+            num_workers=job.settings.get('workers', 0), device=job.settings.get('device', 'cuda'))
+        for batch in probe.batches():
+            if batch.skipped:
+                raise PlanError(f'{batch.skipped[0]} of the test images cannot be decoded: get the data again.')
+            [images] = batch.images
+            yield probe, images, batch.labels
+
+    filters = {radius: FrequencyFilter('lowpass', radius) for radius in tests.radii}
     right: Dict[str, List[np.ndarray]] = {which: [] for which in models}
-    filtered = dict.fromkeys(radii, 0)
-    for batch in probe.batches():
-        if batch.skipped:
-            raise PlanError(f'{batch.skipped[0]} of the test images cannot be decoded: get the data again.')
-        [images] = batch.images
+    filtered = dict.fromkeys(tests.radii, 0)
+    for probe, images, labels in batches(job.settings['img_size']):
         for which, model in probe.models.items():
-            right[which].append((model(images).argmax(1) == batch.labels).cpu().numpy())
+            right[which].append((model(images).argmax(1) == labels).cpu().numpy())
         spectrum = torch.fft.rfft2(images)
         for radius, lowpass in filters.items():
             answers = probe.models['last'](lowpass(images, spectrum)).argmax(1)
-            filtered[radius] += int((answers == batch.labels).sum())
+            filtered[radius] += int((answers == labels).sum())
+    resized = dict.fromkeys(tests.sizes, 0)
+    for size in tests.sizes:
+        for probe, images, labels in batches(size):
+            resized[size] += int((probe.models['last'](images).argmax(1) == labels).sum())
     bits = {which: np.concatenate(parts) for which, parts in right.items()}
     for which, epoch in epochs.items():
         top1 = 100 * bits[which].mean()
@@ -316,7 +338,9 @@ def examine(job: Job, run: Run, args: argparse.Namespace, radii: Sequence[float]
                 f'{epoch.top1:.2f} %: give the data that it was trained with, and {", ".join(PREPARATION)} in the plan '
                 'where images are prepared in another way.')
     bits.setdefault('best', bits['last'])
-    return bits, {radius: 100 * count / len(bits['last']) for radius, count in filtered.items()}
+    lowpass, sizes = (
+        {key: 100 * count / len(bits['last']) for key, count in counts.items()} for counts in (filtered, resized))
+    return bits, lowpass, sizes
 
 
 def pack(right: np.ndarray) -> str:
@@ -347,9 +371,9 @@ def put(file: Path, columns: Sequence[str], job: Job, rows: Sequence[Sequence[An
     write_table(file, ('network', 'arm', 'seed', *columns), [*others, *([*job.key, *row] for row in rows)])
 
 
-def keep(job: Job, run: Run, args: argparse.Namespace, radii: Sequence[float]) -> None:
+def keep(job: Job, run: Run, args: argparse.Namespace, tests: Tests) -> None:
     """Measure a finished run, and write its figures; runs.csv comes last and says that they are whole."""
-    bits, lowpass = examine(job, run, args, radii)
+    bits, lowpass, sizes = examine(job, run, args, tests)
     curve = read_curve(run.folder)
     columns = [name for name in CURVE_COLUMNS if name in curve[0]]
     (args.results / 'curves').mkdir(parents=True, exist_ok=True)
@@ -359,6 +383,9 @@ def keep(job: Job, run: Run, args: argparse.Namespace, radii: Sequence[float]) -
         (which, len(bits[which]), pack(bits[which])) for which in ('best', 'last')])
     put(args.results / 'lowpass.csv', ('radius', 'top1'), job, [
         (f'{radius:g}', f'{top1:.2f}') for radius, top1 in lowpass.items()])
+    if sizes:
+        put(args.results / 'sizes.csv', ('size', 'top1'), job, [
+            (str(size), f'{top1:.2f}') for size, top1 in sizes.items()])
     times = read_json(run.folder / 'times.json')
     seconds = f'{statistics.median(times["seconds"]):.2f}' if 'seconds' in times else ''
     device = job.settings.get('device', 'cuda')
@@ -412,7 +439,7 @@ def main() -> None:
     args = parser.parse_args()
     args.results = args.results or RESULTS / args.plan.stem
     try:
-        jobs, radii = read_plan(args.plan)
+        jobs, tests = read_plan(args.plan)
         todo = missing(jobs, args.results)
         if args.list:
             print(*describe(jobs), f'{len(jobs) - len(todo)} of {len(jobs)} runs are finished', sep='\n')
@@ -436,7 +463,7 @@ def main() -> None:
             number = jobs.index(job) + 1
             print(f'[{number}/{len(jobs)}] {job.name}', flush=True)
             run = train(job, args, lock)
-            keep(job, run, args, radii)
+            keep(job, run, args, tests)
             print(f'[{number}/{len(jobs)}] {job.name}: best {run.best.top1:.2f} %, last {run.last.top1:.2f} %',
                   flush=True)
     except KeyboardInterrupt:

@@ -44,7 +44,9 @@ def write_plan(path, arms, epochs, seeds=(0,), **settings):
     settings = dict(dict(
         epochs=epochs, num_classes=10, img_size=32, val_split='val', batch_size=128, no_aug=True, opt='sgd', lr=0.05,
         warmup_epochs=0, workers=0, device='cpu', no_prefetcher=True), **settings)
-    plan = dict(settings=settings, seeds=list(seeds), radii=[2, 100], networks=dict(tiny=dict(model=MODEL, arms=arms)))
+    plan = dict(
+        settings=settings, seeds=list(seeds), radii=[2, 100], sizes=[48],
+        networks=dict(tiny=dict(model=MODEL, arms=arms)))
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
     return path
 
@@ -101,14 +103,19 @@ def test_killed_study_goes_on(folder, monkeypatch):
     model = timm.create_model(MODEL, num_classes=10)
     weights = load_state_dict(str(folder / 'output' / 'tiny-same-seed0' / 'last.pth.tar'), weights_only=True)
     model.load_state_dict(weights)
-    transform = timm.data.create_transform(**timm.data.resolve_data_config({'img_size': 32}, model=model))
     files = sorted((folder / 'digits' / 'val').rglob('*.png'))
-    right = []
-    with torch.no_grad():
-        for file in files:
-            image = transform(timm.data.dataset.Image.open(file))
-            right.append(model.eval()(image[None]).argmax().item() == int(file.parent.name))
+
+    def answers(size):
+        transform = timm.data.create_transform(**timm.data.resolve_data_config({'img_size': size}, model=model))
+        with torch.no_grad():
+            images = (transform(timm.data.dataset.Image.open(file)) for file in files)
+            return [model.eval()(image[None]).argmax().item() for image in images]
+
+    labels = [int(file.parent.name) for file in files]
+    right = [answer == label for answer, label in zip(answers(32), labels)]
     study = reporter.read_study(folder / 'results')
+    larger = statistics.fmean(answer == label for answer, label in zip(answers(48), labels))
+    assert study.sizes['tiny', 'same', '0'][48] == pytest.approx(100 * larger, abs=0.01)
     assert study.right['tiny', 'same', '0', 'last'].tolist() == right
     assert 100 * sum(right) / len(right) == pytest.approx(float(same['last_top1']))
     assert study.lowpass['tiny', 'same', '0'][100] == pytest.approx(float(same['last_top1']), abs=0.01)  # keeps all
@@ -148,8 +155,8 @@ def multiply_adds(model, **kwargs):
 
 def test_widened_arms(tmp_path):
     """Of the plan that comes along: within 2 % of the memory's multiply-adds."""
-    jobs, radii = runner.read_plan(STUDY / 'cifar10-cpu.yaml')
-    assert radii == [2, 3, 4, 6, 8, 12, 16]
+    jobs, tests = runner.read_plan(STUDY / 'cifar10-cpu.yaml')
+    assert tests == ([2, 3, 4, 6, 8, 12, 16], [])
     assert [(job.seed, job.network, job.arm) for job in jobs] == [
         (seed, network, arm) for seed in range(3) for network in ('mobilenetv2_035', 'resnet10')
         for arm in ('memory', 'baseline', 'wide')]
