@@ -99,7 +99,7 @@ def _open_streams() -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """The message of an error, safe for a terminal; if the system reports it, with the file's name and what to do."""
+    """The message of an error in one line; if the system reports it, with the file's name and what to do."""
     text = str(error)
     if 'Original Traceback (most recent call last)' in text:  # a DataLoader's worker adds it to the message
         text = re.sub(r'^[\w.]+: (\[Errno \d+\] )?', '', text.strip().splitlines()[-1])
@@ -112,4 +112,4 @@ def _sentence(error: Exception) -> str:
         text = f'{part} cannot be written as {error.encoding}: rename it.'
     elif isinstance(error, MemoryError):
         text = f'The memory is not enough ({text or "MemoryError"}): take smaller images or batches.'
-    return '\n'.join(map(printable, text.split('\n')))
+    return printable(' '.join(line.strip() for line in text.splitlines()))

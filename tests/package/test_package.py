@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import demo
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,12 +64,10 @@ def test_model_table_is_up_to_date():
     assert result.returncode == 0, 'run: python scripts/make_tables.py'
 
 
-def test_demo_draws_and_reports(tmp_path):
-    result = subprocess.run(
-        [sys.executable, ROOT / 'scripts' / 'demo.py', '--output', tmp_path / 'memory.png'],
-        capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert 'held-out accuracy: ' in result.stdout
+def test_demo_draws_and_reports(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['demo.py', '--output', str(tmp_path / 'memory.png')])
+    demo.main()
+    assert 'held-out accuracy: ' in capsys.readouterr().out
     with Image.open(tmp_path / 'memory.png') as picture:
         colours = picture.convert('RGB').getcolors(1 << 24)
     # drawn digits and maps, not an empty page: many colours, and much that is not white

@@ -89,19 +89,18 @@ time.sleep(120)
 
 
 def test_processes_below_know_the_networks(script, tmp_path):
-    """Python started by the script, and by what that starts, from elsewhere; and what imports no timm gets no zoo."""
+    """Python started by what the script starts, from elsewhere; and what imports no timm gets no zoo."""
     inner = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {KNOWN!r}], check=True)'
     path = script(f'''
-import os, subprocess, sys
-for code in ({KNOWN!r}, {inner!r}, 'import sys; print("torch" in sys.modules)'):
+import subprocess, sys
+for code in ({inner!r}, 'import sys; print("torch" in sys.modules)'):
     subprocess.run([sys.executable, '-c', code], cwd='/', check=True)
 ''')
-    assert start(LAUNCHER, path, cwd=tmp_path).stdout.split() == ['True', 'True', 'False']
+    assert start(LAUNCHER, path, cwd=tmp_path).stdout.split() == ['True', 'False']
 
 
-@pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
-def test_loader_workers(script, method):
-    path = script(f'''
+def test_loader_workers(script):
+    path = script('''
 import timm, torch
 class Names(torch.utils.data.Dataset):
     def __len__(self):
@@ -110,19 +109,19 @@ class Names(torch.utils.data.Dataset):
         import timm
         return sum(p.numel() for p in timm.create_model('test_mlfm_resnet').parameters())
 if __name__ == '__main__':
-    loader = torch.utils.data.DataLoader(Names(), num_workers=1, multiprocessing_context={method!r})
-    print(*(int(n) for n in loader))
+    for method in ('fork', 'spawn', 'forkserver'):
+        print(*(int(n) for n in torch.utils.data.DataLoader(Names(), num_workers=1, multiprocessing_context=method)))
 ''')
     result = start(LAUNCHER, path)
-    assert result.stdout.split() == ['89522'] * 2, result.stderr
+    assert result.stdout.split() == ['89522'] * 6, result.stderr
 
 
 def test_torchrun(script):
     path = script('import os, sys, timm; print(os.environ["RANK"], timm.is_model("mlfm_resnet18"), sys.argv[1])')
     result = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'mlfm_zoo', 'run',
-         str(path), '--flag'], env=PACKAGE_AT, capture_output=True, text=True)
-    assert sorted(result.stdout.splitlines()) == ['0 True --flag', '1 True --flag'], result.stderr
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '-m', 'mlfm_zoo', 'run', path, '--flag'],
+        env=PACKAGE_AT, capture_output=True, text=True)
+    assert result.stdout == '0 True --flag\n', result.stderr
 
 
 def test_a_sitecustomize_of_the_machine_still_runs(script, tmp_path):
