@@ -7,7 +7,8 @@ import json
 import sys
 from typing import Any, Dict, List
 
-from ..data.imagenet100 import SYNSETS
+from .._terminal import printable
+from ..data.imagenet100 import SYNSETS, label_descriptions
 from ..hub.manifest import load_manifest
 from .arguments import AddCommand, add_device, add_model_kwargs, add_reading, best_device, positive
 
@@ -38,13 +39,17 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         'predict', _predict, 'say what a pretrained network sees on images',
         'Print the most probable classes of each image in words. Networks are those of timm and of this package; '
-        "labels are those of the network's config, of ImageNet100 or of ImageNet-1k.")
+        "labels are those of the network's config or of the data set that its tag names, or else numbers.")
     command.add_argument('images', nargs='+', metavar='IMAGE', help='file of an image, or a folder of images')
     command.add_argument(
         '--model', metavar='NAME', help='a name that timm.create_model takes (default: the best network of this '
         'package that has ImageNet100 weights)')
     command.add_argument('--topk', type=positive, default=5, metavar='N', help='classes for each image (default: 5)')
-    command.add_argument('--format', choices=('text', 'json', 'csv'), default='text', help='form of what is printed')
+    command.add_argument(
+        '--imagenet100', action='store_true', help='label the classes as ImageNet100, whatever the network says')
+    command.add_argument(
+        '--format', choices=('text', 'json', 'csv'), default='text',
+        help='form of what is printed; the others than json escape unprintable characters in names')
     command.add_argument('--output', metavar='FILE', help='picture to draw, of the images with their classes')
     add_model_kwargs(command)
     add_device(command)
@@ -90,15 +95,16 @@ def _predict(args: argparse.Namespace) -> None:
     model = create(args.model or best_checkpoint().name, dict(args.model_kwargs))
     predictions: List[Prediction] = []
     faults: List[str] = []
-    for _, found in predict(model, files, args.topk, best_device(args.device)):
+    labels = list(label_descriptions().values()) if args.imagenet100 else None
+    for _, found in predict(model, files, args.topk, best_device(args.device), labels):
         if isinstance(found, str):
             faults.append(found)
             continue
         predictions.append(found)
         if args.format == 'text':
-            print(found.file)
+            print(printable(found.file))
             for answer in found.answers:
-                print(f'  {100 * answer.probability:5.1f} %  {answer.label}')
+                print(f'  {100 * answer.probability:5.1f} %  {printable(answer.label)}')
     if args.format == 'json':
         rows = [dict(file=str(p.file), answers=[dataclasses.asdict(a) for a in p.answers]) for p in predictions]
         print(json.dumps(rows, indent=2))
@@ -107,7 +113,7 @@ def _predict(args: argparse.Namespace) -> None:
         table.writerow(['file', 'rank', 'index', 'label', 'probability'])
         for p in predictions:
             for rank, answer in enumerate(p.answers, start=1):
-                table.writerow([p.file, rank, *dataclasses.astuple(answer)])
+                table.writerow([printable(p.file), rank, answer.index, printable(answer.label), answer.probability])
     if args.output and predictions:
         draw_predictions(predictions, args.output)
     if faults:

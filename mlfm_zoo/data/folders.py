@@ -1,37 +1,108 @@
 """Folders of images, read as a timm model expects them."""
 
+import os
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.data import ImageDataset, create_loader, resolve_model_data_config
+from timm.data import ImageDataset, create_loader, get_img_extensions, resolve_model_data_config
+from timm.utils import natural_key
 
+from .._terminal import printable
 from .._timm import config_of
 from .images import UnreadableImage, open_image
 
 __all__ = [
-    'StrictImageDataset', 'data_config', 'image_mode', 'open_folder', 'open_images', 'read_batches', 'usable_device',
+    'StrictImageDataset', 'data_config', 'image_mode', 'label_names', 'open_folder', 'open_images', 'read_batches',
+    'usable_device', 'walk_images',
 ]
+
+
+def walk_images(root: Union[str, Path], endings: Optional[Collection[str]] = None) -> List[Path]:
+    """List the images in a folder and the folders in it, in timm's order.
+
+    Links are followed, except back into a folder that holds them. Hidden files and folders are left out: notebooks,
+    file managers and stopped programs leave them.
+
+    Args:
+        root: The folder.
+        endings: Endings of images in lower case; those that timm reads if None.
+
+    Returns:
+        The files. A link with an image's ending that leads nowhere is one of them, so that opening it reports it.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or another link leads nowhere: it may be a class.
+        OSError: A folder cannot be read.
+    """
+    endings = get_img_extensions(as_set=True) if endings is None else endings
+    files: List[str] = []
+
+    def search(folder: str, above: Tuple[str, ...]) -> None:
+        above += (os.path.join(os.path.realpath(folder), ''),)
+        for entry in os.scandir(folder):
+            if entry.name.startswith('.'):
+                continue
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                inside = os.path.join(os.path.realpath(entry.path), '')
+                if not any(path.startswith(inside) for path in above):
+                    search(entry.path, above)
+            elif os.path.splitext(entry.name)[1].lower() in endings:
+                files.append(entry.path)
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                raise FileNotFoundError(f'{entry.path} is a link that leads nowhere: repair or remove it.')
+
+    search(str(root), ())
+    return [Path(file) for file in sorted(files, key=lambda file: (natural_key(file), file))]
+
+
+class _FolderReader:
+    """What timm calls a reader: the files of a folder with the numbers of their classes.
+
+    Args:
+        root: The folder. The class of an image is the name of the folder that holds it.
+        class_names: The classes in the order of their numbers, others are left out; all in timm's order if None.
+
+    Attributes:
+        samples: Path and class number of each image.
+        class_to_idx: Number of each class.
+        found: Classes of which the folder has images, those that are left out too.
+    """
+
+    def __init__(self, root: Path, class_names: Optional[Sequence[str]] = None):
+        self.root = root
+        named = [(file, file.parent.name if file.parent != root else '') for file in walk_images(root)]
+        self.found = sorted({name for _, name in named}, key=lambda name: (natural_key(name), name))
+        if class_names is None:
+            class_names = self.found
+        self.class_to_idx = {name: i for i, name in enumerate(class_names)}
+        self.samples = [(str(file), self.class_to_idx[name]) for file, name in named if name in self.class_to_idx]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        file = self.samples[index][0]
+        return os.path.basename(file) if basename else file if absolute else os.path.relpath(file, self.root)
 
 
 class StrictImageDataset(ImageDataset):
     """timm's image folder, except that an unreadable image is an error; timm returns the next image instead."""
 
     def __getitem__(self, index: int) -> Tuple[Any, int]:
-        file, target = self.reader[index]
-        with file:
-            image = open_image(file, self.input_img_mode, self.reader.filename(index, absolute=True))
-        return self.transform(image), target
+        file, target = self.reader.samples[index]
+        return self.transform(open_image(file, self.input_img_mode)), target
 
 
-def open_images(root: Union[str, Path], class_map: Optional[Dict[str, int]] = None) -> StrictImageDataset:
+def open_images(root: Union[str, Path], class_names: Optional[Sequence[str]] = None) -> StrictImageDataset:
     """Open a folder of images of any classes.
 
     Args:
         root: Folder of images, or of folders of them.
-        class_map: Index of each class by its folder; the order of the folders' names if None.
+        class_names: Names of the class folders in the order of their numbers, others are left out; all folders in
+            timm's order if None.
 
     Returns:
         timm's dataset, without a transform.
@@ -42,46 +113,84 @@ def open_images(root: Union[str, Path], class_map: Optional[Dict[str, int]] = No
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f'There is no folder at {root}: give one that holds a folder of images for each class.')
-    try:
-        return StrictImageDataset(str(root), class_map=class_map)
-    except RuntimeError as error:
-        images = 'images of the expected classes' if class_map else 'images'
+    reader = _FolderReader(root, class_names)
+    if not reader.samples:
+        images = 'images'
+        if class_names and reader.found:
+            images = f'images of the expected classes {_listed(class_names)}, only of {_listed(reader.found)}'
         raise FileNotFoundError(
-            f'{root} holds no {images}: give a folder that holds a folder of images for each class.') from error
+            f'{root} holds no {images}: give a folder that holds a folder of images for each class.')
+    return StrictImageDataset(str(root), reader=reader)
+
+
+def label_names(model: nn.Module) -> Optional[List[str]]:
+    """Return the names of a model's classes that its config gives.
+
+    Args:
+        model: A timm model.
+
+    Returns:
+        A name for each output; None if the config gives none, or those of another number of outputs.
+    """
+    names, num_classes = config_of(model).get('label_names') or (), getattr(model, 'num_classes', 0)
+    if isinstance(names, dict):  # timm takes a name by its number too, which JSON makes a string
+        names = [names.get(i, names.get(str(i), i)) for i in range(len(names))]
+    return [str(name) for name in names] if len(names) == num_classes else None
 
 
 def open_folder(
         root: Union[str, Path],
-        model_classes: int,
+        model: nn.Module,
         class_names: Optional[Sequence[str]] = None,
 ) -> StrictImageDataset:
     """Open an image folder for a model's classes.
 
+    Folders are matched with outputs by name if the caller or the model's config names the classes. Otherwise they are
+    numbered in timm's order.
+
     Args:
         root: Folder with one folder of images a class.
-        model_classes: Number of the model's outputs.
-        class_names: Names of the class folders in the order of the model's outputs, needed where `root` holds only
-            some of the classes; sorted folder names if None. Folders of other names are left out, with a warning.
+        model: A timm model.
+        class_names: Names of the class folders in the order of the model's outputs, of which `root` may hold only some;
+            those of `label_names` if None. Folders of other names are left out, with a warning.
 
     Returns:
         timm's dataset, without a transform.
 
     Raises:
-        FileNotFoundError: `root` is not a folder, or holds no images of these classes.
-        ValueError: The number of classes is not the number of the model's outputs.
+        FileNotFoundError: `root` is not a folder, or a class has a folder without images.
+        ValueError: The classes are not the model's, by their names or, if it names none, by their number.
     """
-    dataset = open_images(root, {name: i for i, name in enumerate(class_names)} if class_names else None)
-    num_classes = len(class_names or dataset.reader.class_to_idx)
-    if num_classes != model_classes:
+    names = class_names or label_names(model)
+    dataset = open_images(root, names)
+    reader, num_classes = dataset.reader, getattr(model, 'num_classes', 0)
+    filled = {Path(dataset.reader.filename(i)).parts[0] for i in range(len(dataset))}
+    empty = {f.name for f in Path(root).iterdir() if f.is_dir() and not f.name.startswith('.')} - filled
+    if names:
+        empty &= set(names)
+    if empty:
+        raise FileNotFoundError(
+            f'{Path(root, min(empty))} holds no images, expected those of a class: add them, or remove the folder.')
+    classes = class_names or reader.found
+    if len(classes) != num_classes:
         raise ValueError(
-            f'The model distinguishes {model_classes} classes and the data has {num_classes}: give data of the same '
-            'classes, and their names where the data holds only some of them.')
-    others = [f.name for f in Path(root).iterdir() if f.is_dir() and f.name not in dataset.reader.class_to_idx]
+            f'The model distinguishes {num_classes} classes and the data has {len(classes)}, {_listed(classes)}: give '
+            'data of the same classes, and their names where the data holds only some of them.')
+    others = sorted(set(reader.found) - set(reader.class_to_idx))
+    if others and class_names is None:
+        raise ValueError(
+            f'The classes of the model are {_listed(list(reader.class_to_idx))}, and the folders in {root} are '
+            f'{_listed(reader.found)}: rename the folders, or give their names in the order of the classes.')
     if others:
         warnings.warn(
-            f'{len(others)} folders in {root} belong to no class and are left out, {min(others)} among them.',
+            f'{len(others)} folders in {root} belong to no class and are left out, {printable(others[0])} among them.',
             stacklevel=3)
     return dataset
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few names, in a form for an error."""
+    return ', '.join(map(printable, names[:12])) + (', ...' if len(names) > 12 else '')
 
 
 def read_batches(
@@ -123,7 +232,7 @@ def read_batches(
     try:
         yield from loader
     except UnreadableImage as error:  # from a worker, its message is the whole traceback
-        raise UnreadableImage(str(error).strip().splitlines()[-1].split('UnreadableImage: ')[-1]) from error
+        raise UnreadableImage(str(error).rpartition('UnreadableImage: ')[2].strip()) from error
 
 
 def image_mode(config: Mapping[str, Any]) -> str:

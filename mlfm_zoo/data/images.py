@@ -4,45 +4,90 @@ import os
 from pathlib import Path
 from typing import IO, Optional, Union
 
-from PIL import Image
+from PIL import Image, ImageOps
 
-__all__ = ['UnreadableImage', 'open_image']
+__all__ = ['UnreadableImage', 'convert_pixels', 'open_image']
 
-# What Pillow raises for a file that is damaged or no image, over all of its formats.
-DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, RuntimeError, NotImplementedError, MemoryError, OverflowError,
-    Image.DecompressionBombError)
+# Longer side by shorter side. Networks resize the shorter side to a few hundred pixels, and the longer one with it: a
+# file of 1 x 200,000 pixels has 500 bytes and would fill the memory.
+MAX_ASPECT = 200
 
 
 class UnreadableImage(ValueError):
-    """An image file cannot be decoded."""
+    """An image file cannot be decoded, or has no form that networks take."""
 
 
 def open_image(
         file: Union[str, Path, IO[bytes]],
         mode: Optional[str] = 'RGB',
         name: Optional[Union[str, Path]] = None,
+        upright: bool = False,
 ) -> Image.Image:
     """Decode an image file completely.
 
     Args:
         file: Path of the file, or the open file.
-        mode: Pillow mode to convert to; None keeps the file's own.
+        mode: Pillow mode to convert to, by `convert_pixels`; None keeps the file's own.
         name: Name of the file in errors; taken from `file` if None.
+        upright: Whether to turn the image as its EXIF orientation says. Annotations refer to the upright image; timm
+            ignores the orientation when it classifies.
 
     Returns:
         The decoded image, whose file is closed if it was opened here.
 
     Raises:
-        UnreadableImage: The file is missing, damaged or not an image.
+        UnreadableImage: The file is missing, damaged or not an image, or cannot be converted.
     """
     if name is None:
         name = file if isinstance(file, (str, os.PathLike)) else getattr(file, 'name', 'The file')
     try:
         with Image.open(file) as image:
             image.load()
-            return image if mode is None or mode == image.mode else image.convert(mode)
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError as error:
         raise UnreadableImage(f'There is no image at {name}: give the path of an image file.') from error
-    except DECODING_ERRORS as error:
+    except Exception as error:  # for damaged files, Pillow's decoders raise exceptions of all kinds
+        if isinstance(error, OSError) and error.strerror:
+            raise UnreadableImage(f'{name} cannot be read ({error.strerror}): check the file.') from error
         raise UnreadableImage(f'{name} cannot be decoded as an image: repair or remove it.') from error
+    return image if mode is None else convert_pixels(image, mode, name)
+
+
+def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Image.Image:
+    """Convert an image to what a network takes: 8 bits a channel. Gray of 16 bits is scaled; Pillow would clip it.
+
+    Args:
+        image: The image as `open_image` decoded it.
+        mode: Pillow mode to convert to, such as 'RGB' or 'L'.
+        name: Name of the file in errors.
+
+    Returns:
+        The image in this mode.
+
+    Raises:
+        UnreadableImage: The pixels have no known range, as those of floats, or the image is a thin strip.
+    """
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise UnreadableImage(
+            f'{name} is {image.width} x {image.height} pixels, expected sides that differ by a factor of at most '
+            f'{MAX_ASPECT}: crop it.')
+    if image.mode.startswith(('I', 'F')):
+        if not _is_gray_of_16_bits(image):
+            raise UnreadableImage(
+                f'{name} has pixels of mode {image.mode}, whose range is unknown, expected 8 or 16 bits a channel: '
+                'convert it.')
+        image = image.convert('I').point(lambda value: value / 257 + 0.5).convert('L')  # 65535 = 257 * 255
+    try:
+        return image if mode == image.mode else image.convert(mode)
+    except ValueError as error:
+        raise UnreadableImage(f'{name} has pixels of mode {image.mode}, expected gray or RGB: convert it.') from error
+
+
+def _is_gray_of_16_bits(image: Image.Image) -> bool:
+    """Whether pixels are 0 for black to 65535 for white; a TIFF's are signed, of 12 bits or inverted in other files."""
+    if image.format == 'TIFF':
+        bits_per_sample, photometric = 258, 262
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        return image.mode.startswith('I;16') and (tags[bits_per_sample], tags[photometric]) == ((16,), 1)
+    return image.format in ('PNG', 'PPM', 'JPEG2000')

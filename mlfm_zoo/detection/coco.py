@@ -27,7 +27,7 @@ MODES = {1: 'L', 3: 'RGB'}
 
 require_pycocotools = functools.partial(require_extra, extra='detection', what='Data in the form of COCO')
 
-# pycocotools crashes on polygons with NaN or infinite coordinates, instead of raising.
+# pycocotools ends the interpreter on polygons with coordinates that are no numbers or beyond 4.2e8.
 MAX_COORDINATE = 10 ** 6
 
 

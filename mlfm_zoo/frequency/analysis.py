@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from .._files import written_whole
 from ..data.filters import FrequencyFilter, full_radius
 from ..data.folders import data_config, image_mode, open_folder, usable_device
-from ..data.images import UnreadableImage, open_image
+from ..data.images import UnreadableImage, convert_pixels, open_image
 
 __all__ = ['SAMPLE_COLUMNS', 'Probe', 'analyse', 'default_radii', 'judge', 'keep_settings', 'write_table']
 
@@ -100,8 +100,10 @@ class Probe:
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.models = {name: model.to(self.device).eval() for name, model in models.items()}
-        for count in {getattr(model, 'num_classes', 0) for model in models.values()}:
-            self.reader = open_folder(root, count, class_names).reader  # raises where the classes do not fit
+        readers = [open_folder(root, model, class_names).reader for model in models.values()]
+        self.reader = readers[0]
+        if any(reader.class_to_idx != self.reader.class_to_idx for reader in readers):
+            raise ValueError('The models name their classes differently: analyze them one by one.')
         self.configs: List[Dict[str, Any]] = []
         self.groups: List[List[str]] = []
         for name, model in self.models.items():
@@ -169,13 +171,13 @@ class _Images(Dataset[Any]):
         return len(self.reader) - self.start
 
     def __getitem__(self, index: int) -> Tuple[Optional[List[torch.Tensor]], int]:
-        file, label = self.reader[self.start + index]
+        file, label = self.reader.samples[self.start + index]
         try:
-            with file:
-                image = open_image(file, mode=None)
+            image = open_image(file, mode=None)
+            images = [convert_pixels(image, mode, file) for mode in self.modes]
         except UnreadableImage:
             return None, label
-        return [transform(image.convert(mode)) for transform, mode in zip(self.transforms, self.modes)], label
+        return [transform(image) for transform, image in zip(self.transforms, images)], label
 
 
 def analyse(

@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
+from timm.utils import unwrap_model
 
 from ..data.folders import data_config, open_folder, read_batches, usable_device
 
@@ -31,10 +32,9 @@ def evaluate(
     """Count a model's correct answers on an image folder.
 
     Args:
-        model: A timm model; its pretrained config says how images are prepared.
+        model: A timm model, or a parallel one around it; its pretrained config says how images are prepared.
         root: Folder with one folder of images a class.
-        class_names: Names of the class folders in the order of the model's outputs, needed where `root` holds only
-            some of the classes; sorted folder names if None. Folders of other names are left out, with a warning.
+        class_names: Names of the class folders in the order of the model's outputs, see `data.folders.open_folder`.
         img_size: Image size in pixels, instead of the config's.
         batch_size: Images a batch.
         num_workers: Processes that read images.
@@ -46,11 +46,11 @@ def evaluate(
 
     Raises:
         FileNotFoundError: `root` is not a folder, or holds no images of these classes.
-        ValueError: The number of classes is not the number of the model's outputs, an image cannot be decoded, or
-            there is no such device.
+        ValueError: The classes are not the model's, an image cannot be decoded, or there is no such device.
     """
-    dataset = open_folder(root, getattr(model, 'num_classes', 0), class_names)
-    config = data_config(model, img_size)
+    network = unwrap_model(model)
+    dataset = open_folder(root, network, class_names)
+    config = data_config(network, img_size)
     device = usable_device(device)
     model = model.to(device).eval()
     top1 = top5 = total = 0

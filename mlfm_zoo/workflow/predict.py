@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -10,9 +10,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from timm.data import ImageNetInfo, create_transform
 
 from .._files import written_whole
+from .._terminal import printable
 from .._timm import config_of
 from ..data import imagenet100
-from ..data.folders import data_config, image_mode, usable_device
+from ..data.folders import data_config, image_mode, label_names, usable_device, walk_images
 from ..data.images import UnreadableImage, open_image
 from ..hub.manifest import Checkpoint, load_manifest
 
@@ -50,22 +51,25 @@ def class_labels(model: nn.Module) -> List[str]:
     """Describe the classes of a network in words.
 
     Args:
-        model: A timm model. Labels are those of its config, or else of ImageNet100 or ImageNet-1k, by the number of
-            outputs.
+        model: A timm model.
 
     Returns:
-        A label for each output; its number if the label is unknown.
+        A label for each output: that of the model's config; of ImageNet-1k or ImageNet100 if the model has the classes
+        of registered weights whose tag names one of them, such as `a1_in1k`; or else its number.
     """
     config, num_classes = config_of(model), getattr(model, 'num_classes', 0)
-    names: Sequence[str] = config.get('label_names') or ()
-    if len(names) == num_classes:
+    names = label_names(model)
+    if names is not None:
         descriptions: Dict[str, str] = config.get('label_descriptions') or {}
         return [descriptions.get(name, name) for name in names]
-    if num_classes == len(imagenet100.SYNSETS):
-        return list(imagenet100.label_descriptions().values())
-    if num_classes == 1000:
+    # in a folder, the tag may be that of the network which was trained further
+    official = config.get('source') != 'local-dir' and (config.get('hf_hub_id') or 'timm/').startswith('timm/')
+    datasets = (config.get('tag') or '').split('_') if official else []
+    if num_classes == 1000 and 'in1k' in datasets:
         info = ImageNetInfo('imagenet-1k')
-        return [info.index_to_description(index) for index in range(1000)]
+        return [info.index_to_description(index) for index in range(num_classes)]
+    if num_classes == len(imagenet100.SYNSETS) and 'in100' in datasets:
+        return list(imagenet100.label_descriptions().values())
     return [f'class {index}' for index in range(num_classes)]
 
 
@@ -73,7 +77,7 @@ def find_images(paths: Sequence[Union[str, Path]]) -> List[Path]:
     """Find files of images.
 
     Args:
-        paths: Files, and folders to search.
+        paths: Files, and folders to search by `data.folders.walk_images`.
 
     Returns:
         Files in the order given; those in a folder are sorted by name.
@@ -85,7 +89,7 @@ def find_images(paths: Sequence[Union[str, Path]]) -> List[Path]:
     files: List[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(file for file in path.rglob('*') if file.suffix.lower() in readable and file.is_file())
+            found = walk_images(path, readable)
             if not found:
                 raise FileNotFoundError(f'{path} holds no images: give files, or a folder that has some in it.')
             files += found
@@ -101,6 +105,7 @@ def predict(
         files: Iterable[Path],
         topk: int = 5,
         device: Union[str, torch.device] = 'cpu',
+        labels: Optional[Sequence[str]] = None,
 ) -> Iterator[Tuple[Path, Union[Prediction, str]]]:
     """Classify images one by one.
 
@@ -109,18 +114,21 @@ def predict(
         files: Files of images.
         topk: Answers for each image, at most as many as the network has outputs.
         device: Where the model runs.
+        labels: Labels of the network's outputs; those of `class_labels` if None.
 
     Yields:
         Each file with its prediction, or with one sentence about what is wrong with it.
 
     Raises:
-        ValueError: There is no such device, or the network has no classifier.
+        ValueError: There is no such device, the network has no classifier, or another number of outputs than labels.
     """
-    if not model.num_classes:
-        raise ValueError('The network has no classifier: build it with num_classes above 0.')
+    labels = class_labels(model) if labels is None else labels
+    if not model.num_classes or len(labels) != model.num_classes:
+        raise ValueError(
+            f'The network has {model.num_classes} outputs, expected {len(labels) or "at least one"}: give its labels, '
+            'or build it with num_classes.')
     device = usable_device(device)
     model = model.to(device).eval()
-    labels = class_labels(model)
     config = data_config(model)
     transform = create_transform(**config)
     mode = image_mode(config)
@@ -167,7 +175,7 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
         for line, answer in enumerate(prediction.answers):
             y = top + TILE + 4 + LINE * line
             draw.rectangle((left, y + 1, left + int(TILE * answer.probability), y + LINE - 3), fill='#c7ddf2')
-            text = f'{100 * answer.probability:5.1f} %  {answer.label}'
+            text = f'{100 * answer.probability:5.1f} %  {printable(answer.label)}'
             while draw.textlength(text, font) > TILE:
                 text = f'{text[:-2]}…' if not text.endswith('…') else f'{text[:-3]}…'
             draw.text((left + 2, y), text, fill='black', font=font)

@@ -1,12 +1,22 @@
 """Folders of images against timm's own dataset and loader; unreadable images, wrong classes, missing devices."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 from timm.data import create_dataset, create_loader, resolve_model_data_config
 
 from digits import load_split
-from mlfm_zoo.data.folders import data_config, image_mode, open_folder, open_images, read_batches, usable_device
+from mlfm_zoo.data.folders import (
+    data_config,
+    image_mode,
+    open_folder,
+    open_images,
+    read_batches,
+    usable_device,
+    walk_images,
+)
 from mlfm_zoo.data.images import UnreadableImage
 
 
@@ -29,7 +39,7 @@ def test_batches_are_timms(folder, name):
     expected = create_loader(
         create_dataset('', folder, class_map={str(i): i + 1 for i in range(5)}, input_img_mode=image_mode(config)),
         batch_size=4, use_prefetcher=False, **resolve_model_data_config(model, dict(img_size=96)))
-    actual = read_batches(open_folder(folder, 6, ['x', *'01234']), config, 4, num_workers=0)
+    actual = read_batches(open_folder(folder, named(None, 6), ['x', *'01234']), config, 4, num_workers=0)
     batches = list(zip(actual, expected, strict=True))
     assert len(batches) == 4
     for (images, targets), (their_images, their_targets) in batches:
@@ -47,21 +57,62 @@ def test_unreadable_image(folder, content, workers):
     assert str(error.value) == f'{bad} cannot be decoded as an image: repair or remove it.'
 
 
+def named(names, num_classes):
+    """A model whose config names its classes."""
+    model = timm.create_model('test_mlfm_resnet', num_classes=num_classes, device='meta')
+    model.pretrained_cfg['label_names'] = names
+    return model
+
+
 def test_classes(folder):
-    with pytest.raises(ValueError, match='distinguishes 10 classes and the data has 5'):
-        open_folder(folder, 10)
-    with pytest.raises(ValueError, match='distinguishes 10 classes and the data has 11'):
-        open_folder(folder, 10, [str(i) for i in range(11)])
+    with pytest.raises(ValueError, match='distinguishes 10 classes and the data has 5, 0, 1, 2, 3, 4: '):
+        open_folder(folder, named(None, 10))
+    with pytest.raises(ValueError, match='distinguishes 10 classes and the data has 11, 0, 1, 2'):
+        open_folder(folder, named(None, 10), [str(i) for i in range(11)])
     with pytest.warns(UserWarning, match='2 folders in .* belong to no class and are left out, 3 among them'):
-        dataset = open_folder(folder, 4, ['2', '1', '0', 'x'])
+        dataset = open_folder(folder, named(None, 4), ['2', '1', '0', 'x'])
     assert dataset.reader.class_to_idx == {'2': 0, '1': 1, '0': 2, 'x': 3} and len(dataset) == 9
+    dataset = open_folder(folder, named(list('43210'), 5))
+    assert all(target == 4 - int(Path(file).parent.name) for file, target in dataset.reader.samples)
+    with pytest.raises(ValueError, match='of the model are 0, 1, 2, 3, x, and the folders in .* are 0, 1, 2, 3, 4: '):
+        open_folder(folder, named(list('0123x'), 5))
+    with pytest.raises(ValueError, match='of the model are 0, 1, 2, 3, and the folders in'):  # two of one name
+        open_folder(folder, named(list('01233'), 5))
+    with pytest.raises(FileNotFoundError, match='images of the expected classes a, b, c, d, e, only of 0, 1, 2, 3, 4: '):
+        open_folder(folder, named(list('abcde'), 5))
+
+
+def test_what_is_no_folder_of_images(folder):
     with pytest.raises(FileNotFoundError, match='There is no folder at .*none'):
         open_images(folder / 'none')
-    (folder / 'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match='empty holds no images:'):
-        open_images(folder / 'empty')
-    with pytest.raises(FileNotFoundError, match='holds no images of the expected classes'):
-        open_images(folder, {'a': 0})
+    (folder / '5').mkdir()
+    with pytest.raises(FileNotFoundError, match='5 holds no images:'):
+        open_images(folder / '5')
+    for names in (None, list('012345')):
+        with pytest.raises(FileNotFoundError, match='5 holds no images, expected those of a class'):
+            open_folder(folder, named(names, 6))
+    (folder / '5').rmdir()
+    (folder / '5').symlink_to('nowhere')
+    with pytest.raises(FileNotFoundError, match='5 is a link that leads nowhere'):
+        open_folder(folder, named(None, 6))
+
+
+def test_walk(folder, tmp_path_factory):
+    """Linked folders count as in timm's own walk; hidden ones and circles, which timm reads, do not."""
+    linked = tmp_path_factory.mktemp('linked')
+    for digit in range(5):
+        (linked / f'digit{2 * digit + 2}').symlink_to(folder / str(digit))
+    dataset, theirs = open_images(linked), create_dataset('', linked)
+    assert dataset.reader.samples == theirs.reader.samples
+    assert dataset.reader.class_to_idx == theirs.reader.class_to_idx
+    (folder / '0' / 'circle').symlink_to(folder)
+    (folder / '1' / '.ipynb_checkpoints').mkdir()
+    for name in ('.ipynb_checkpoints/copy.png', '.unfinished-1-0.png', '._0.png'):
+        (folder / '1' / name).write_bytes(b'left over')
+    (folder / '2' / 'notes.txt').write_text('no image')
+    assert list(map(str, walk_images(linked))) == [file for file, _ in theirs.reader.samples]
+    (folder / '2' / 'dangling.png').symlink_to('nowhere')
+    assert linked / 'digit6' / 'dangling.png' in walk_images(linked)
 
 
 def test_models_and_devices():

@@ -34,6 +34,37 @@ def test_counts(folder):
     assert result.top5 == int((logits.topk(5).indices == labels[:, None]).any(1).sum())
 
 
+@pytest.mark.parametrize('parallel', [False, True])
+def test_classes_are_matched_by_name(tmp_path, parallel):
+    """Outputs in torchvision's order of folder names, digit1, digit10, digit2 ...: it knows them all."""
+    _, test = load_split()
+    for digit in range(10):
+        (tmp_path / f'digit{digit + 1}').mkdir()
+        for i in (test.labels == digit).nonzero().flatten().tolist()[:3]:
+            test.images[i].save(tmp_path / f'digit{digit + 1}' / f'{i}.png')
+    names = sorted(f'digit{i + 1}' for i in range(10))
+    model = timm.create_model('test_mlfm_resnet', pretrained=True)
+    order = [int(name[5:]) - 1 for name in names]  # which digit each output now stands for
+    with torch.no_grad():
+        for parameter in model.get_classifier().parameters():
+            parameter.copy_(parameter[order])
+    model.pretrained_cfg['label_names'] = names
+    network = torch.nn.DataParallel(model) if parallel else model
+    assert evaluate(network, tmp_path) == (30, 30, 30)
+
+
+def test_missing_image(folder, tmp_path):
+    """One sentence from a loader's process, whatever the file is called."""
+    (tmp_path / '0').symlink_to(folder / '0')
+    (tmp_path / '1').mkdir()
+    missing = tmp_path / '1' / 'a\nb\udcff.png'
+    missing.symlink_to('nowhere')
+    for workers in (0, 1):
+        with pytest.raises(ValueError) as error:
+            evaluate(timm.create_model('test_mlfm_resnet', num_classes=2), tmp_path, num_workers=workers)
+        assert str(error.value) == f'There is no image at {missing}: give the path of an image file.'
+
+
 def test_command(tmp_path, capsys):
     _, test = load_split()
     for digit in range(10):

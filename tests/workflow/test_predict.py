@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -78,16 +80,78 @@ def test_what_cannot_be_done(arguments, tmp_path, capsys):
 
 
 def test_labels():
-    labels = class_labels(timm.create_model('mlfm_resnet10', device='meta'))
-    assert len(labels) == len(SYNSETS) and labels[0].startswith('tench')
-    labels = class_labels(timm.create_model('resnet18', device='meta'))
-    assert len(labels) == 1000 and labels[0].startswith('tench')
+    """From the config or a registered tag, and never from the number of outputs."""
+    for name in ('resnet18.a1_in1k', 'mlfm_mobilenetv2_100.paper_in100'):
+        assert class_labels(timm.create_model(name, device='meta'))[0].startswith('tench')
     assert class_labels(timm.create_model('test_mlfm_resnet', device='meta')) == list('0123456789')
+    for name in ('gssdnet_o1_050', 'mlfm_resnet10', 'mlfm_mobilenetv2_100.paper_in100'):
+        model = timm.create_model(name, num_classes=100, device='meta')
+        if name.startswith('mlfm_mobilenetv2'):  # trained further, and saved: the tag remains
+            model.pretrained_cfg['source'] = 'local-dir'
+        assert class_labels(model) == [f'class {index}' for index in range(100)]
     model = timm.create_model('resnet18', num_classes=3, device='meta')
     assert class_labels(model) == ['class 0', 'class 1', 'class 2']
-    model = timm.create_model('resnet18', num_classes=2, device='meta')
-    model.pretrained_cfg.update(label_names=['a', 'b'], label_descriptions={'a': 'the first'})
-    assert class_labels(model) == ['the first', 'b']
+    for names in (['a', 'b', 'c'], {'0': 'a', '1': 'b', '2': 'c'}):
+        model.pretrained_cfg.update(label_names=names, label_descriptions={'a': 'the first'})
+        assert class_labels(model) == ['the first', 'b', 'c']
+
+
+def test_labels_of_the_caller(digits, tmp_path, capsys):
+    model = timm.create_model('test_mlfm_resnet', pretrained=True)
+    files = find_images([digits])
+    found = [prediction.answers[0].label for _, prediction in predict(model, files, labels='abcdefghij')]
+    assert found == ['abcdefghij'[int(file.parent.name)] for file in files]
+    with pytest.raises(ValueError, match='has 10 outputs, expected 3'):
+        next(predict(model, files, labels='abc'))
+    assert main(['predict', str(files[0]), '--model', 'test_mlfm_resnet', '--imagenet100']) == 1
+    assert 'has 10 outputs, expected 100' in capsys.readouterr().err
+
+
+def test_names_cannot_forge_answers(digits, tmp_path, capsys):
+    """Names of files and classes with newlines, escape sequences and bytes that are no UTF-8."""
+    folder = tmp_path / 'model'
+    names = ['\x1b[2K\n   99.9 %  eagle', *'123456789']
+    timm.models.save_for_hf(timm.create_model('test_mlfm_resnet'), folder, model_config=dict(label_names=names))
+    content = find_images([digits])[0].read_bytes()
+    for name in (b'a\n  99.9 %  eagle.png', b'b\xff.png'):
+        (tmp_path / os.fsdecode(name)).write_bytes(content)
+    command = ['predict', str(tmp_path), '--model', f'local-dir:{folder}', '--topk', '10']
+    assert main([*command, '--output', str(tmp_path / 'picture.png')]) == 0
+    text = capsys.readouterr().out
+    assert text.isascii() and '\x1b' not in text and len(text.splitlines()) == 2 * 11
+    assert '\\n' in text and '\\udcff' in text
+    assert main([*command, '--format', 'csv']) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 20 + 10  # and the picture's
+    assert main([*command, '--format', 'json']) == 0
+    assert {a['label'] for row in json.loads(capsys.readouterr().out) for a in row['answers']} == set(names)
+
+
+def test_damaged_and_odd_images_among_many(digits, tmp_path):
+    """Each of them is listed with a sentence, and the others are answered."""
+    good = find_images([digits])[0].read_bytes()
+    (tmp_path / 'good.png').write_bytes(good)
+    (tmp_path / 'link.png').symlink_to('good.png')
+    (tmp_path / 'dangling.png').symlink_to('nowhere.png')
+    (tmp_path / '.hidden.png').write_bytes(b'left over')
+    (tmp_path / 'damaged.dds').write_bytes(b'DDS ' + bytes(200))
+    Image.new('L', (1, 200_000)).save(tmp_path / 'strip.png')
+    Image.new('F', (8, 8)).save(tmp_path / 'floats.tif')
+    files = find_images([tmp_path])
+    found = dict(predict(timm.create_model('test_mlfm_resnet', pretrained=True), files))
+    assert {file.name for file, answer in found.items() if isinstance(answer, str)} == {
+        'dangling.png', 'damaged.dds', 'strip.png', 'floats.tif'}
+    assert all(str(file) in answer for file, answer in found.items() if isinstance(answer, str))
+    assert found[tmp_path / 'good.png'].answers == found[tmp_path / 'link.png'].answers
+
+
+def test_gray_of_16_bits(digits, tmp_path):
+    """A digit whose 8 bits are stored in 16 is the same picture."""
+    file = find_images([digits])[0]
+    pixels = np.array(Image.open(file).convert('L'))
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / 'wide.png')
+    model = timm.create_model('test_mlfm_resnet', pretrained=True)
+    (_, narrow), (_, wide) = predict(model, [file, tmp_path / 'wide.png'])
+    assert wide.answers == narrow.answers
 
 
 def test_other_channels(tmp_path):
