@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Iterator, Union
 
-__all__ = ['read_pickle', 'written_whole']
+__all__ = ['locked', 'read_pickle', 'written_whole']
 
 
 def read_pickle(path: Union[str, Path], mmap: bool = False) -> Any:
@@ -50,3 +50,27 @@ def written_whole(file: Path) -> Iterator[Path]:
         os.replace(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, those that ask too.
+
+    Args:
+        folder: The folder, made if it is missing. The file `.lock` stays in it; the lock ends with this process.
+
+    Yields:
+        Nothing, while the folder is locked. Windows has no such lock: nothing is excluded there.
+
+    Raises:
+        RuntimeError: Another process uses the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'a') as file:
+        if os.name == 'posix':
+            import fcntl
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RuntimeError(f'{folder} is in use by another run: wait for it, or name another folder.') from error
+        yield

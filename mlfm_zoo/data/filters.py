@@ -98,7 +98,7 @@ class FrequencyFilter(nn.Module):
 
     def extra_repr(self) -> str:
         radius = self.upper if self.kind in ('lowpass', 'highpass') else (self.lower, self.upper)
-        return f'{self.kind}, radius={radius}, form={self.form}{", pixels" if self.shift is not None else ""}'
+        return f'{self.kind}, radius={radius}, form={self.form}{", pixels" if self.shift else ""}'
 
 
 def lowpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.Tensor:
