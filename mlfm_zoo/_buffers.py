@@ -1,6 +1,6 @@
 """Buffers whose values follow from the arguments of their module."""
 
-from typing import Dict
+from typing import Dict, List, Tuple
 
 import torch
 import torch.nn as nn
@@ -12,8 +12,9 @@ class FixedBuffers(nn.Module):
     """Base of modules with buffers that are computed, never trained.
 
     The values are computed again after whatever changes or loses them: a change of dtype, `to_empty`, or a loader that
-    builds on the meta device and then calls timm's `init_non_persistent_buffers`. A subclass registers its buffers
-    empty, implements `fixed_buffers`, and ends its constructor with `self.init_non_persistent_buffers()`.
+    builds on the meta device and then moves the network, loads a state dict, which may lack them, or calls timm's
+    `init_non_persistent_buffers`. A subclass registers its buffers empty, implements `fixed_buffers`, and ends its
+    constructor with `self.init_non_persistent_buffers()`.
     """
 
     def fixed_buffers(self) -> Dict[str, torch.Tensor]:
@@ -26,17 +27,31 @@ class FixedBuffers(nn.Module):
 
     def init_non_persistent_buffers(self) -> None:
         """Restore the values of the buffers; those on the meta device stay without values."""
+        for name, value in self._values():
+            buffer = getattr(self, name)
+            if not buffer.is_meta and not torch.equal(buffer, value.to(buffer)):
+                setattr(self, name, value.to(buffer))
+
+    def _values(self) -> List[Tuple[str, torch.Tensor]]:
+        """The values of buffers that can hold some; fake tensors, as tracers use them, cannot."""
         with torch.device('cpu'):  # also inside a loader's `with torch.device('meta')`
             values = self.fixed_buffers()
-        for name, value in values.items():
-            buffer = getattr(self, name)
-            if type(buffer) is not torch.Tensor or buffer.is_meta:  # or a fake tensor, which has no values either
-                continue
-            value = value.to(buffer)
-            if not torch.equal(buffer, value):
-                setattr(self, name, value)
+        return [(name, value) for name, value in values.items() if type(getattr(self, name)) is torch.Tensor]
+
+    def _leave_meta(self) -> None:
+        """Put buffers on the meta device onto the CPU: a convolution with a meta weight fails without a word."""
+        if any(buffer.is_meta for buffer in self.buffers(recurse=False)):
+            for name, value in self._values():
+                buffer = getattr(self, name)
+                if buffer.is_meta:
+                    setattr(self, name, value.to(buffer.dtype))
 
     def _apply(self, fn, recurse=True):
+        self._leave_meta()
         super()._apply(fn, recurse)
         self.init_non_persistent_buffers()
         return self
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self._leave_meta()

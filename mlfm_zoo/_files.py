@@ -13,7 +13,7 @@ from typing import Any, Iterator, Union
 if sys.platform != 'win32':
     import fcntl
 
-__all__ = ['UNFINISHED', 'read_pickle', 'written_whole']
+__all__ = ['UNFINISHED', 'locked', 'read_pickle', 'written_whole']
 
 # What the names of files begin with that are being written, or whose writer was killed.
 UNFINISHED = '.unfinished-'
@@ -86,3 +86,27 @@ def _clear_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError), open(leftover, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a living process holds it
             leftover.unlink()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, those that ask too.
+
+    Args:
+        folder: The folder, made if it is missing. The file `.lock` stays in it; the lock ends with this process.
+
+    Yields:
+        Nothing, while the folder is locked. Windows has no such lock: nothing is excluded there.
+
+    Raises:
+        RuntimeError: Another process uses the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'a') as file:
+        if sys.platform != 'win32':
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RuntimeError(
+                    f'{folder} is in use by another run: wait for it, or name another folder.') from error
+        yield

@@ -11,7 +11,7 @@ DC, so that its filters are not symmetric and their output is not real. Here the
 
 import math
 from functools import lru_cache
-from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
+from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -58,6 +58,8 @@ class FrequencyFilter(nn.Module):
         True
     """
 
+    shift: List[float]
+
     def __init__(
             self,
             kind: str,
@@ -75,7 +77,7 @@ class FrequencyFilter(nn.Module):
         self.kind = kind
         self.form = form
         self.lower, self.upper = _check_radius(kind, radius)
-        self.shift = None if mean is None or std is None else tuple(m / s for m, s in zip(mean, std))
+        self.shift = [] if mean is None or std is None else [m / s for m, s in zip(mean, std)]
 
     def forward(self, images: torch.Tensor, spectrum: Optional[torch.Tensor] = None) -> torch.Tensor:
         """Filter images.
@@ -92,33 +94,11 @@ class FrequencyFilter(nn.Module):
         Raises:
             ValueError: The images have another number of dimensions, no pixels, or are not floating-point.
         """
-        if images.dim() not in (3, 4) or not images.numel() or not images.is_floating_point():
-            raise ValueError(
-                f'The images are a tensor of shape {tuple(images.shape)} and {images.dtype}, expected floating-point '
-                'numbers in a batch (N, C, H, W) or an image (C, H, W).')
-        height, width = images.shape[-2:]
-        dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-        filtered = images
-        if not self._keeps_all(height, width):
-            # what is traced must not meet tensors of another trace, nor leave its own behind
-            gain = _make_gain if torch.compiler.is_compiling() else _cached_gain
-            values = gain(self.kind, self.lower, self.upper, self.form, height, width, images.device, dtype)
-            if spectrum is None:
-                spectrum = torch.fft.rfft2(images.to(dtype))
-            # times 1: a bare sum's gradient is one value expanded, which the transform of torch 2.6 refuses on CPUs
-            filtered = (torch.fft.irfft2(spectrum * values, s=(height, width)) * 1).to(images.dtype)
-        if self.shift is not None and self.kind in ('highpass', 'bandpass'):
-            # normalizing maps a pixel of 0 to -mean / std, and these filters remove DC
-            filtered = filtered - torch.tensor(self.shift, dtype=images.dtype, device=images.device)[:, None, None]
-        return filtered
-
-    def _keeps_all(self, height: int, width: int) -> bool:
-        reaches = self.upper >= full_radius(height, width) if self.form == 'ideal' else math.isinf(self.upper)
-        return self.kind == 'lowpass' and reaches
+        return _filter(images, spectrum, self.kind, self.lower, self.upper, self.form, self.shift)
 
     def extra_repr(self) -> str:
         radius = self.upper if self.kind in ('lowpass', 'highpass') else (self.lower, self.upper)
-        return f'{self.kind}, radius={radius}, form={self.form}{", pixels" if self.shift is not None else ""}'
+        return f'{self.kind}, radius={radius}, form={self.form}{", pixels" if self.shift else ""}'
 
 
 def lowpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.Tensor:
@@ -189,14 +169,42 @@ def full_radius(height: int, width: int) -> int:
     Returns:
         The radius.
     """
-    return math.ceil(math.hypot(height // 2, width // 2))
+    return math.ceil(math.sqrt((height // 2) ** 2 + (width // 2) ** 2))
 
 
-@lru_cache(maxsize=128)
-@torch.inference_mode(False)  # one made in inference mode could not be trained with later
-def _cached_gain(*args: Any) -> torch.Tensor:
-    """The gain of a filter, computed once for each size of image, device and precision."""
-    return _make_gain(*args)
+@torch.fx.wrap  # a trace cannot look at the shape of images
+def _filter(
+        images: torch.Tensor,
+        spectrum: Optional[torch.Tensor],
+        kind: str,
+        lower: float,
+        upper: float,
+        form: str,
+        shift: List[float],
+) -> torch.Tensor:
+    """Filter images, see `FrequencyFilter.forward`."""
+    if images.dim() not in (3, 4) or not images.numel() or not images.is_floating_point():
+        raise ValueError(
+            f'The images are a tensor of shape {list(images.shape)} and {images.dtype}, expected floating-point '
+            'numbers in a batch (N, C, H, W) or an image (C, H, W).')
+    height, width = images.shape[-2], images.shape[-1]
+    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+    filtered = images
+    reach = math.inf if form == 'gaussian' else float(full_radius(height, width))
+    if kind != 'lowpass' or upper < reach:  # else it keeps everything
+        # what is compiled must not meet tensors of another trace, nor leave its own behind
+        if torch.jit.is_scripting() or torch.compiler.is_compiling():
+            gain = _make_gain(kind, lower, upper, form, height, width, images.device, dtype)
+        else:
+            gain = _cached_gain(kind, lower, upper, form, height, width, images.device, dtype)
+        if spectrum is None:
+            spectrum = torch.fft.rfft2(images.to(dtype))
+        # times 1: a bare sum's gradient is one value expanded, which the transform of torch 2.6 refuses on CPUs
+        filtered = (torch.fft.irfft2(spectrum * gain, s=[height, width]) * 1).to(images.dtype)
+    if len(shift) > 0 and kind in ('highpass', 'bandpass'):
+        # normalizing maps a pixel of 0 to -mean / std, and these filters remove DC
+        filtered = filtered - torch.tensor(shift, dtype=images.dtype, device=images.device)[:, None, None]
+    return filtered
 
 
 def _make_gain(
@@ -210,16 +218,22 @@ def _make_gain(
         dtype: torch.dtype,
 ) -> torch.Tensor:
     """Factors of the coefficients of `torch.fft.rfft2`, (H, W // 2 + 1)."""
-    dd: Dict[str, Any] = dict(device='cpu', dtype=torch.float64)
-    frequency_y = torch.cat([torch.arange((height + 1) // 2, **dd), torch.arange(height // 2, 0, -1, **dd)])
-    frequency_x = torch.arange(width // 2 + 1, **dd)
-    distance = torch.sqrt(frequency_y[:, None].square() + frequency_x.square())
+    y = torch.arange(height, dtype=torch.float64, device='cpu')
+    x = torch.arange(width // 2 + 1, dtype=torch.float64, device='cpu')
+    distance = torch.sqrt(torch.minimum(y, height - y)[:, None].square() + x.square())
     values = _low_gain(distance, upper, form)
     if kind in ('bandpass', 'bandstop'):
         values = values - _low_gain(distance, lower, form)
     if kind in ('highpass', 'bandstop'):
         values = 1 - values
     return values.to(device, dtype)
+
+
+@lru_cache(maxsize=128)
+@torch.inference_mode(False)  # one made in inference mode could not be trained with later
+def _cached_gain(*args: Any) -> torch.Tensor:
+    """The gain of a filter, computed once for each size of image, device and precision."""
+    return _make_gain(*args)
 
 
 def _low_gain(distance: torch.Tensor, radius: float, form: str) -> torch.Tensor:

@@ -1,13 +1,13 @@
 """Writes folders of images as JPEG files of one size, to be read as coefficients."""
 
 from pathlib import Path
-from typing import List, Union
+from typing import Union
 
 from PIL import Image
-from timm.data import get_img_extensions
 
 from .._files import written_whole
-from ..data.images import open_image
+from ..data.folders import walk_images
+from ..data.images import convert_pixels, open_image
 from .stem import BLOCK
 
 __all__ = ['store_jpegs']
@@ -26,8 +26,8 @@ def store_jpegs(
     """Write a folder of images again as JPEG files, resized, in the same folders below another one.
 
     The shorter side becomes `size`, by Pillow's bilinear filter, as the networks' configs ask of timm's transforms.
-    CMYK becomes RGB, and EXIF's orientation is ignored, as in timm. Files that exist already are left alone, so that an
-    interrupted run resumes; for other settings give another folder.
+    CMYK becomes RGB, 16 bits become 8, and EXIF's orientation is ignored, as in timm. Files that exist already are left
+    alone, so that an interrupted run resumes; for other settings give another folder.
 
     Args:
         source: Folder of images, in any folders.
@@ -51,7 +51,7 @@ def store_jpegs(
         raise ValueError(
             f'size, quality and subsampling are {size}, {quality} and {subsampling}, expected a multiple of {BLOCK}, 1 '
             'to 100, and 0, 1 or 2.')
-    files = _images(source)
+    files = walk_images(source) if source.is_dir() else []
     if not files:
         raise FileNotFoundError(f'{source} is not a folder of images: give one with .jpg, .png or other images in it.')
     paths = {(target / file.relative_to(source)).with_suffix('.jpg'): file for file in files}
@@ -67,17 +67,13 @@ def store_jpegs(
             raise ValueError(
                 f'{file} would have a side of more than {MAX_SIDE} pixels, the most of a JPEG: remove it, or give '
                 'crop=True.')
-        image = _resize(image if image.mode == 'L' else image.convert('RGB'), size, crop)
+        image = convert_pixels(image, 'L' if image.mode == 'L' or image.mode.startswith('I') else 'RGB', file)
+        image = _resize(image, size, crop)
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as unfinished:
             image.save(unfinished, 'JPEG', quality=quality, subsampling=subsampling)
         written += 1
     return written
-
-
-def _images(folder: Path) -> List[Path]:
-    extensions = get_img_extensions(as_set=True)
-    return sorted(path for path in folder.rglob('*') if path.suffix.lower() in extensions and path.is_file())
 
 
 def _resize(image: Image.Image, size: int, crop: bool) -> Image.Image:

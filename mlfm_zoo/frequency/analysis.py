@@ -17,7 +17,7 @@ import torch.nn as nn
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 
-from .._files import written_whole
+from .._files import locked, written_whole
 from ..data.filters import FrequencyFilter, full_radius
 from ..data.folders import data_config, image_mode, open_folder, usable_device
 from ..data.images import UnreadableImage, convert_pixels, open_image
@@ -205,6 +205,7 @@ def analyse(
 
     Raises:
         ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
+        RuntimeError: Another run writes to `output`.
     """
     if not filters or set(filters) - {'lowpass', 'highpass'}:
         raise ValueError(f"The filters are {list(filters)}, expected 'lowpass', 'highpass' or both.")
@@ -218,13 +219,24 @@ def analyse(
         FrequencyFilter(kind, radius, form, *((config['mean'], config['std']) if pixels else ()))
         for kind in kinds for radius in wanted] for config in probe.configs]
     output = Path(output)
-    keep_settings(output / 'settings.json', dict(
-        **probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels))
+    with locked(output):
+        keep_settings(output / 'settings.json', dict(
+            **probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels))
+        answered = _write_answers(probe, output, applied, progress)
+    if not answered:
+        raise ValueError(
+            f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')
 
+
+def _write_answers(probe: Probe, output: Path, applied: List[List[FrequencyFilter]], progress: bool) -> int:
+    """Write samples.csv and skipped.csv from where a run stopped on; return how many images were readable."""
     state = output / 'progress.json'  # what whole batches have written: a killed run may have written more
     done = dict(images=0, answered=0, samples=0, skipped=0)
     if state.exists():
-        done = json.loads(state.read_text(encoding='utf-8'))
+        before = _read_record(state)
+        if before.keys() != done.keys() or any(type(count) is not int or count < 0 for count in before.values()):
+            raise ValueError(f'{state} is damaged: name another folder, or remove this one.')
+        done = before
     with _reopened(output / 'samples.csv', SAMPLE_COLUMNS, done['samples']) as samples, \
             _reopened(output / 'skipped.csv', SKIPPED_COLUMNS, done['skipped']) as skipped:
         for batch in probe.batches(done['images'], progress):
@@ -235,9 +247,18 @@ def analyse(
                 samples=_size_on_disk(samples), skipped=_size_on_disk(skipped))
             with written_whole(state) as unfinished:
                 unfinished.write_text(json.dumps(done), encoding='utf-8')
-    if not done['answered']:
-        raise ValueError(
-            f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')
+    return done['answered']
+
+
+def _read_record(file: Path) -> Dict[str, Any]:
+    """Read what an earlier run wrote as JSON."""
+    try:
+        record = json.loads(file.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{file} is damaged: name another folder, or remove this one.') from error
+    if not isinstance(record, dict):
+        raise ValueError(f'{file} is damaged, expected a JSON object: name another folder, or remove this one.')
+    return record
 
 
 @torch.inference_mode()
@@ -292,14 +313,13 @@ def keep_settings(file: Path, settings: Dict[str, Any]) -> None:
     """
     settings = json.loads(json.dumps(settings))
     if file.exists():
-        before = json.loads(file.read_text(encoding='utf-8'))
+        before = _read_record(file)
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             raise ValueError(
                 f'{file.parent} holds an analysis with other settings ({", ".join(changed)}): name another folder, or '
                 'remove it.')
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(file) as unfinished:
         unfinished.write_text(json.dumps(settings, indent=1) + '\n', encoding='utf-8')
 

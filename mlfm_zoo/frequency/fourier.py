@@ -9,6 +9,7 @@ from typing import Dict, List, Tuple, Union
 
 import torch
 
+from .._files import locked
 from .analysis import Batch, Probe, judge, keep_settings, write_table
 
 __all__ = ['FOURIER_COLUMNS', 'fourier_basis', 'fourier_errors']
@@ -65,29 +66,33 @@ def fourier_errors(
 
     Raises:
         ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
+        RuntimeError: Another run writes to `output`.
     """
     if not 0 < norm < float('inf'):
         raise ValueError(f'The norm of the Fourier basis vectors is {norm}, expected a number above 0.')
     largest = min(min(size) // 2 for size in probe.sizes)
     if not 0 <= extent <= largest:
         raise ValueError(f'The highest frequency is {extent}, expected 0 to {largest} cycles per image.')
-    keep_settings(Path(output) / 'fourier.json', dict(**probe.settings, norm=norm, extent=extent))
-    file = Path(output) / 'fourier.csv'
+    output = Path(output)
     side = range(-extent, extent + 1)
     plane = [(fy, fx) for fy in side for fx in side if (fy, fx) >= (0, 0)]  # (-fy, -fx) is the same wave
-    errors = {name: dict.fromkeys(plane, 0) for name in probe.models}
-    n = read = 0
-    if file.exists():
-        with open(file, newline='', encoding='utf-8') as f:
-            for row in csv.DictReader(f):
-                errors[row['model']][int(row['fy']), int(row['fx'])] = int(row['errors'])
-                n, read = int(row['n']), int(row['read'])
     waves = [[fourier_basis(*size, *place).to(probe.device) for place in plane] for size in probe.sizes]
-    for batch in probe.batches(read, progress):
-        _add_errors(probe, batch, waves, norm, errors)
-        n += len(batch.files)
-        write_table(file, FOURIER_COLUMNS, [
-            (name, *place, count, n, batch.end) for name, counts in errors.items() for place, count in counts.items()])
+    with locked(output):
+        keep_settings(output / 'fourier.json', dict(**probe.settings, norm=norm, extent=extent))
+        file = output / 'fourier.csv'
+        errors = {name: dict.fromkeys(plane, 0) for name in probe.models}
+        n = read = 0
+        if file.exists():
+            with open(file, newline='', encoding='utf-8') as f:
+                for row in csv.DictReader(f):
+                    errors[row['model']][int(row['fy']), int(row['fx'])] = int(row['errors'])
+                    n, read = int(row['n']), int(row['read'])
+        for batch in probe.batches(read, progress):
+            _add_errors(probe, batch, waves, norm, errors)
+            n += len(batch.files)
+            write_table(file, FOURIER_COLUMNS, [
+                (name, *place, count, n, batch.end)
+                for name, counts in errors.items() for place, count in counts.items()])
     if not n:
         raise ValueError(
             f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')

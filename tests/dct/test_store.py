@@ -1,9 +1,11 @@
 """Folders of images written again as JPEG files."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from helpers.jpeg_mutations import photo, write_jpegs
+from mlfm_zoo.data.folders import walk_images
 from mlfm_zoo.dct import read_coefficients, store_jpegs
 
 
@@ -37,3 +39,21 @@ def test_store(tmp_path):
     for kwargs in (dict(size=100), dict(size=0), dict(quality=0), dict(subsampling=3)):
         with pytest.raises(ValueError, match='expected'):
             store_jpegs(source, tmp_path / 'b', **kwargs)
+
+
+def test_what_a_walk_finds_is_stored(tmp_path):
+    """Linked class folders are stored as the others; what a killed run leaves is no image; 16 bits become 8."""
+    source = tmp_path / 'source'
+    (source / 'real').mkdir(parents=True)
+    values = np.repeat(np.arange(32, dtype=np.uint16) * 2000, 32).reshape(32, 32)
+    Image.fromarray(values).save(source / 'real' / 'deep.png')
+    (tmp_path / 'elsewhere').mkdir()
+    photo(32, 32, 0).save(tmp_path / 'elsewhere' / 'a.png')
+    (source / 'linked').symlink_to(tmp_path / 'elsewhere')
+    for folder in (source, tmp_path / 'target'):
+        (folder / 'real').mkdir(parents=True, exist_ok=True)
+        (folder / 'real' / '.unfinished-1-b.jpg').write_bytes(b'half')
+    assert store_jpegs(source, tmp_path / 'target', size=32) == 2
+    assert [path.name for path in walk_images(tmp_path / 'target')] == ['a.jpg', 'deep.jpg']
+    with Image.open(tmp_path / 'target' / 'real' / 'deep.jpg') as image:
+        assert image.mode == 'L' and np.abs(np.asarray(image, dtype=float) - values / 65535 * 255).max() < 6

@@ -1,5 +1,6 @@
 """One pass over a folder of digits: answers, resumption, damaged images, bad arguments."""
 
+import fcntl
 import itertools
 import shutil
 import subprocess
@@ -75,7 +76,7 @@ def test_resumed(data, models, analysed, tmp_path):
         frequency.analyse(probe, output, radii=[1, 3, 8])
 
 
-def test_killed_in_the_middle(data, tmp_path):
+def test_killed_in_the_middle(data, models, tmp_path):
     """A process that dies, for good; the next one goes on, and the tables are those of one that did not."""
     code = f'''
 import os, sys, timm, mlfm_zoo
@@ -84,18 +85,44 @@ from mlfm_zoo.frequency import analysis
 judge, calls = analysis.judge, []
 def count(*args):
     calls.append(1)
-    if len(calls) > int(sys.argv[2]): os._exit(9)
+    if len(calls) > 11: os._exit(9)
     return judge(*args)
 analysis.judge = count
 models = dict(digits=timm.create_model({MODEL!r}, pretrained=True))
 frequency.analyse(frequency.Probe(models, {str(data)!r}, batch_size=16, num_workers=0), sys.argv[1], radii=[1, 3])
 '''
-    for folder, limits in (('whole', [10**6]), ('parts', [11, 20, 10**6])):
-        for limit in limits:
-            done = subprocess.run([sys.executable, '-c', code, str(tmp_path / folder), str(limit)], capture_output=True)
-            assert done.returncode == (0 if limit == 10**6 else 9), done.stderr
+    done = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'parts')], capture_output=True)
+    assert done.returncode == 9, done.stderr
+    probe = frequency.Probe(dict(digits=models[MODEL]), data, batch_size=16, num_workers=0)
+    for folder in ('parts', 'whole'):
+        frequency.analyse(probe, tmp_path / folder, radii=[1, 3])
     for name in ('samples.csv', 'skipped.csv', 'settings.json'):
         assert (tmp_path / 'whole' / name).read_bytes() == (tmp_path / 'parts' / name).read_bytes()
+
+
+def test_two_runs_into_one_folder(data, models, tmp_path):
+    """The second is refused while the first one runs, and by the library's own lock alone; then it resumes."""
+    probe = frequency.Probe({MODEL: models[MODEL]}, data, num_workers=0)
+    tmp_path.joinpath('.lock').touch()
+    with open(tmp_path / '.lock') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for run in (frequency.analyse, lambda *args: frequency.fourier_errors(*args, norm=1, extent=0)):
+            with pytest.raises(RuntimeError, match='in use by another run'):
+                run(probe, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+    frequency.analyse(probe, tmp_path, radii=[1])
+    frequency.analyse(probe, tmp_path, radii=[1])
+    assert frequency.overall_level(tmp_path)[0].n == 60
+
+
+@pytest.mark.parametrize('content', ['[]', '{"images": "1"}', '{"images": -1}', '{', '[' * 100_000, '3', 'null'])
+@pytest.mark.parametrize('name', ['settings.json', 'progress.json'])
+def test_damaged_records(name, content, data, models, tmp_path):
+    probe = frequency.Probe({MODEL: models[MODEL]}, data, num_workers=0)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match='name another folder') as error:
+        frequency.analyse(probe, tmp_path, radii=[1])
+    assert '\n' not in str(error.value)
 
 
 def test_corrupt_images(data, tmp_path, capsys):
