@@ -150,7 +150,8 @@ def test_calibration_keeps_accuracy_in_both_modes(trained_trunk):
 @pytest.mark.parametrize('wrap', [torch.nn.DataParallel, lambda model: torch.compile(model, backend='eager')])
 def test_calibration_of_wrapped_networks(trained_trunk, wrap):
     trunk, images, *_ = trained_trunk
-    plain, inside = (mlfm_zoo.attach_memory(copy.deepcopy(trunk)).eval() for _ in range(2))
+    plain = mlfm_zoo.attach_memory(copy.deepcopy(trunk)).eval()
+    inside = copy.deepcopy(plain)
     wrapped = wrap(inside)
     wrapped(images[:4])  # compiled before it is calibrated
     mlfm_zoo.calibrate_memory(plain, images.split(128))
