@@ -20,12 +20,15 @@ from timm.models._features import FeatureGetterNet, feature_take_indices
 # networks use it, and timm exports only its counterpart for image sizes.
 from timm.models._input import update_model_args
 
+# A stem of several layers, between which a memory unit sits. timm exports none of its parts.
+from timm.models.byobnet import Stem as ByobStem
+
 # Enlarges maps of odd sides, which no memory follows. timm exports none of the blocks of this family.
 from timm.models.mobilevit import MobileVitV2Block
 
 __all__ = [
-    'FeatureGetterNet', 'MobileVitV2Block', 'config_of', 'decode_arch_def', 'feature_take_indices', 'model_name',
-    'resolve_act_layer', 'resolve_bn_args', 'round_channels', 'save_model', 'update_model_args',
+    'ByobStem', 'FeatureGetterNet', 'MobileVitV2Block', 'config_of', 'decode_arch_def', 'feature_take_indices',
+    'model_name', 'resolve_act_layer', 'resolve_bn_args', 'round_channels', 'save_model', 'update_model_args',
 ]
 
 

@@ -1,8 +1,7 @@
 """The memory of one network: where its units sit, and all of them under names that mirror the trunk's."""
 
 import warnings
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Collection, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.fx
@@ -32,7 +31,7 @@ class MemorySite(NamedTuple):
 
 
 class PassThrough(nn.Module):
-    """Stands where a trunk has no memory unit, so that a walk over blocks and units is a plain loop."""
+    """Stands where a network calls a unit and there is none, so that its walk is a plain loop."""
 
     def forward(
             self,
@@ -47,11 +46,12 @@ class LowFrequencyMemory(Fusible):
     """All memory units of one network, under names that mirror the trunk's, and the image bands that they share.
 
     A site named 'stem' becomes the submodule `stem`. A site named 'layer2.3' becomes entry 3 of the ModuleList
-    `layer2`, whose other entries pass through, so that the list can be zipped with the trunk's own.
+    `layer2`, so that the list can be zipped with the trunk's own. Every place without a site is a `PassThrough`.
 
     Args:
         sites: The sites in the order in which the trunk passes them.
-        lengths: Length of each ModuleList, by its name.
+        places: All places for units in the order of the sites, by name: the length of a ModuleList, or None for a
+            single unit.
         in_chans: Channels of the image.
         options: How the units are made.
         device: Device of the parameters.
@@ -64,7 +64,7 @@ class LowFrequencyMemory(Fusible):
     def __init__(
             self,
             sites: Sequence[MemorySite],
-            lengths: Mapping[str, int] = MappingProxyType({}),
+            places: Mapping[str, Optional[int]],
             in_chans: int = 3,
             options: MemoryOptions = MemoryOptions(),
             device: Any = None,
@@ -72,6 +72,9 @@ class LowFrequencyMemory(Fusible):
     ):
         super().__init__()
         self.in_chans = in_chans
+        for name, length in places.items():
+            self.add_module(
+                name, PassThrough() if length is None else nn.ModuleList(PassThrough() for _ in range(length)))
         memory_chs = in_chans
         for i, site in enumerate(sites):
             last = i == len(sites) - 1
@@ -90,24 +93,23 @@ class LowFrequencyMemory(Fusible):
                 device=device,
                 dtype=dtype,
             )
-            parent, _, name = site.name.rpartition('.')
-            if not parent:
-                self.add_module(name, unit)
-            else:
-                if not hasattr(self, parent):
-                    self.add_module(parent, nn.ModuleList(PassThrough() for _ in range(lengths[parent])))
-                getattr(self, parent)[int(name)] = unit
+            self.set_submodule(site.name, unit)
             memory_chs = site.num_chs if options.memory_update == 'add' else 2 * site.num_chs
-        for name in lengths.keys() - {n for n, _ in self.named_children()}:  # of a trunk that is cut short before
-            self.add_module(name, nn.ModuleList(PassThrough() for _ in range(lengths[name])))
         self.first_level = _level(sites[0].reduction)
         self.ceil_modes: List[bool] = []  # a level of the image's bands rounds as the trunk does on its way there
         for site in sites:
             self.ceil_modes += [site.ceil_mode] * (_level(site.reduction) - len(self.ceil_modes))
-        self.update_levels()
+        self.keep([site.name for site in sites])
 
-    def update_levels(self) -> None:
-        """Count how deep the image bands have to go for the units that are there; call it after removing units."""
+    def keep(self, names: Collection[str]) -> None:
+        """Remove the units of other sites, and the levels of the image's bands that only they need.
+
+        Args:
+            names: Names of the sites whose units stay.
+        """
+        for name, module in list(self.named_modules()):
+            if isinstance(module, LowFrequencyMemoryUnit) and name not in names:
+                self.set_submodule(name, PassThrough())
         units = self.units()
         self.num_levels = max([self.first_level] + [u.level for u in units if u.supplement_gate is not None])
         self.reduction = 2 ** max([u.level for u in units])

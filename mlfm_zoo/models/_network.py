@@ -1,18 +1,20 @@
 """What the families share: a trunk of timm's with a memory beside it, and why weights do not fit it."""
 
-from typing import TYPE_CHECKING, Any, Collection, Dict, Iterator, List, Mapping, Tuple, Type
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
 import torch
+import torch.fx
 import torch.nn as nn
 from timm.layers import get_device_dtype, to_2tuple
+from timm.models import checkpoint
 
 from .._folding import Fusible, fuse_trunk
 from .._timm import config_of, model_name
 from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
 
 __all__ = [
-    'MemoryNetwork', 'classifier_prefixes', 'image_convs', 'refuse_misfit', 'refuse_other_weights', 'rounds_up',
-    'weight_faults',
+    'MemoryNetwork', 'SplitStage', 'UnitsInside', 'classifier_prefixes', 'image_convs', 'refuse_misfit',
+    'refuse_other_weights', 'rounds_up', 'weight_faults',
 ]
 
 MEMORY_REMEDY = 'give weights of this network, made with the same memory options'
@@ -30,6 +32,87 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 else:
     Trunk = nn.Module
+
+
+class UnitsInside:
+    """The memory's way through a stage that has units between its blocks.
+
+    It is an object of its own, and no argument or result of the stage, so that a stage takes and returns one feature
+    for hooks, and wrappers such as FSDP, which copy lists of tensors, leave it alone.
+
+    Args:
+        units: The stage's units, one for each block; the last is called after the stage.
+        memory: Memory (N, M, H, W) before the stage.
+        bands: The image's bands.
+        grad_checkpointing: Whether blocks compute their insides again in the backward pass.
+
+    Attributes:
+        passed: Feature and memory after each unit inside, once the stage was called.
+    """
+
+    def __init__(
+            self,
+            units: nn.ModuleList,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+            grad_checkpointing: bool = False,
+    ):
+        self.units, self.memory, self.bands, self.grad_checkpointing = units, memory, bands, grad_checkpointing
+        self.passed: List[Tuple[torch.Tensor, torch.Tensor]] = []
+
+    def written(self) -> torch.Tensor:
+        """Return the memory after the last unit inside (N, M', H', W')."""
+        if not self.passed:
+            return self.memory
+        memory = self.passed[-1][1]
+        check_gradient(self.memory, memory)
+        return memory
+
+
+@torch.fx.wrap  # a leaf for every tracer: its branch depends on the memory
+def check_gradient(read: torch.Tensor, written: torch.Tensor) -> None:
+    """Refuse a memory that lost its gradient on the way through a stage.
+
+    Args:
+        read: Memory before the stage.
+        written: Memory after its last unit inside.
+
+    Raises:
+        RuntimeError: It did, as under a reentrant checkpoint, which knows the arguments and results of a stage alone.
+    """
+    if torch.is_grad_enabled() and read.requires_grad and not written.requires_grad:
+        raise RuntimeError(
+            'A reentrant checkpoint around a stage with memory units inside cuts off their gradient: use '
+            'use_reentrant=False, or set_grad_checkpointing of the network.')
+
+
+class SplitStage(nn.Sequential):
+    """Stage of a trunk with memory units between its blocks."""
+
+    @torch.jit.unused
+    def forward(self, input: torch.Tensor, inside: Optional[UnitsInside] = None) -> torch.Tensor:
+        """Walk blocks and units together, up to the last block.
+
+        Args:
+            input: Feature (N, C, H, W).
+            inside: The memory and its units.
+
+        Returns:
+            The feature (N, C', H', W') that the stage's last unit takes.
+
+        Raises:
+            RuntimeError: The stage is called outside of its network.
+        """
+        if inside is None:
+            raise RuntimeError('A memory unit lies inside this stage: call the network, not the stage alone.')
+        # `inside.memory` stays, for a checkpoint around the stage calls it again
+        x, memory, inside.passed = input, inside.memory, []
+        for i, block in enumerate(self):
+            x = checkpoint(block, x) if inside.grad_checkpointing else block(x)
+            if i < len(self) - 1:
+                x, memory = inside.units[i](x, memory, inside.bands)
+                inside.passed.append((x, memory))
+        return x
 
 
 class MemoryNetwork(Fusible, Trunk):
@@ -58,20 +141,21 @@ class MemoryNetwork(Fusible, Trunk):
         Args:
             options: How it is made.
         """
-        sites, lengths = self.memory_sites(options)
-        self.memory = LowFrequencyMemory(sites, lengths, self.in_chans, options, **get_device_dtype(self))
+        sites, places = self.memory_sites(options)
+        self.memory = LowFrequencyMemory(sites, places, self.in_chans, options, **get_device_dtype(self))
+        self.memory_options = options
         self.memory.train(self.training)
         self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
-    def memory_sites(self, options: Any) -> Tuple[List[MemorySite], Dict[str, int]]:
-        """Say where the units sit.
+    def memory_sites(self, options: Any) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
+        """Say where the units sit in the trunk, or in what is left of it if it is pruned.
 
         Args:
             options: How the memory is made, a record of `options_cls`.
 
         Returns:
-            The sites in the order in which the trunk passes them, and the lengths of the memory's lists, as
-            `LowFrequencyMemory` takes them.
+            The sites in the order in which the trunk passes them, and all places for units, as `LowFrequencyMemory`
+            takes them.
         """
         raise NotImplementedError
 
@@ -109,6 +193,13 @@ class MemoryNetwork(Fusible, Trunk):
         """Set whether blocks and memory units compute their insides again in the backward pass."""
         super().set_grad_checkpointing(enable)
         self.memory.set_grad_checkpointing(enable)
+
+    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
+        """As timm's, and the memory units of the stages that go."""
+        take_indices = super().prune_intermediate_layers(*args, **kwargs)
+        sites, _ = self.memory_sites(self.memory_options)
+        self.memory.keep([site.name for site in sites])
+        return take_indices
 
     # Says in one sentence why weights do not fit, where torch would list every parameter.
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):

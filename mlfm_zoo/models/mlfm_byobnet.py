@@ -15,12 +15,16 @@ import torch
 import torch.nn as nn
 from timm.models import ByobNet, checkpoint_seq
 
-from .._timm import MobileVitV2Block
-from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
+from .._timm import ByobStem, MobileVitV2Block
+from ..memory import MemoryOptions, MemorySite, memory_family
 from ._features import take_features
-from ._network import MemoryNetwork, rounds_up
+from ._network import MemoryNetwork, SplitStage, UnitsInside, rounds_up
 
 __all__ = ['MLFMByobNet']
+
+
+class SplitStem(SplitStage, ByobStem):
+    """A stem that halves twice, with a memory unit where its feature is taken."""
 
 
 @memory_family(ByobNet)
@@ -38,15 +42,20 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
             MobileViTv2.
     """
 
-    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
+    def add_memory(self, options: MemoryOptions) -> None:
+        super().add_memory(options)
+        if isinstance(self.memory.stem, nn.ModuleList):
+            self.stem.__class__ = SplitStem
+
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
         if any(isinstance(m, MobileVitV2Block) for m in self.stages.modules()):
             raise ValueError(
                 'The trunk has blocks of MobileViTv2, which enlarge maps of odd sides, expected blocks that keep the '
                 'size of their map, as a memory does.')
-        lengths = {'stages': len(self.stages)}
+        places: Dict[str, Optional[int]] = {'stem': None, 'stages': len(self.stages)}
         if hasattr(self.stem, 'last_feat_idx'):  # a sequence of layers that halves twice
             layers = list(self.stem)
-            lengths['stem'] = len(layers)
+            places['stem'] = len(layers)
             sites, start = [], 0
             for info, end in zip(self.stem.feature_info, (self.stem.last_feat_idx + 1, len(layers))):
                 up = rounds_up(*layers[start:end])
@@ -67,7 +76,7 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
                 up = rounds_up(self.stages[start:end])
                 sites.append(MemorySite(f'stages.{end - 1}', num_chs, info['reduction'], up))
                 start = end
-        return sites, lengths
+        return sites, places
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
@@ -100,10 +109,17 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
         bands = self.memory.image_bands(x)
         memory = bands[self.memory.first_level]
         if hasattr(self.stem, 'last_feat_idx'):
-            for i, (layer, unit) in enumerate(zip(self.stem, self.memory.stem)):
-                x, memory = unit(layer(x), memory, bands)
-                if 0 in indices and i == self.stem.last_feat_idx:
-                    features.append(x)
+            passed: List[Tuple[torch.Tensor, torch.Tensor]] = []
+            if torch.jit.is_scripting():  # knows no UnitsInside, and no hooks
+                for layer, unit in zip(self.stem, self.memory.stem):
+                    x, memory = unit(layer(x), memory, bands)
+                    passed.append((x, memory))
+            else:
+                inside = UnitsInside(self.memory.stem, memory, bands)
+                x, passed = self.stem(x, inside), inside.passed
+                x, memory = self.memory.stem[-1](x, inside.written(), bands)
+            if 0 in indices:
+                features.append(passed[self.stem.last_feat_idx][0])
         else:
             x, memory = self.memory.stem(self.stem(x), memory, bands)
             if 0 in indices:
@@ -142,12 +158,3 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
         if intermediates_only:
             return intermediates
         return x, intermediates
-
-    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
-        """As timm's, and the memory units of the stages that go."""
-        take_indices = super().prune_intermediate_layers(*args, **kwargs)
-        self.memory.stages = self.memory.stages[:len(self.stages)]
-        if len(self.stages) == 0 and isinstance(self.memory.stem, nn.ModuleList):
-            self.memory.stem[-1] = PassThrough()
-        self.memory.update_levels()
-        return take_indices

@@ -88,13 +88,16 @@ class PartialConvNeXt(ConvNeXt):
 class ConvNeXtMemory(MemoryNetwork):
     """What ConvNeXt and MetaNeXt share, to be put before timm's class: units after the stem and after every stage."""
 
-    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
         conv = [m for m in self.stem if isinstance(m, nn.Conv2d)][-1]
         # a patch stem and the downsampling between stages do not pad and so round odd sides down
         pads = conv.padding != (0, 0)
         sites = [MemorySite('stem', conv.out_channels, self.feature_info[0]['reduction'], ceil_mode=pads)]
-        sites += [MemorySite(i['module'], i['num_chs'], i['reduction'], ceil_mode=False) for i in self.feature_info]
-        return sites, {'stages': len(self.stages)}
+        sites += [
+            MemorySite(i['module'], i['num_chs'], i['reduction'], ceil_mode=False)
+            for i in self.feature_info[:len(self.stages)]
+        ]
+        return sites, {'stem': None, 'stages': len(self.stages)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
@@ -162,13 +165,6 @@ class ConvNeXtMemory(MemoryNetwork):
         if last == end:
             x = self._forward_end(x)
         return x, intermediates
-
-    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
-        """As timm's, and the memory units of the stages that go."""
-        take_indices = super().prune_intermediate_layers(*args, **kwargs)
-        self.memory.stages = self.memory.stages[:len(self.stages)]
-        self.memory.update_levels()
-        return take_indices
 
 
 @memory_family(ConvNeXt, PartialConvNeXt)

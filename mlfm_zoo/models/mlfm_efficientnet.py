@@ -109,13 +109,6 @@ class EfficientNetMemory(MemoryNetwork):
             x = self._forward_end(x)
         return x, intermediates
 
-    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
-        """As timm's, and the memory units of the stages that go."""
-        take_indices = super().prune_intermediate_layers(*args, **kwargs)
-        self.memory.blocks = self.memory.blocks[:len(self.blocks)]
-        self.memory.update_levels()
-        return take_indices
-
 
 @memory_family(EfficientNet)
 class MLFMEfficientNet(EfficientNetMemory, EfficientNet):
@@ -129,10 +122,11 @@ class MLFMEfficientNet(EfficientNetMemory, EfficientNet):
         ValueError: A memory option is out of range.
     """
 
-    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
         sites = [MemorySite('stem', self.conv_stem.out_channels, 2, rounds_up(self.conv_stem))]
-        sites += [stage_site(self, i) for i in range(1, len(self.blocks) - 1)]
-        return sites, {'blocks': len(self.blocks)}
+        num_stages = self.feature_info[-1]['stage']  # also if the trunk is pruned
+        sites += [stage_site(self, i) for i in range(1, len(self.blocks)) if i < num_stages - 1]
+        return sites, {'stem': None, 'blocks': len(self.blocks)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:

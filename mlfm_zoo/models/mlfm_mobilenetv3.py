@@ -7,7 +7,7 @@ here are this project's choice, by what the sites of the authors' MobileNetV2 ha
 timm's class is MobileNetV3 (https://arxiv.org/abs/1905.02244), MobileNetV4, FBNetV3, LCNet and HardCoRe-NAS.
 """
 
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from timm.models import MobileNetV3
 
@@ -33,10 +33,10 @@ class MLFMMobileNetV3(EfficientNetMemory, MobileNetV3):
         ValueError: A memory option is out of range, or a layer of the trunk does not halve its map.
     """
 
-    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
         sites = [MemorySite('stem', self.conv_stem.out_channels, 2, rounds_up(self.conv_stem))]
         for i in range(len(self.blocks)):
             site = stage_site(self, i)
-            if i not in (0, len(self.blocks) - 1) or site.reduction > sites[-1].reduction:
+            if i not in (0, self.feature_info[-1]['stage'] - 1) or site.reduction > sites[-1].reduction:
                 sites.append(site)
-        return sites, {'blocks': len(self.blocks)}
+        return sites, {'stem': None, 'blocks': len(self.blocks)}

@@ -8,11 +8,12 @@ widths only. The trunks are timm's.
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
+import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import RegNet, RegNetCfg, register_model
 
 from ..hub.configs import default_cfgs_from_manifest
-from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
+from ..memory import MemoryOptions, MemorySite, memory_family
 from ._create import create_mlfm_model
 from ._features import take_features
 from ._network import MemoryNetwork
@@ -32,8 +33,10 @@ class MLFMRegNet(MemoryNetwork, RegNet):
         ValueError: A memory option is out of range.
     """
 
-    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
-        return [MemorySite(info['module'], info['num_chs'], info['reduction']) for info in self.feature_info], {}
+    def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
+        there = [i for i in self.feature_info if not isinstance(getattr(self, i['module']), nn.Identity)]
+        sites = [MemorySite(i['module'], i['num_chs'], i['reduction']) for i in there]
+        return sites, {i['module']: None for i in self.feature_info}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
@@ -105,14 +108,6 @@ class MLFMRegNet(MemoryNetwork, RegNet):
         if last == 4:
             x = self.final_conv(x)
         return x, intermediates
-
-    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
-        """As timm's, and the memory units of the stages that go."""
-        take_indices = super().prune_intermediate_layers(*args, **kwargs)
-        for stage in range(max(take_indices) + 1, 5):
-            setattr(self.memory, f's{stage}', PassThrough())
-        self.memory.update_levels()
-        return take_indices
 
 
 def _create_mlfm_regnet(variant: str, pretrained: bool = False, **kwargs) -> RegNet:

@@ -14,14 +14,14 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint, checkpoint_seq, register_model
+from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint_seq, register_model
 
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
 from ..memory.options import check_option
 from ._create import create_mlfm_model
 from ._features import take_features
-from ._network import MemoryNetwork, rounds_up
+from ._network import MemoryNetwork, SplitStage, UnitsInside, rounds_up
 
 __all__ = ['MLFMResNet']
 
@@ -40,56 +40,6 @@ class ResNetMemoryOptions(MemoryOptions):
         check_option('memory_split', self.memory_split, (True, False))
 
 
-class UnitsInside:
-    """The memory's way through a stage that has a unit half-way.
-
-    It is an object of its own, and no argument or result of the stage, so that a stage takes and returns one feature
-    for hooks, and wrappers such as FSDP, which copy lists of tensors, leave it alone.
-
-    Args:
-        units: The stage's units, one for each block; the last is called after the stage.
-        memory: Memory (N, M, H, W).
-        bands: The image's bands.
-        grad_checkpointing: Whether blocks compute their insides again in the backward pass.
-    """
-
-    def __init__(
-            self,
-            units: nn.ModuleList,
-            memory: torch.Tensor,
-            bands: List[torch.Tensor],
-            grad_checkpointing: bool,
-    ):
-        self.units, self.memory, self.bands, self.grad_checkpointing = units, memory, bands, grad_checkpointing
-
-
-class SplitStage(nn.Sequential):
-    """Stage of a ResNet with a memory unit half-way."""
-
-    @torch.jit.unused
-    def forward(self, input: torch.Tensor, inside: Optional[UnitsInside] = None) -> torch.Tensor:
-        """Walk blocks and units together, up to the last block.
-
-        Args:
-            input: Feature (N, C, H, W).
-            inside: The memory, whose units replace it.
-
-        Returns:
-            The feature (N, C', H', W') that the stage's last unit takes.
-
-        Raises:
-            RuntimeError: The stage is called outside of its network.
-        """
-        if inside is None:
-            raise RuntimeError('A memory unit lies half-way through this stage: call the network, not the stage alone.')
-        x = input
-        for i, block in enumerate(self):
-            x = checkpoint(block, x) if inside.grad_checkpointing else block(x)
-            if i < len(self) - 1:
-                x, inside.memory = inside.units[i](x, inside.memory, inside.bands)
-        return x
-
-
 @memory_family(ResNet)
 class MLFMResNet(MemoryNetwork, ResNet):
     """ResNet with a memory unit after the stem, after its pooling and after every stage.
@@ -106,30 +56,30 @@ class MLFMResNet(MemoryNetwork, ResNet):
 
     def add_memory(self, options: Any) -> None:
         super().add_memory(options)
-        self.memory_split = options.memory_split
-        self._split_stages()
+        for name in ('layer2', 'layer3'):
+            if _has_units_inside(getattr(self.memory, name)):
+                getattr(self, name).__class__ = SplitStage  # the same object, which may have hooks
 
-    def _split_stages(self) -> None:
-        if self.memory_split:
-            for stage in (self.layer2, self.layer3):
-                stage.__class__ = SplitStage  # the same object, which may have hooks
-
-    def memory_sites(self, options: ResNetMemoryOptions) -> Tuple[List[MemorySite], Dict[str, int]]:
+    def memory_sites(self, options: ResNetMemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
         stem = self.feature_info[0]
         sites = [
             MemorySite('stem', stem['num_chs'], stem['reduction'], rounds_up(self.conv1)),
-            MemorySite('pool', stem['num_chs'], 2 * stem['reduction'], rounds_up(self.maxpool)),
         ]
-        lengths = {}
+        if not isinstance(self.maxpool, nn.Identity):  # as in a trunk pruned to the stem's feature
+            sites.append(MemorySite('pool', stem['num_chs'], 2 * stem['reduction'], rounds_up(self.maxpool)))
+        places: Dict[str, Optional[int]] = {'stem': None, 'pool': None}
         for info in self.feature_info[1:]:
             name, layer = info['module'], getattr(self, info['module'])
-            num_blocks = lengths[name] = len(layer)
+            num_blocks = len(layer)
+            places[name] = max(num_blocks, 1)
+            if not num_blocks:  # pruned
+                continue
             ends = [num_blocks - 1]
             if options.memory_split and name in ('layer2', 'layer3') and num_blocks > 1:
                 ends.insert(0, num_blocks // 2 - 1)
             up = rounds_up(layer)
             sites += [MemorySite(f'{name}.{end}', info['num_chs'], info['reduction'], up) for end in ends]
-        return sites, lengths
+        return sites, places
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, str]:
@@ -137,6 +87,22 @@ class MLFMResNet(MemoryNetwork, ResNet):
             stem=r'^conv1|bn1|maxpool|memory\.(?:stem|pool)',
             blocks=r'^(?:memory\.)?layer(\d+)' if coarse else r'^(?:memory\.)?layer(\d+)\.(\d+)',
         )
+
+    def _forward_stage(
+            self,
+            stage: Any,
+            units: nn.ModuleList,
+            x: torch.Tensor,
+            memory: torch.Tensor,
+            bands: List[torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Call a stage as the module that it is, and its last unit."""
+        if _has_units_inside(units):
+            inside = UnitsInside(units, memory, bands, self.grad_checkpointing)
+            x, memory = stage(x, inside), inside.written()
+        else:
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+        return units[-1](x, memory, bands)
 
     def _forward_stages(
             self,
@@ -162,11 +128,11 @@ class MLFMResNet(MemoryNetwork, ResNet):
             features.append(x)
         x, memory = self.memory.pool(self.maxpool(x), memory, bands)
         if last >= 1:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint_seq(self.layer1, x)
+            if torch.jit.is_scripting():  # knows no UnitsInside, and no hooks
+                for block, unit in zip(self.layer1, self.memory.layer1):
+                    x, memory = unit(block(x), memory, bands)
             else:
-                x = self.layer1(x)
-            x, memory = self.memory.layer1[-1](x, memory, bands)
+                x, memory = self._forward_stage(self.layer1, self.memory.layer1, x, memory, bands)
             if 1 in indices:
                 features.append(x)
         if last >= 2:
@@ -174,14 +140,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
                 for block, unit in zip(self.layer2, self.memory.layer2):
                     x, memory = unit(block(x), memory, bands)
             else:
-                if self.memory_split:
-                    inside = UnitsInside(self.memory.layer2, memory, bands, self.grad_checkpointing)
-                    x, memory = self.layer2(x, inside), inside.memory
-                elif self.grad_checkpointing:
-                    x = checkpoint_seq(self.layer2, x)
-                else:
-                    x = self.layer2(x)
-                x, memory = self.memory.layer2[-1](x, memory, bands)
+                x, memory = self._forward_stage(self.layer2, self.memory.layer2, x, memory, bands)
             if 2 in indices:
                 features.append(x)
         if last >= 3:
@@ -189,22 +148,15 @@ class MLFMResNet(MemoryNetwork, ResNet):
                 for block, unit in zip(self.layer3, self.memory.layer3):
                     x, memory = unit(block(x), memory, bands)
             else:
-                if self.memory_split:
-                    inside = UnitsInside(self.memory.layer3, memory, bands, self.grad_checkpointing)
-                    x, memory = self.layer3(x, inside), inside.memory
-                elif self.grad_checkpointing:
-                    x = checkpoint_seq(self.layer3, x)
-                else:
-                    x = self.layer3(x)
-                x, memory = self.memory.layer3[-1](x, memory, bands)
+                x, memory = self._forward_stage(self.layer3, self.memory.layer3, x, memory, bands)
             if 3 in indices:
                 features.append(x)
         if last >= 4:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint_seq(self.layer4, x)
+            if torch.jit.is_scripting():  # knows no UnitsInside, and no hooks
+                for block, unit in zip(self.layer4, self.memory.layer4):
+                    x, memory = unit(block(x), memory, bands)
             else:
-                x = self.layer4(x)
-            x, memory = self.memory.layer4[-1](x, memory, bands)
+                x, memory = self._forward_stage(self.layer4, self.memory.layer4, x, memory, bands)
             if 4 in indices:
                 features.append(x)
         return x, features
@@ -228,17 +180,9 @@ class MLFMResNet(MemoryNetwork, ResNet):
             return intermediates
         return x, intermediates
 
-    def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
-        """As timm's, and the memory units of the stages that go."""
-        take_indices = super().prune_intermediate_layers(*args, **kwargs)
-        last = max(take_indices)
-        for stage in range(last + 1, 5):
-            setattr(self.memory, f'layer{stage}', nn.ModuleList([PassThrough()]))
-        if last == 0:
-            self.memory.pool = PassThrough()
-        self.memory.update_levels()
-        self._split_stages()
-        return take_indices
+
+def _has_units_inside(units: nn.ModuleList) -> bool:
+    return not all(isinstance(unit, PassThrough) for unit in units[:-1])
 
 
 def _create_mlfm_resnet(variant: str, pretrained: bool = False, **kwargs) -> ResNet:

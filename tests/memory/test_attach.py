@@ -150,7 +150,8 @@ def test_calibration_keeps_accuracy_in_both_modes(trained_trunk):
 @pytest.mark.parametrize('wrap', [torch.nn.DataParallel, lambda model: torch.compile(model, backend='eager')])
 def test_calibration_of_wrapped_networks(trained_trunk, wrap):
     trunk, images, *_ = trained_trunk
-    plain, inside = (mlfm_zoo.attach_memory(copy.deepcopy(trunk)).eval() for _ in range(2))
+    plain = mlfm_zoo.attach_memory(copy.deepcopy(trunk)).eval()
+    inside = copy.deepcopy(plain)
     wrapped = wrap(inside)
     wrapped(images[:4])  # compiled before it is calibrated
     mlfm_zoo.calibrate_memory(plain, images.split(128))
@@ -235,6 +236,28 @@ def test_pruned_networks_and_feature_extractors(trunk):
         extractors = [FeatureGetterNet(copy.deepcopy(m), out_indices=(1, 3)) for m in (model, plain)]
         for actual, e in zip(*(extractor(image) for extractor in extractors), strict=True):
             assert_near(actual, e)
+
+
+@pytest.mark.parametrize('name, options', [
+    ('resnet34', {}), ('resnet34', dict(memory_split=True)), ('regnety_002', {}), ('convnext_atto', {}),
+    ('inception_next_atto', {}), ('mobilenetv2_035', {})])
+def test_pruned_trunks_of_registered_families(name, options):
+    """Memory attached to what is left of a trunk keeps its features; one that is pruned with it keeps its own."""
+    torch.manual_seed(0)
+    plain, image = lived_in(timm.create_model(name)), torch.randn(1, 3, 64, 96)
+    whole = lived_in(mlfm_zoo.attach_memory(copy.deepcopy(plain), **options))
+    with torch.inference_mode():
+        for index in range(len(plain.feature_info)):
+            trunk = copy.deepcopy(plain)
+            trunk.prune_intermediate_layers([index])
+            mlfm_zoo.attach_memory(trunk, **options)
+            expected, = plain.forward_intermediates(image, [index], intermediates_only=True)
+            assert_near(trunk.forward_intermediates(image, [index], intermediates_only=True)[0], expected)
+            pruned = copy.deepcopy(whole)
+            pruned.prune_intermediate_layers([index])
+            expected, = whole.forward_intermediates(image, [index], intermediates_only=True)
+            assert torch.equal(pruned.forward_intermediates(image, [index], intermediates_only=True)[0], expected)
+            assert pruned.memory.state_dict().keys() == trunk.memory.state_dict().keys()
 
 
 @pytest.mark.parametrize('trunk', [

@@ -7,11 +7,12 @@ from mlfm_zoo import LowFrequencyMemoryUnit
 from mlfm_zoo.memory import LowFrequencyMemory, MemoryOptions, MemorySite
 
 SITES = [MemorySite('stem', 4, 2), MemorySite('layers.1', 6, 4), MemorySite('layers.2', 8, 4)]
+PLACES = {'stem': None, 'layers': 3}
 
 
 def test_memory_of_a_network():
     memory = LowFrequencyMemory(
-        SITES, {'layers': 3}, in_chans=2, options=MemoryOptions(memory_update='cat', memory_supplement='all_but_last'))
+        SITES, PLACES, in_chans=2, options=MemoryOptions(memory_update='cat', memory_supplement='all_but_last'))
     units = [m for m in memory.modules() if isinstance(m, LowFrequencyMemoryUnit)]
     assert units == [memory.stem, memory.layers[1], memory.layers[2]]
     assert [u.input_gate.conv.in_channels for u in units] == [2, 8, 12]
@@ -22,6 +23,15 @@ def test_memory_of_a_network():
     assert [tuple(band.shape) for band in bands] == [(1, 2, 9, 8), (1, 2, 5, 4), (1, 2, 3, 2)]
     x, written = memory.layers[0](torch.ones(1), torch.zeros(1), [])  # no unit there: passes through
     assert x == 1 and written == 0
+
+
+def test_places_without_units():
+    memory = LowFrequencyMemory(SITES, {**PLACES, 'end': None})
+    x, written = memory.end(torch.ones(1), torch.zeros(1), [])
+    assert x == 1 and written == 0
+    memory.keep(['stem'])
+    assert memory.units() == [memory.stem] and len(memory.layers) == 3
+    assert (memory.num_levels, memory.reduction) == (1, 2)  # nothing deeper is read
 
 
 @pytest.mark.parametrize('option, value', [('update', 'mul'), ('supplement', 'some'), ('update', None)])
@@ -40,7 +50,7 @@ def test_options_out_of_range(option, value):
     (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), 'made of whole numbers, expected floating-point'),
 ])
 def test_what_is_no_image_batch(image, message):
-    memory = LowFrequencyMemory(SITES, lengths={'layers': 3})
+    memory = LowFrequencyMemory(SITES, PLACES)
     with pytest.raises(ValueError, match=message) as error:
         memory.image_bands(image)
     assert '\n' not in str(error.value)

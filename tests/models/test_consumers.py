@@ -1,16 +1,26 @@
 """Libraries that take timm's networks take these: tracers, feature extractors, attribution, sharding, OpenVINO."""
 
+import copy
+from functools import partial
+
 import pytest
 import timm
 import torch
 import torch.nn as nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.feature_extraction import create_feature_extractor
 
+import mlfm_zoo
 from helpers.networks import ALL, SMALL, lived_in
 
 # with units half-way through stages too
 NETWORKS = {**SMALL, 'mlfm_resnet34': dict(channels=(8, 16, 24, 32))}
+
+# the same as functions that build them, and one with a unit inside its stem
+STAGED = {name: partial(timm.create_model, name, num_classes=5, **kwargs) for name, kwargs in NETWORKS.items()}
+STAGED['byobnet'] = lambda: mlfm_zoo.attach_memory(
+    timm.create_model('test_byobnet', num_classes=5, stem_type='tiered', stem_pool='maxpool'))
 
 
 def check_trace(name, **kwargs):
@@ -103,25 +113,56 @@ def one_process(tmp_path_factory):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+def twins(name):
+    """Two networks of the same weights."""
+    torch.manual_seed(0)
+    model = STAGED[name]()
+    return model, copy.deepcopy(model)
+
+
+def stages(model):
+    """The names of the modules of `feature_info` that have parameters, and of a stem of several layers."""
+    names = [info['module'] for info in model.feature_info]
+    names = dict.fromkeys('stem' if name.startswith('stem.') else name for name in names)
+    return [name for name in names if [*model.get_submodule(name).parameters()]]
+
+
+def backward(*networks):
+    image, weights = torch.randn(2, 3, 64, 64), torch.randn(2, 5)
+    for network in networks:
+        (network(image) * weights).sum().backward()
+
+
+@pytest.mark.parametrize('name', STAGED)
 def test_sharded_stages(name, one_process):
     """FSDP2 on the stages: gradients of the network without it."""
     from torch.distributed.fsdp import fully_shard
-    torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=5, **NETWORKS[name])
-    same = timm.create_model(name, num_classes=5, **NETWORKS[name])
-    same.load_state_dict(model.state_dict())
-    for info in model.feature_info:
-        stage = model.get_submodule(info['module'])
-        if [*stage.parameters()]:
-            fully_shard(stage, mesh=one_process)
+    model, same = twins(name)
+    for stage in stages(model):
+        fully_shard(model.get_submodule(stage), mesh=one_process)
     fully_shard(model, mesh=one_process)
-    image, weights = torch.randn(2, 3, 64, 64), torch.randn(2, 5)
-    for network in (model, same):
-        (network(image) * weights).sum().backward()
+    backward(model, same)
     for (parameter, sharded), plain in zip(model.named_parameters(), same.parameters()):
         if plain.grad is not None:
             torch.testing.assert_close(sharded.grad.full_tensor(), plain.grad, msg=parameter)
+
+
+@pytest.mark.parametrize('name', STAGED)
+def test_checkpointed_stages(name):
+    """A checkpoint around each stage calls it again in the backward pass: the gradients of the network without one."""
+    model, same = twins(name)
+    for stage in stages(model):
+        model.set_submodule(stage, checkpoint_wrapper(model.get_submodule(stage)))
+    backward(model, same)
+    for (parameter, checkpointed), plain in zip(model.named_parameters(), same.parameters()):
+        torch.testing.assert_close(checkpointed.grad, plain.grad, msg=parameter)
+
+
+def test_reentrant_checkpoint_around_units():
+    model, same = twins('mlfm_resnet34')
+    model.layer2 = checkpoint_wrapper(model.layer2, CheckpointImpl.REENTRANT)
+    with pytest.raises(RuntimeError, match='use use_reentrant=False'):
+        backward(model, same)
 
 
 @pytest.mark.slow
