@@ -72,5 +72,6 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RuntimeError(f'{folder} is in use by another run: wait for it, or name another folder.') from error
+                raise RuntimeError(
+                    f'{folder} is in use by another run: wait for it, or name another folder.') from error
         yield

@@ -29,7 +29,7 @@ class FilteredNetwork(nn.Module):
         network: The network, or timm's feature extractor around one.
     """
 
-    def __init__(self, frequency_filter: FrequencyFilter, network: nn.Module):
+    def __init__(self, frequency_filter: FrequencyFilter, network: Any):
         super().__init__()
         self.frequency_filter = frequency_filter
         self.network = network
@@ -48,7 +48,7 @@ class FilteredNetwork(nn.Module):
         """Compute intermediate features of images x (N, C, H, W) as the network does."""
         return self.network.forward_intermediates(self.frequency_filter(x), *args, **kwargs)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Dict[str, Any]:  # type: ignore[override]
         """Return the network's state dict; the filter has no values."""
         return self.network.state_dict(*args, **kwargs)
 

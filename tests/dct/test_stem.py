@@ -111,3 +111,17 @@ def test_statistics_are_checked(statistics):
     with pytest.raises(ValueError, match='two lists, 192 means and 192 standard deviations') as error:
         timm.create_model('dct_resnet50_24s', dct_statistics=statistics)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['dct_mobilenetv2_100_24s', 'gssdnet_o1_050'])
+def test_built_on_meta(name):
+    """Values that no state dict has are there after each way of filling a network that was built without values."""
+    model, images = timm.create_model(name, num_classes=3).eval(), torch.randn(1, 3, 64, 64)
+    for fill in (
+        lambda network: network.load_state_dict(model.state_dict(), assign=True),
+        lambda network: network.to_empty(device='cpu').load_state_dict(model.state_dict()),
+    ):
+        with torch.device('meta'):
+            network = timm.create_model(name, num_classes=3)
+        fill(network)
+        assert torch.equal(network.eval()(images), model(images))
