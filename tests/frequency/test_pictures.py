@@ -38,7 +38,7 @@ def test_command(data, tmp_path, capsys):
     plane = read_table(out / 'fourier.csv')
     assert {(int(r['fy']), int(r['fx'])) for r in plane} == {(0, 0), (0, 1), (1, -1), (1, 0), (1, 1)}
     assert all(r['n'] == '60' for r in plane)
-    assert not [p for p in out.iterdir() if p.suffix == '.tmp' or p.name.startswith('.')]
+    assert [p.name for p in out.iterdir() if p.name.startswith('.')] == ['.lock']
 
 
 def test_without_matplotlib(data, tmp_path):
