@@ -41,20 +41,20 @@ def measure(name: str, batch_size: int, size: int, rounds: int) -> Dict[str, Dic
     times: Dict[str, Dict[str, List[float]]] = defaultdict(lambda: defaultdict(list))
     way = WAYS[0]
 
-    def watch(label: str, module: torch.nn.Module) -> None:
-        forward = module.forward
+    def watch(label: str, module: torch.nn.Module, method: str = 'forward') -> None:
+        run = getattr(module, method)
 
         def timed(*args):
             start = time.perf_counter()
-            output = forward(*args)
+            output = run(*args)
             times[label][way].append(1e3 * (time.perf_counter() - start))
             return output
-        module.forward = timed
+        setattr(module, method, timed)
 
     units = {}
     inputs = {}
     for key, model in models.items():
-        watch('bands', model.memory)
+        watch('bands', model.memory, 'image_bands')
         for label, module in model.memory.named_modules():
             if isinstance(module, LowFrequencyMemoryUnit):
                 watch(label, module)

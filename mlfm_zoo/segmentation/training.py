@@ -274,8 +274,8 @@ class _Run:
                 writer = csv.DictWriter(f, {name: None for row in self.rows for name in row})
                 writer.writeheader()
                 writer.writerows(self.rows)
-            with written_whole(self.output / 'state.pth') as file:
-                torch.save(dict(state, rows=self.rows, settings=self._plain_settings()), file)
+            with written_whole(self.output / 'state.pth') as file, open(file, 'wb') as opened:
+                torch.save(dict(state, rows=self.rows, settings=self._plain_settings()), opened)
         except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' words for a full disk
             raise OSError(
                 f'{self.output} cannot be written: make room on the disk and give the command again.') from error
