@@ -10,6 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import Any, Iterator, Union
 
+from filelock import FileLock, Timeout
+
 if sys.platform != 'win32':
     import fcntl
 
@@ -93,20 +95,21 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder, those that ask too.
 
     Args:
-        folder: The folder, made if it is missing. The file `.lock` stays in it; the lock ends with this process.
+        folder: The folder, made if it is missing. The lock is the file `.lock` in it, and ends with this process.
 
     Yields:
-        Nothing, while the folder is locked. Windows has no such lock: nothing is excluded there.
+        Nothing, while the folder is locked.
 
     Raises:
         RuntimeError: Another process uses the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / '.lock', 'a') as file:
-        if sys.platform != 'win32':
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RuntimeError(
-                    f'{folder} is in use by another run: wait for it, or name another folder.') from error
+    lock = FileLock(folder / '.lock')
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RuntimeError(f'{folder} is in use by another run: wait for it, or name another folder.') from error
+    try:
         yield
+    finally:
+        lock.release()

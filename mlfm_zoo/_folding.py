@@ -32,7 +32,7 @@ ModelT = TypeVar('ModelT', bound=nn.Module)
 
 
 class Fusible(nn.Module):
-    """Base of what can be fused: once it is, training mode is refused before any module has changed its mode."""
+    """Base of modules that can be fused. A fused one refuses training mode before any module has changed its mode."""
 
     @torch.jit.ignore
     def train(self, mode: bool = True):
@@ -101,8 +101,8 @@ def is_plain(module: nn.Module, classes: Tuple[type, ...]) -> bool:
         classes: Classes to accept. Subclasses may do more; parametrizations and many adapters make one.
 
     Returns:
-        Whether it is exactly of one of the classes, without hooks, as which pruning and weight norm come too, and
-        without a forward method of its own.
+        Whether its class is exactly one of these, and it has neither hooks, which pruning and weight norm use too, nor
+        a forward method of its own.
     """
     return type(module) in classes and not _has_hooks(module) and 'forward' not in vars(module)
 
@@ -151,8 +151,8 @@ def find_folds(model: nn.Module) -> List[Fold]:
     Raises:
         RuntimeError: torch.fx cannot trace the network.
     """
-    # Its modes are a part of what is traced. The copy shares the weights that pruning and weight norm compute, which
-    # torch does not copy.
+    # A copy, because tracing depends on the modes. It shares the weights that pruning and weight norm compute, which
+    # torch cannot copy.
     computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
     traced: Any = copy.deepcopy(model, {id(v): v for v in computed}).eval()
     if hasattr(traced, 'set_grad_checkpointing'):

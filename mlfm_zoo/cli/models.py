@@ -50,7 +50,7 @@ def add_commands(add: AddCommand) -> None:
         '--imagenet100', action='store_true', help='label the classes as ImageNet100, whatever the network says')
     command.add_argument(
         '--format', choices=('text', 'json', 'csv'), default='text',
-        help='form of what is printed; the others than json escape unprintable characters in names')
+        help='output format; text and csv escape unprintable characters in names')
     command.add_argument('--output', metavar='FILE', help='picture to draw, of the images with their classes')
     add_model_kwargs(command)
     add_device(command)

@@ -28,7 +28,7 @@ class CheckedRecord:
 
     @classmethod
     def from_json(cls: Type[RecordT], fields: Any, source: object = 'The record') -> RecordT:
-        """Make a record of what a JSON file holds.
+        """Make a record from the contents of a JSON file.
 
         Args:
             fields: Value of each field, with lists for tuples.

@@ -19,7 +19,6 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
-from filelock import FileLock, Timeout
 from huggingface_hub.utils import tqdm
 from safetensors import SafetensorError
 from timm.optim import create_optimizer_v2
@@ -27,7 +26,7 @@ from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader, RandomSampler
 
 from .._extras import require_extra
-from .._files import read_pickle, written_whole
+from .._files import UNFINISHED, locked, read_pickle, written_whole
 from ..data.folders import usable_device
 from ..memory import LowFrequencyMemoryUnit, calibrate_memory
 from .create import create_model
@@ -70,15 +69,10 @@ def train(
     """
     accelerator = _accelerator(device)
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / '.lock', timeout=0) if accelerator.is_main_process else nullcontext()
-    try:
-        with lock:  # the system releases that of a killed process
-            for leftover in output.glob('.unfinished-*') if accelerator.is_main_process else ():
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            return _train(_Run(settings, output, accelerator, device, num_workers, progress), log)
-    except Timeout as error:
-        raise RuntimeError(f'Another process trains into {output}: wait for it, or name another folder.') from error
+    with locked(output) if accelerator.is_main_process else nullcontext():
+        for leftover in output.glob(f'{UNFINISHED}*') if accelerator.is_main_process else ():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return _train(_Run(settings, output, accelerator, device, num_workers, progress), log)
 
 
 def _train(run: '_Run', log: Callable[[str], Any]) -> Dict[str, Any]:
@@ -282,7 +276,7 @@ class _Run:
 
     def _save_network(self, folder: Path) -> None:
         """Write the network beside its folder, and move it there file by file when it is whole."""
-        unfinished = folder.with_name(f'.unfinished-{folder.name}')
+        unfinished = folder.with_name(f'{UNFINISHED}{folder.name}')
         self.kept.save_pretrained(unfinished)
         run = {'settings': dataclasses.asdict(self.settings), 'labels': dataclasses.asdict(self.labels)}
         (unfinished / 'run.json').write_text(json.dumps(run, indent=2), encoding='utf-8')

@@ -74,7 +74,7 @@ def test_what_cannot_be_converted(content, what, mode):
     RGB, RGB[:, ::-1], RGB[::-1, ::-1], RGB[::-1], RGB.swapaxes(0, 1), RGB.swapaxes(0, 1)[:, ::-1],
     RGB[::-1, ::-1].swapaxes(0, 1), RGB.swapaxes(0, 1)[::-1]], start=1)])
 def test_orientation(orientation, turned):
-    """EXIF's eight, by its standard: 6, for instance, says that the first row is the right side of what was seen."""
+    """EXIF's eight, by its standard: 6, for instance, means that the first row is the right side of the scene."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO(encoded('PNG', exif=exif))

@@ -152,7 +152,7 @@ def test_one_training_at_a_time(data, tmp_path):
     settings = settings_for(data, epochs=1)
 
     def again(line):
-        with pytest.raises(RuntimeError, match='Another process trains into .*: wait for it, or name another folder'):
+        with pytest.raises(RuntimeError, match='is in use by another run: wait for it, or name another folder'):
             train(settings, tmp_path)
         raise Killed
 
