@@ -1,7 +1,7 @@
 """The Haar low band, which the memory consists of, and the bands of an image.
 
-Two things differ from the authors' code in form and not in result: the low band is one average pooling instead of a
-four-band filter bank of which three bands are thrown away, and the image's bands are made once, each from the one
+Two things differ from the authors' code in form and not in result: the low band is one convolution or pooling instead
+of a four-band filter bank of which three bands are thrown away, and the image's bands are made once, each from the one
 before. Where a trunk rounds odd sides down, as ConvNeXt's patch stem does, the low band does too.
 """
 
@@ -26,7 +26,18 @@ def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
     """
     # The Haar LL coefficient of a 2x2 cell is half its sum. At an odd border, ceil_mode averages the pixels that are
     # there, which is the mean of the extended cell too, since the extension repeats them.
-    return 2 * F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=ceil_mode)
+    height, width = x.shape[-2:]
+    if ceil_mode and not (_is_even(height) and _is_even(width)):
+        return 2 * F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=True)
+    # Inference engines keep the blocked layout of the trunk's convolutions here, and leave it for a pooling with
+    # ceil_mode and for a multiplication.
+    kernels = torch.full((x.shape[1], 1, 2, 2), 0.5, device=x.device, dtype=x.dtype)
+    return F.conv2d(x, kernels, stride=2, groups=x.shape[1])
+
+
+def _is_even(side: int) -> bool:
+    # Sides that a tracer or an export leaves open are no int, and could be odd.
+    return isinstance(side, int) and side % 2 == 0
 
 
 def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[bool]] = None) -> List[torch.Tensor]:

@@ -25,7 +25,7 @@ from timm.models import checkpoint
 
 from .._folding import NORMS, Fusible, fold_norm, is_plain
 from .bands import low_band
-from .gates import FoldedNorm, Gate
+from .gates import Gate
 from .options import MEMORY_UPDATES, check_option
 
 __all__ = ['LowFrequencyMemoryUnit', 'fuse_units']
@@ -122,15 +122,17 @@ class LowFrequencyMemoryUnit(Fusible):
 
     def is_fused(self) -> bool:
         """Whether the unit is in its form for inference, see `fuse`."""
-        return isinstance(self.output_gate, FoldedNorm)
+        return isinstance(getattr(self.input_gate, 'norm', None), nn.Identity)
 
     @torch.jit.ignore
     def fuse(self) -> 'LowFrequencyMemoryUnit':
         """Put the unit into its form for inference: the same forward pass, on gates without norms.
 
         Outputs are those of eval mode, to rounding. A fused unit can be neither trained nor saved as a checkpoint.
-        A unit stays as it is if fusing would lose what was put on a convolution or a norm of its gates: a hook,
-        pruning, a parametrization, a module of another class. Hooks on the unit and on its gates remain.
+        A unit stays as it is if fusing would lose what was put on a convolution or a norm of its input gate or
+        supplement gate: a hook, pruning, a parametrization, a module of another class. Hooks on the unit and on its
+        gates remain. The output gate is a norm alone, which compilers and inference engines turn into a scale and a
+        shift themselves.
 
         Returns:
             The unit itself.
@@ -146,13 +148,11 @@ class LowFrequencyMemoryUnit(Fusible):
         """
         gates: Dict[str, Any] = {
             name: gate for name, gate in self.named_children() if name in ('input_gate', 'supplement_gate')}
-        if type(self) is not LowFrequencyMemoryUnit or any(type(gate) is not Gate for gate in gates.values()):
+        if type(self) is not LowFrequencyMemoryUnit or not all(
+                type(gate) is Gate and is_plain(gate.conv, (nn.Conv2d,)) and is_plain(gate.norm, NORMS)
+                and gate.norm.running_mean is not None for gate in gates.values()):
             return {}
-        norms: List[Any] = [self.output_gate, *(gate.norm for gate in gates.values())]
-        if not (all(is_plain(gate.conv, (nn.Conv2d,)) for gate in gates.values())
-                and all(is_plain(norm, NORMS) and norm.running_mean is not None for norm in norms)):
-            return {}
-        parts: Dict[str, nn.Module] = {'output_gate': FoldedNorm(self.output_gate)}
+        parts: Dict[str, nn.Module] = {}
         for name, gate in gates.items():
             parts[f'{name}.conv'] = fold_norm(gate.conv, gate.norm)
             parts[f'{name}.norm'] = nn.Identity().eval()

@@ -37,8 +37,8 @@ else:
 class UnitsInside:
     """The memory's way through a stage that has units between its blocks.
 
-    It is an object of its own, and no argument or result of the stage, so that a stage takes and returns one feature
-    for hooks, and wrappers such as FSDP, which copy lists of tensors, leave it alone.
+    A stage takes it as its second argument, and still takes and returns one feature for hooks. It is an object and not
+    a list, because wrappers such as FSDP copy lists of tensors.
 
     Args:
         units: The stage's units, one for each block; the last is called after the stage.

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 from helpers.networks import SMALL, lived_in
 from helpers.reference import REFERENCE, load_fill, needs_reference
 from mlfm_zoo import calibrate_memory
-from mlfm_zoo.memory import FoldedNorm, LowFrequencyMemoryUnit
+from mlfm_zoo.memory import LowFrequencyMemoryUnit
 from mlfm_zoo.workflow.convert import convert_checkpoint
 
 small = pytest.mark.parametrize('name', SMALL)
@@ -38,8 +38,8 @@ def test_same_outputs(name, size, channels_last):
     """To 1e-5 of the largest value: logits and features, without gradients, in place, and with."""
     model = create(name)
     fused = reparameterize_model(model)
-    assert not any(isinstance(m, FoldedNorm) for m in model.modules())
-    assert sum(isinstance(m, FoldedNorm) for m in fused.modules()) == len(model.memory.units())
+    assert not any(unit.is_fused() for unit in model.memory.units())
+    assert all(unit.is_fused() for unit in fused.memory.units())
     image = torch.randn(size[0], 3, *size[1:])
     if channels_last:
         image = image.to(memory_format=torch.channels_last)
@@ -217,7 +217,6 @@ def double(module, args, output):
 HANGING = {
     'hook on a convolution': lambda unit: unit.input_gate.conv.register_forward_hook(double),
     'hook on a norm': lambda unit: unit.input_gate.norm.register_forward_hook(double),
-    'hook on the output gate': lambda unit: unit.output_gate.register_forward_hook(double),
     'pruning': lambda unit: prune.l1_unstructured(unit.input_gate.conv, 'weight', 0.5),
     'weight norm': lambda unit: parametrizations.weight_norm(unit.input_gate.conv),
     'adapter': lambda unit: setattr(unit.input_gate, 'conv', Adapter(unit.input_gate.conv)),
@@ -248,10 +247,11 @@ def test_what_hangs_on_a_gate_stays(hanging, trunk):
 def test_hooks_on_units_and_gates_survive():
     model = timm.create_model('test_mlfm_resnet').eval()
     seen = []
-    for module in (model.memory.stem, model.memory.stem.input_gate):
+    stem = model.memory.stem
+    for module in (stem, stem.input_gate, stem.output_gate):
         module.register_forward_hook(lambda module, args, output: seen.append(module))
     model.fuse()(torch.randn(1, 3, 64, 64))
-    assert seen == [model.memory.stem.input_gate, model.memory.stem] and model.memory.stem.is_fused()
+    assert seen == [stem.input_gate, stem.output_gate, stem] and stem.is_fused()
 
 
 @pytest.mark.parametrize('form', ['plain', 'fused', 'trunk fused'])
