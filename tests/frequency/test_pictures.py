@@ -1,12 +1,15 @@
 """The pictures of the command, and its answer without matplotlib."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 from PIL import Image
 
 from helpers.tables import read_table
+from mlfm_zoo import frequency
 from mlfm_zoo.cli import main
 
 MODEL = 'test_mlfm_resnet'
@@ -39,6 +42,28 @@ def test_command(data, tmp_path, capsys):
     assert {(int(r['fy']), int(r['fx'])) for r in plane} == {(0, 0), (0, 1), (1, -1), (1, 0), (1, 1)}
     assert all(r['n'] == '60' for r in plane)
     assert [p.name for p in out.iterdir() if p.name.startswith('.')] == ['.lock']
+
+
+def test_names_of_anyone(data, models, tmp_path):
+    """Names that are no formulas, no UTF-8 or escapes, and images whose pictures would have one name."""
+    names = os.fsdecode(b'caf\xe9$x_'), 'a$b$\x1b[31m\n'
+    for name, digit in zip(names, '01'):
+        shutil.copytree(data / digit, tmp_path / 'data' / name)
+    image = min((data / '0').iterdir())
+    files = [f'{names[0]}/{name}' for name in ('a.png', 'a.jpg', 'a_.png', os.fsdecode(b'\xff.png'), '\x1b.png')]
+    for file in files:
+        shutil.copyfile(image, tmp_path / 'data' / file)
+    out = tmp_path / 'out'
+    classes = [names[0], names[1], *'23456789']
+    probe = frequency.Probe({'$a_\x1b': models[MODEL]}, tmp_path / 'data', classes, num_workers=0)
+    frequency.analyse(probe, out, radii=[2], filters=['lowpass'])
+    rows, curves = frequency.overall_level(out), frequency.class_level(out)
+    assert rows[-1].top1 == 100 and {curve.name for curve in curves} == set(names)
+    frequency.draw_levels(out, rows, curves)
+    pictures = [picture for file in files for picture in frequency.draw_samples(probe, out, [file], [1])]
+    assert len(set(pictures)) == 5 and all(picture.exists() for picture in pictures)
+    assert len((out / 'samples.csv').read_bytes().split(b'caf\xe9$x_/\xff.png')) == 1 + len(rows)
+    frequency.draw_fourier(out, frequency.fourier_errors(probe, out, norm=1, extent=0), 1)
 
 
 def test_without_matplotlib(data, tmp_path):
