@@ -13,6 +13,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 import numpy as np
 
 from .._extras import require_extra
+from .._terminal import printable
 
 __all__ = ['Damaged', 'JPEGFile', 'Plane', 'errors_named', 'parse_jpeg', 'read_jpeg']
 
@@ -97,7 +98,7 @@ def errors_named(name: str) -> Iterator[None]:
         yield
     except Damaged as error:
         raise ValueError(
-            f'{name} cannot be read as JPEG coefficients, {error}: repair or remove it, or write it again with '
+            f'{printable(name)} cannot be read as JPEG coefficients, {error}: repair or remove it, or write it again with '
             'mlfm_zoo.dct.store_jpegs.') from error
 
 

@@ -272,7 +272,7 @@ def train_transform(
         crop_size: Height and width of crops; smaller images are padded with gray, and their masks with void.
         mean: The network's `mean`, one for each channel.
         std: The network's `std`.
-        img_size: Height and width that scale 1 stands for, the crop's if None.
+        img_size: Height and width into which scale 1 fits an image, the crop's if None.
         scale: Range of scales.
         vflip: Probability of an upside-down flip.
         color_jitter: Range of brightness, contrast and saturation; only for gray and RGB images.
@@ -282,8 +282,9 @@ def train_transform(
     """
     fill: Dict[Any, Any] = {tv_tensors.Image: [255 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
     jitter = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter and len(mean) in (1, 3) else []
+    height, width = img_size or crop_size
     return v2.Compose([
-        v2.ScaleJitter(tuple(img_size or crop_size), scale_range=scale),
+        v2.ScaleJitter((width, height), scale_range=scale),  # torchvision names the width first
         v2.RandomCrop(tuple(crop_size), pad_if_needed=True, fill=fill),
         v2.RandomHorizontalFlip(),
         v2.RandomVerticalFlip(vflip),

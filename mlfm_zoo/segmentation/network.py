@@ -207,6 +207,11 @@ class SegmentationNetwork(
             weights = load_file(file)
         except SafetensorError as error:
             raise ValueError(f'{file} is damaged: download or train it again.') from error
+        for name, value in weights.items():
+            if not value.isfinite().all():
+                raise ValueError(
+                    f'{file} holds values in {name} that are not finite: the training had diverged, or the file is '
+                    'damaged.')
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:

@@ -31,7 +31,7 @@ def test_store(tmp_path):
     (source / 'class0' / '0.jpg').unlink()
     with pytest.raises(ValueError, match='0.png cannot be decoded'):
         store_jpegs(source, tmp_path / 'b')
-    assert not list((tmp_path / 'b').rglob('*.tmp'))
+    assert not list((tmp_path / 'b').rglob('*'))
     with pytest.raises(ValueError, match='outside'):
         store_jpegs(source, source / 'stored')
     with pytest.raises(FileNotFoundError, match='not a folder of images'):
