@@ -3,7 +3,7 @@
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -82,6 +82,10 @@ class _FolderReader:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tuple[IO[bytes], int]:
+        file, target = self.samples[index]
+        return open(file, 'rb'), target
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         file = self.samples[index][0]
