@@ -83,37 +83,19 @@ class Damaged(ValueError):
 
 @contextlib.contextmanager
 def errors_named(name: str) -> Iterator[None]:
-    """Name the file that cannot be read in errors.
-
-    Args:
-        name: Name of the file.
-
-    Yields:
-        Nothing, while the file is read.
-
-    Raises:
-        ValueError: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
-    """
+    """Turn `Damaged` into a ValueError that names the file and says what to do."""
     try:
         yield
     except Damaged as error:
         raise ValueError(
-            f'{printable(name)} cannot be read as JPEG coefficients, {error}: repair or remove it, or write it again with '
-            'mlfm_zoo.dct.store_jpegs.') from error
+            f'{printable(name)} cannot be read as JPEG coefficients, {error}: repair or remove it, or write it again '
+            'with mlfm_zoo.dct.store_jpegs.') from error
 
 
 def read_jpeg(content: bytes) -> JPEGFile:
-    """Read the quantized coefficients of a file.
+    """Read the quantized coefficients of a file: each plane's blocks at its own resolution, without padding blocks.
 
-    Args:
-        content: The whole file.
-
-    Returns:
-        The planes, each with blocks at its own resolution, without padding blocks.
-
-    Raises:
-        Damaged: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
-        RuntimeError: jpeglib is not installed.
+    Raises `Damaged` if the file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
     """
     jpeglib = require_extra('jpeglib', 'jpeg', 'Reading coefficients of JPEG files')
     parsed = parse_jpeg(content)
@@ -142,17 +124,7 @@ def read_jpeg(content: bytes) -> JPEGFile:
 
 
 def parse_jpeg(content: bytes) -> Parsed:
-    """Check the segments of a file.
-
-    Args:
-        content: The whole file.
-
-    Returns:
-        Their content.
-
-    Raises:
-        Damaged: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
-    """
+    """Check the segments of a file, and return their content; raises `Damaged` as `read_jpeg` does."""
     if content[:2] != b'\xff\xd8':
         raise Damaged('it does not start as a JPEG does')
     parsed = Parsed()

@@ -66,8 +66,8 @@ def store_jpegs(
         image = open_image(file, mode=None)
         if max(image.size) * size > MAX_SIDE * min(image.size) and not crop:
             raise ValueError(
-                f'{printable(file)} would have a side of more than {MAX_SIDE} pixels, the most of a JPEG: remove it, or give '
-                'crop=True.')
+                f'{printable(file)} would have a side of more than {MAX_SIDE} pixels, the most of a JPEG: remove it, '
+                'or give crop=True.')
         image = convert_pixels(image, 'L' if image.mode == 'L' or image.mode.startswith('I') else 'RGB', file)
         image = _resize(image, size, crop)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,14 +30,7 @@ MAX_SIDE = 2 ** 16  # of an image in pixels
 
 
 def make_coco(content: Dict[str, Any]) -> Any:
-    """Index annotations with pycocotools, without its prints.
-
-    Args:
-        content: What a file of annotations holds.
-
-    Returns:
-        A `pycocotools.coco.COCO`.
-    """
+    """Index the content of a file of annotations as a `pycocotools.coco.COCO`, without its prints."""
     coco = require_pycocotools('pycocotools.coco').COCO()
     coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
@@ -46,17 +39,9 @@ def make_coco(content: Dict[str, Any]) -> Any:
 
 
 def read_coco(file: PathLike) -> Any:
-    """Read a file of annotations and check each of them.
+    """Read a file of annotations in the form of COCO's instances, and check each of them, see `check_coco`.
 
-    Args:
-        file: JSON in the form of COCO's instances: images, annotations and categories.
-
-    Returns:
-        A `pycocotools.coco.COCO`. Annotations without iscrowd or area get 0 and the area of their box.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not in COCO's form, or an annotation is damaged.
+    A ValueError says if the file is not in this form, or an annotation is damaged.
     """
     with _damage(f'{file} is not a JSON file in the form of COCO'):
         content = json.loads(Path(file).read_text(encoding='utf-8-sig'))
@@ -83,12 +68,7 @@ def _damage(what: str) -> Iterator[None]:
 def check_coco(coco: Any, file: object) -> None:
     """Complete the annotations, and raise for what would stop a training, or falsify or crash an evaluation later.
 
-    Args:
-        coco: A `pycocotools.coco.COCO`.
-        file: What errors call it.
-
-    Raises:
-        ValueError: An image or annotation is damaged.
+    Annotations without iscrowd or area get 0 and the area of their box. A ValueError calls the annotations `file`.
     """
     for info in coco.dataset.get('images', []):
         with _damage(f'{file}: image {info.get("id")} is damaged'):

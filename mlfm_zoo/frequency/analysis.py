@@ -289,15 +289,10 @@ def _answer(probe: Probe, batch: Batch, applied: List[List[FrequencyFilter]]) ->
 
 
 def judge(logits: torch.Tensor, labels: torch.Tensor) -> List[List[Any]]:
-    """Judge answers.
+    """Judge logits (N, classes) by the true classes (N,).
 
-    Args:
-        logits: Answers (N, classes).
-        labels: True classes (N,).
-
-    Returns:
-        Probability and rank, from 1, of the true class, and the predicted class, for each image. Of equal logits the
-        first counts as the higher one, and a NaN logit as the lowest rank.
+    For each image: probability and rank, from 1, of the true class, and the predicted class. Of equal logits the first
+    counts as the higher one, and a NaN logit as the lowest rank.
     """
     logits = logits.float()
     true = logits.gather(1, labels[:, None])

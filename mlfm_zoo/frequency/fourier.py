@@ -100,9 +100,11 @@ def _read_errors(file: Path, errors: Dict[str, Dict[Tuple[int, int], int]]) -> T
     """Read the counts of a run into `errors`; return how many images it answered and read."""
     with read_table(file) as table:
         rows = list(table)
-        found = {(row['model'], int(row['fy']), int(row['fx'])): int(row['errors']) for row in rows}
+        found: Dict[str, Dict[Tuple[int, int], int]] = {name: {} for name in errors}
+        for row in rows:
+            found[row['model']][int(row['fy']), int(row['fx'])] = int(row['errors'])
         for name, counts in errors.items():
-            counts.update({place: found[(name, *place)] for place in counts})
+            counts.update({place: found[name][place] for place in counts})
         [(n, read)] = {(int(row['n']), int(row['read'])) for row in rows}  # all rows have the same
     return n, read
 

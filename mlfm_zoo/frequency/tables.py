@@ -13,21 +13,13 @@ __all__ = ['damaged', 'open_table', 'read_record', 'read_table', 'resumable', 'w
 
 
 def damaged(file: Path) -> ValueError:
-    """Make the error for a file of an analysis that no run can have written.
-
-    Args:
-        file: The file.
-
-    Returns:
-        The error.
-    """
-    return ValueError(
-        f'{printable(file)} is damaged: remove {printable(file.parent)}, or name another folder.')
+    """Make the error for a file of an analysis that no run can have written."""
+    return ValueError(f'{printable(file)} is damaged: name another folder, or remove the analysis in this one.')
 
 
 @contextlib.contextmanager
 def resumable(folder: Path, name: str, settings: Dict[str, Any]) -> Iterator[None]:
-    """Open the folder of an analysis: for this process alone, and for an analysis with the same settings as before.
+    """Open the folder of an analysis, for this process alone, and for the same settings as before.
 
     Args:
         folder: The folder, made if it is missing.
@@ -56,17 +48,7 @@ def resumable(folder: Path, name: str, settings: Dict[str, Any]) -> Iterator[Non
 
 
 def read_record(file: Path) -> Dict[str, Any]:
-    """Read what an earlier run wrote as JSON.
-
-    Args:
-        file: The file.
-
-    Returns:
-        The record.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
+    """Read what an earlier run wrote as JSON; a ValueError if the file is damaged."""
     try:
         return dict(json.loads(file.read_text(encoding='utf-8')))
     except (RecursionError, TypeError, ValueError) as error:
@@ -74,41 +56,21 @@ def read_record(file: Path) -> Dict[str, Any]:
 
 
 def write_record(file: Path, record: Dict[str, Any]) -> None:
-    """Write a record as JSON, as a whole or not at all.
-
-    Args:
-        file: The file.
-        record: What to write.
-    """
+    """Write a record as JSON, as a whole or not at all."""
     with written_whole(file) as unfinished:
         unfinished.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
 
 
 def open_table(file: Path, mode: str) -> IO[str]:
-    """Open a CSV file; names of images that are not UTF-8 keep their bytes.
-
-    Args:
-        file: The file.
-        mode: As of `open`.
-
-    Returns:
-        The open file.
-    """
+    """Open a CSV file; names of images that are not UTF-8 keep their bytes."""
     return open(file, mode, newline='', encoding='utf-8', errors='surrogateescape')
 
 
 @contextlib.contextmanager
 def read_table(file: Path) -> Iterator[Iterator[Dict[str, str]]]:
-    """Read a table, row by row.
+    """Read the rows of a CSV file by the names of their columns.
 
-    Args:
-        file: CSV file.
-
-    Yields:
-        The rows by the names of their columns.
-
-    Raises:
-        ValueError: The file is damaged: the block that reads the rows lacks a column or cannot use a value.
+    A row that the `with` block cannot use, because it lacks a column or a number, makes the file damaged, a ValueError.
     """
     try:
         with open_table(file, 'r') as f:
@@ -118,12 +80,6 @@ def read_table(file: Path) -> Iterator[Iterator[Dict[str, str]]]:
 
 
 def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table, as a whole or not at all.
-
-    Args:
-        file: CSV file.
-        columns: Its first line.
-        rows: Its other lines.
-    """
+    """Write a CSV file, its columns and rows, as a whole or not at all."""
     with written_whole(file) as unfinished, open_table(unfinished, 'w') as f:
         csv.writer(f).writerows([columns, *rows])

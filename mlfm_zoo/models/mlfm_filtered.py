@@ -68,7 +68,7 @@ def mlfm_filtered(
 def _put_before(frequency_filter: FrequencyFilter, model: Any) -> None:
     """Make a timm model filter its images, in place."""
     if hasattr(model, 'forward_features'):
-        model.__class__ = _filtered_class(type(model))
+        model.__class__ = _filtered_class(model.__class__)
         model._modules = {'filter': frequency_filter, **model._modules}
     elif isinstance(model, FeatureGetterNet):
         _put_before(frequency_filter, model.model)
@@ -97,7 +97,7 @@ class _Filtered(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """TorchScript knows no `super`: it compiles the filter and the network as two modules, one after the other."""
-        network = copy.copy(self)
+        network: Any = copy.copy(self)
         network.__class__ = _network_class(self)
         network._modules = {name: module for name, module in self._modules.items() if name != 'filter'}
         return nn.Sequential(self.filter, network)

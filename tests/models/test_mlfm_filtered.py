@@ -45,10 +45,10 @@ def test_names_are_those_of_the_network(pair):
     model, plain, _, _ = pair
     assert model.state_dict().keys() == plain.state_dict().keys() and isinstance(model, type(plain))
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain.named_parameters()]
-    sizes = [
-        [(group['lr_scale'], group['weight_decay'], len(group['params'])) for group in param_groups_layer_decay(network)]
-        for network in (model, plain)]
-    assert sizes[0] == sizes[1] and len(sizes[0]) > 4
+    groups, expected = (
+        [(g['lr_scale'], g['weight_decay'], len(g['params'])) for g in param_groups_layer_decay(network)]
+        for network in (model, plain))
+    assert groups == expected and len(groups) > 4
     pretrained = filtered('test_mlfm_resnet', pretrained=True, pretrained_cfg=None)
     assert pretrained.pretrained_cfg['tag'] == 'digits'
     assert filtered('resnet10t', in_chans=1).conv1[0].in_channels == 1
