@@ -142,6 +142,7 @@ def test_export(kind, tmp_path):
         torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_hub(tmp_path):
     """Pushed to a Hub, and loaded from there without the encoder's own weights."""
     with HubServer() as server:
