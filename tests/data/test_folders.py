@@ -20,14 +20,18 @@ from mlfm_zoo.data.folders import (
 from mlfm_zoo.data.images import UnreadableImage
 
 
+@pytest.fixture(scope='module')
+def digits():
+    return load_split()[1]
+
+
 @pytest.fixture
-def folder(tmp_path):
+def folder(digits, tmp_path):
     """Three digits of each class, of the digits 0 to 4 only."""
-    _, test = load_split()
     for digit in range(5):
         (tmp_path / str(digit)).mkdir()
-        for i in (test.labels == digit).nonzero().flatten().tolist()[:3]:
-            test.images[i].resize((64, 64)).save(tmp_path / str(digit) / f'{i}.png')
+        for i in (digits.labels == digit).nonzero().flatten().tolist()[:3]:
+            digits.images[i].resize((64, 64)).save(tmp_path / str(digit) / f'{i}.png')
     return tmp_path
 
 

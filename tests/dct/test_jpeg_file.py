@@ -85,7 +85,7 @@ def run_mutations(first, count):
 
 
 def test_damaged_files():
-    run_mutations(0, 300)
+    run_mutations(0, 150)
 
 
 @pytest.mark.slow
