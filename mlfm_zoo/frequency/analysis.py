@@ -270,22 +270,22 @@ def _size_on_disk(f: IO[str]) -> int:
 @torch.inference_mode()
 def _answer(probe: Probe, batch: Batch, applied: List[List[FrequencyFilter]]) -> List[List[Any]]:
     """Rows of samples.csv for a batch, image by image."""
-    rows: List[List[List[Any]]] = [[] for _ in batch.files]
+    answers: Dict[str, List[Tuple[FrequencyFilter, List[List[Any]]]]] = {name: [] for name in probe.models}
     for images, filters, names in zip(batch.images, applied, probe.groups):
         spectrum = torch.fft.rfft2(images)
-        found: Dict[str, List[List[List[Any]]]] = {name: [] for name in names}
         for frequency_filter in filters:
             filtered = frequency_filter(images, spectrum)
             for name in names:
-                found[name].append(judge(probe.models[name](filtered), batch.labels))
-        for name, answers in found.items():
-            for frequency_filter, of_images in zip(filters, answers):
-                for row, file, label, (probability, rank, predicted) in zip(
-                        rows, batch.files, batch.labels.tolist(), of_images):
-                    row.append([
-                        file, probe.class_names[label], name, frequency_filter.kind, f'{frequency_filter.upper:g}',
-                        f'{probability:.6g}', rank, probe.class_names[predicted]])
-    return [line for row in rows for line in row]
+                answers[name].append((frequency_filter, judge(probe.models[name](filtered), batch.labels)))
+    rows = []
+    for i, (file, label) in enumerate(zip(batch.files, batch.labels.tolist())):
+        for name, of_model in answers.items():
+            for frequency_filter, judged in of_model:
+                probability, rank, predicted = judged[i]
+                rows.append([
+                    file, probe.class_names[label], name, frequency_filter.kind, f'{frequency_filter.upper:g}',
+                    f'{probability:.6g}', rank, probe.class_names[predicted]])
+    return rows
 
 
 def judge(logits: torch.Tensor, labels: torch.Tensor) -> List[List[Any]]:

@@ -17,7 +17,7 @@ from ..data.folders import image_mode
 from ..data.images import open_image
 from .analysis import Probe, judge
 from .levels import ClassCurve, Overall
-from .tables import read_table, write_table
+from .tables import read_record, read_table, write_table
 
 __all__ = ['draw_fourier', 'draw_levels', 'draw_samples']
 
@@ -121,14 +121,16 @@ def draw_samples(
         raise ValueError(f'The scales are {list(scales)}, expected numbers of 1 or more.')
     folder, files = Path(folder), list(dict.fromkeys(files))
     names = _file_names({file: str(Path(file).with_suffix('')) for file in probe.files})
-    answers = _answers_on(folder / 'samples.csv', files)
+    answers, form = _answers_on(folder / 'samples.csv', files), read_record(folder / 'settings.json').get('form')
     pictures, points = [], []
     for file in files:
         if file not in answers:
             raise ValueError(f'{file} is not among the images that were analyzed: give names as in samples.csv.')
         image = open_image(probe.root / file, image_mode(probe.configs[0]))
-        of_file = _points(probe, file, image, answers[file], scales)
-        figure = _draw_sample(probe, image, answers[file], of_file)
+        radii = sorted({row['radius'] for row in answers[file]})
+        filters = [FrequencyFilter('lowpass', radius, form) for radius in radii]
+        of_file = _points(probe, file, image, answers[file][0]['class'], filters, scales)
+        figure = _draw_sample(probe, image, answers[file], filters, of_file)
         pictures.append(_save(figure, folder / f'sample-{names[file]}.png'))
         points += of_file
     write_table(folder / 'scales.csv', Point._fields, [
@@ -185,22 +187,24 @@ def _points(
         probe: Probe,
         file: str,
         image: Image.Image,
-        rows: Sequence[Mapping[str, Any]],
+        true: str,
+        filters: Sequence[FrequencyFilter],
         scales: Sequence[float],
 ) -> List[Point]:
     """What models answer on an image that is enlarged, cropped and low-pass filtered."""
     points = []
-    labels = torch.tensor([probe.class_names.index(rows[0]['class'])], device=probe.device)
+    labels = torch.tensor([probe.class_names.index(true)], device=probe.device)
     for config, names in zip(probe.configs, probe.groups):
         for scale in scales:
             # enlarged before the crop: what is seen is smaller, and finer where the image has more pixels
             transform = create_transform(**{**config, 'crop_pct': config['crop_pct'] / scale})
             tensor = transform(image)[None].to(probe.device)
-            for radius in sorted({row['radius'] for row in rows}):
-                filtered = FrequencyFilter('lowpass', radius)(tensor)
+            for lowpass in filters:
+                filtered = lowpass(tensor)
                 for name in names:
                     [[probability, rank, predicted]] = judge(probe.models[name](filtered), labels)
-                    points.append(Point(file, name, scale, radius, probability, rank, probe.class_names[predicted]))
+                    points.append(
+                        Point(file, name, scale, lowpass.upper, probability, rank, probe.class_names[predicted]))
     return points
 
 
@@ -208,17 +212,17 @@ def _draw_sample(
         probe: Probe,
         image: Image.Image,
         rows: Sequence[Mapping[str, Any]],
+        filters: Sequence[FrequencyFilter],
         points: Sequence[Point],
 ) -> Any:
     figure = require_matplotlib().figure(figsize=(10, 6), layout='constrained')
     grid = figure.add_gridspec(2, 2 * SHOWN_RADII, height_ratios=(1, 2))
-    radii = sorted({row['radius'] for row in rows})
     tensor = create_transform(**probe.configs[0])(image)
     for i in range(SHOWN_RADII):
-        radius = radii[round(i * (len(radii) - 1) / (SHOWN_RADII - 1))]
+        lowpass = filters[round(i * (len(filters) - 1) / (SHOWN_RADII - 1))]
         axes = figure.add_subplot(grid[0, 2 * i:2 * i + 2])
-        axes.imshow(_pixels(FrequencyFilter('lowpass', radius)(tensor), probe.configs[0]), cmap='gray')
-        axes.set_title(f'low-pass {radius:g}', fontsize='small')
+        axes.imshow(_pixels(lowpass(tensor), probe.configs[0]), cmap='gray')
+        axes.set_title(f'low-pass {lowpass.upper:g}', fontsize='small')
         axes.axis('off')
 
     plain = figure.add_subplot(grid[1, :SHOWN_RADII])
