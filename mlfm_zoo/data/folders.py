@@ -221,18 +221,8 @@ def read_batches(
     """
     dataset.input_img_mode = image_mode(config)
     loader = create_loader(
-        dataset,
-        input_size=config['input_size'],
-        batch_size=batch_size,
-        interpolation=config['interpolation'],
-        mean=config['mean'],
-        std=config['std'],
-        crop_pct=config['crop_pct'],
-        num_workers=num_workers,
-        persistent_workers=False,
-        use_prefetcher=False,
-        device=torch.device(device),
-    )
+        dataset, batch_size=batch_size, num_workers=num_workers, persistent_workers=False, use_prefetcher=False,
+        device=torch.device(device), **config)
     try:
         yield from loader
     except UnreadableImage as error:  # from a worker, its message is the whole traceback

@@ -31,14 +31,15 @@ def folder(digits, tmp_path):
     for digit in range(5):
         (tmp_path / str(digit)).mkdir()
         for i in (digits.labels == digit).nonzero().flatten().tolist()[:3]:
-            digits.images[i].resize((64, 64)).save(tmp_path / str(digit) / f'{i}.png')
+            digits.images[i].resize((80, 64)).save(tmp_path / str(digit) / f'{i}.png')
     return tmp_path
 
 
-@pytest.mark.parametrize('name', ['test_mlfm_resnet', 'resnet18'])
-def test_batches_are_timms(folder, name):
+@pytest.mark.parametrize('name, crop_mode', [
+    ('test_mlfm_resnet', 'center'), ('resnet18', 'center'), ('resnet18', 'squash'), ('resnet18', 'border')])
+def test_batches_are_timms(folder, name, crop_mode):
     """Grey and RGB images, some of the classes only."""
-    model = timm.create_model(name)
+    model = timm.create_model(name, pretrained_cfg_overlay=dict(crop_mode=crop_mode))
     config = data_config(model, 96)
     expected = create_loader(
         create_dataset('', folder, class_map={str(i): i + 1 for i in range(5)}, input_img_mode=image_mode(config)),
