@@ -32,10 +32,7 @@ RESTART = re.compile(rb'\xff[\xd0-\xd7]')
 
 SOI, EOI, SOS, DQT, DHT, DRI, JFIF, ADOBE = 0xd8, 0xd9, 0xda, 0xdb, 0xc4, 0xdd, 0xe0, 0xee
 FRAMES = {0xc0: 'sequential', 0xc1: 'sequential', 0xc2: 'progressive'}
-OTHER_FRAMES = {
-    0xc3: 'lossless', 0xc5: 'hierarchical', 0xc6: 'hierarchical', 0xc7: 'hierarchical', 0xc9: 'arithmetic-coded',
-    0xca: 'arithmetic-coded', 0xcb: 'lossless', 0xcd: 'hierarchical', 0xce: 'hierarchical', 0xcf: 'hierarchical',
-    0xde: 'hierarchical'}
+OTHER_FRAMES = {0xc3, *range(0xc5, 0xc8), *range(0xc9, 0xcc), *range(0xcd, 0xd0), 0xde}
 
 
 class Plane(NamedTuple):
@@ -152,7 +149,7 @@ def parse_jpeg(content: bytes) -> Parsed:
             parsed.kind = FRAMES[marker]
             _frame(parsed, segment)
         elif marker in OTHER_FRAMES:
-            raise Damaged(f'it is {OTHER_FRAMES[marker]}, expected sequential or progressive Huffman coding')
+            raise Damaged('it is lossless, hierarchical or arithmetic-coded, expected a sequential or progressive file')
         elif marker == SOS:
             scans += 1
             if scans > MAX_SCANS:
