@@ -259,7 +259,8 @@ def data_config(model: nn.Module, img_size: Optional[int] = None) -> Dict[str, A
         raise ValueError(
             f'The model takes {in_chans} channels, expected images of 1, 3 or 4: a network on DCT coefficients takes '
             "images if it is built with dct_input='rgb'.")
-    return resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
+    # given a size alone, timm takes three channels
+    return resolve_model_data_config(model, args=dict(img_size=img_size, in_chans=in_chans) if img_size else None)
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:

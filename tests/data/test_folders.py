@@ -125,6 +125,9 @@ def test_models_and_devices():
     model = timm.create_model('dct_resnet50_24s', dct_input='coefficients', device='meta')
     with pytest.raises(ValueError, match='takes 24 channels, expected images of 1, 3 or 4'):
         data_config(model)
+    config = dict(input_size=(1, 28, 28), mean=(0.1,), std=(0.3,))
+    gray = timm.create_model('resnet18', in_chans=1, pretrained_cfg_overlay=config, device='meta')
+    assert [data_config(gray, size)['input_size'] for size in (None, 96)] == [(1, 28, 28), (1, 96, 96)]
     assert usable_device('cpu') == torch.device('cpu')
     for name in ('nothing', 'cuda:99'):
         with pytest.raises(ValueError, match=f'There is no device {name} on this machine'):
