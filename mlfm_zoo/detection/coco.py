@@ -151,6 +151,7 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
             keep_empty: bool = True,
     ):
         check_option('in_chans', in_chans, tuple(MODES))
+        require_pycocotools('pycocotools.coco')
         self.folder, self.annotations, self.transforms, self.masks = folder, annotations, transforms, masks
         self.mode = MODES[in_chans]
         self.coco = read_coco(annotations)

@@ -25,7 +25,7 @@ __all__ = ['SegmentationNetwork', 'create_encoder']
 # What the Hub's `from_pretrained` passes on for downloads.
 HUB_ARGS = ('revision', 'cache_dir', 'force_download', 'local_files_only', 'token')
 
-# What no network gets: places for weights, as those of the encoder are among those saved, and what older versions of the
+# What no network gets: places for weights, since the encoder's are among those saved, and what older versions of the
 # Hub's library pass on.
 IGNORED_ARGS = ('pretrained', 'checkpoint_path', 'proxies', 'resume_download')
 

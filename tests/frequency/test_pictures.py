@@ -71,8 +71,9 @@ def test_samples_are_filtered_as_in_the_analysis(data, models, tmp_path):
     probe = frequency.Probe({MODEL: models[MODEL]}, tmp_path / 'data', list('0123456789'), num_workers=0)
     frequency.analyse(probe, tmp_path, radii=[2], filters=['lowpass'], form='gaussian')
     frequency.draw_samples(probe, tmp_path, probe.files[:1], [1])
+    file = probe.files[0]
     curve, expected = (
-        {row['radius']: float(row['probability']) for row in read_table(tmp_path / name) if row['file'] == probe.files[0]}
+        {row['radius']: float(row['probability']) for row in read_table(tmp_path / name) if row['file'] == file}
         for name in ('scales.csv', 'samples.csv'))
     assert curve == pytest.approx(expected, rel=1e-4) and len(curve) == 3
 
