@@ -121,7 +121,7 @@ def draw_samples(
         raise ValueError(f'The scales are {list(scales)}, expected numbers of 1 or more.')
     folder, files = Path(folder), list(dict.fromkeys(files))
     names = _file_names({file: str(Path(file).with_suffix('')) for file in probe.files})
-    answers, form = _answers_on(folder / 'samples.csv', files), read_record(folder / 'settings.json').get('form')
+    answers, form = _answers_on(folder / 'samples.csv', files), read_record(folder / 'settings.json')['form']
     pictures, points = [], []
     for file in files:
         if file not in answers:
