@@ -42,7 +42,7 @@ from timm.models import load_state_dict
 
 import mlfm_zoo
 from mlfm_zoo.frequency import FrequencyFilter, Probe
-from mlfm_zoo.frequency.analysis import write_table
+from mlfm_zoo.frequency.tables import write_table
 from mlfm_zoo.workflow.collect import Run, RunError, read_run
 from mlfm_zoo.workflow.cost import Cost, count_cost
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
@@ -311,7 +311,7 @@ def examine(job: Job, run: Run, args: argparse.Namespace, tests: Tests) -> Tuple
             num_workers=job.settings.get('workers', 0), device=job.settings.get('device', 'cuda'))
         for batch in probe.batches():
             if batch.skipped:
-                raise PlanError(f'{batch.skipped[0]} of the test images cannot be decoded: get the data again.')
+                raise PlanError(f'{batch.skipped[0][0]} of the test images cannot be decoded: get the data again.')
             [images] = batch.images
             yield probe, images, batch.labels
 

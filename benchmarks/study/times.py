@@ -20,7 +20,7 @@ import timm
 import torch
 from run import RESULTS, Job, read_plan
 
-from mlfm_zoo.frequency.analysis import write_table
+from mlfm_zoo.frequency.tables import write_table
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -113,7 +113,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         model, dataset, len(labels.names), args.window, args.overlap, args.flip, num_workers=args.workers,
         progress=sys.stderr.isatty())
     for name, value in as_row(scores, labels.names).items():
-        print(f'{name.replace("_", " ", 1)}: {value:.2f} %')
+        print(f'{printable(name.replace("_", " ", 1))}: {value:.2f} %')
     if args.json:
         # JSON has no NaN, which stands for classes that do not occur: it has null
         plain = json.loads(json.dumps(scores._asdict()), parse_constant=lambda _: None)

@@ -116,16 +116,7 @@ def lowpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.T
 
 
 def highpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.Tensor:
-    """Keep what `lowpass` of the same radius removes.
-
-    Args:
-        images: Image batch (N, C, H, W), or one image.
-        radius: Radius in cycles per image.
-        form: 'ideal' or 'gaussian'.
-
-    Returns:
-        The filtered images.
-    """
+    """Keep what `lowpass` of the same arguments removes."""
     return FrequencyFilter('highpass', radius, form)(images)
 
 
@@ -145,17 +136,7 @@ def bandpass(images: torch.Tensor, lower: float, upper: float, form: str = 'idea
 
 
 def bandstop(images: torch.Tensor, lower: float, upper: float, form: str = 'ideal') -> torch.Tensor:
-    """Keep what `bandpass` of the same radii removes.
-
-    Args:
-        images: Image batch (N, C, H, W), or one image.
-        lower: Lower radius in cycles per image.
-        upper: Upper radius in cycles per image.
-        form: 'ideal' or 'gaussian'.
-
-    Returns:
-        The filtered images.
-    """
+    """Keep what `bandpass` of the same arguments removes."""
     return FrequencyFilter('bandstop', (lower, upper), form)(images)
 
 

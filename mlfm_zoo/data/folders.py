@@ -3,7 +3,7 @@
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -82,6 +82,10 @@ class _FolderReader:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tuple[IO[bytes], int]:
+        file, target = self.samples[index]
+        return open(file, 'rb'), target
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         file = self.samples[index][0]
@@ -217,18 +221,8 @@ def read_batches(
     """
     dataset.input_img_mode = image_mode(config)
     loader = create_loader(
-        dataset,
-        input_size=config['input_size'],
-        batch_size=batch_size,
-        interpolation=config['interpolation'],
-        mean=config['mean'],
-        std=config['std'],
-        crop_pct=config['crop_pct'],
-        num_workers=num_workers,
-        persistent_workers=False,
-        use_prefetcher=False,
-        device=torch.device(device),
-    )
+        dataset, batch_size=batch_size, num_workers=num_workers, persistent_workers=False, use_prefetcher=False,
+        device=torch.device(device), **config)
     try:
         yield from loader
     except UnreadableImage as error:  # from a worker, its message is the whole traceback
@@ -265,7 +259,8 @@ def data_config(model: nn.Module, img_size: Optional[int] = None) -> Dict[str, A
         raise ValueError(
             f'The model takes {in_chans} channels, expected images of 1, 3 or 4: a network on DCT coefficients takes '
             "images if it is built with dct_input='rgb'.")
-    return resolve_model_data_config(model, args=dict(img_size=img_size) if img_size else None)
+    # given a size alone, timm takes three channels
+    return resolve_model_data_config(model, args=dict(img_size=img_size, in_chans=in_chans) if img_size else None)
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:

@@ -132,9 +132,7 @@ def prepare(
         found = len(files) + _count(left_out, split, synset)
         if found != num_images[split]:
             faults.append(f'{split}/{synset} has {found} images')
-    _raise_faults(faults, source, num_images)
-    if not skip_bad:
-        _raise_bad(bad, source, 'continue without them with --skip-bad')
+    _refuse(source, num_images, faults, {} if skip_bad else bad, 'continue without them with --skip-bad')
     unfinished = dest / f'{MARK}{PARTIAL}'
     unfinished.write_text(json.dumps({'source': str(source), 'images': images, 'left_out': left_out}, indent=2))
     unfinished.replace(dest / MARK)
@@ -183,8 +181,7 @@ def verify(
             images[split] += len(paths) - len(class_bad)
             if len(paths) + _count(left_out, split, synset) != num_images[split]:
                 faults.append(f'{split}/{synset} has {len(paths)} images')
-    _raise_faults(faults, folder, num_images)
-    _raise_bad(bad, folder, 'prepare again with --skip-bad')
+    _refuse(folder, num_images, faults, bad, 'prepare again with --skip-bad')
     return Summary(images, 0, bad)
 
 
@@ -303,14 +300,12 @@ def _count(left_out: Dict[str, str], split: str, synset: str) -> int:
     return sum(name.startswith(f'{split}/{synset}/') for name in left_out)
 
 
-def _raise_faults(faults: List[str], source: Path, num_images: Dict[str, int]) -> None:
+def _refuse(source: Path, num_images: Dict[str, int], faults: List[str], bad: Dict[str, str], advice: str) -> None:
+    """Raise for classes that lack images or have too many, and for broken images."""
     if faults:
         expected = ' and '.join(f'{n:,} in {split}' for split, n in num_images.items())
         more = f' (and {len(faults) - 1} more such classes)' if len(faults) > 1 else ''
         raise DataError(f'{source}: {faults[0]}{more}, expected {expected}: unpack all of the set.')
-
-
-def _raise_bad(bad: Dict[str, str], source: Path, advice: str) -> None:
     if bad:
         raise DataError(
             f'{_listed(bad)}\n{len(bad)} images of {source} are broken: put whole ones in their place, or {advice}.')

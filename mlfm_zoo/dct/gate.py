@@ -74,17 +74,7 @@ class ChannelGate(nn.Module):
 
 
 def gated_stem(model: nn.Module) -> Tuple[nn.Module, ChannelGate]:
-    """Find the stem and the gate of a network.
-
-    Args:
-        model: A network that was built with a gate.
-
-    Returns:
-        The stem, an identity in a network on coefficients, and the gate after it.
-
-    Raises:
-        ValueError: There is no gate.
-    """
+    """Find the stem of a network, an identity if it takes coefficients, and the gate after it, or raise ValueError."""
     for module in model.modules():
         if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], ChannelGate):
             return module[0], module[1]

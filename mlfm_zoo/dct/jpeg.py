@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from timm.data import ImageDataset
 
+from ..data.folders import open_images
 from .channels import PLANE, select_channels
 from .jpeg_file import Damaged, JPEGFile, Plane, errors_named, read_jpeg
 from .stem import BLOCK, YCBCR, as_statistics, dct_matrix
@@ -69,7 +70,7 @@ class JPEGCoefficients(ImageDataset):
     A file that cannot be read is an error.
 
     Args:
-        root: Folder of class folders, or what else `reader` takes.
+        root: Folder of class folders, whose links are followed and hidden files left out; or what else `reader` takes.
         channels: As `dct_channels` of the network.
         size: Height and width of the crop in pixels, multiples of 8; one number for both; None for whole files, which
             only batches of 1 take if their sizes differ.
@@ -80,13 +81,12 @@ class JPEGCoefficients(ImageDataset):
             normalizes them on the device with the values of `loader_config`. The luma of a file consists of whole
             numbers anyway.
         reader: A reader of timm, or its name.
-        class_map: Class names to indices, as timm takes it.
+        class_map: Class names to indices, as timm takes it; timm reads the folder then.
         **kwargs: Other arguments of timm's `ImageDataset`, except `transform`.
 
     Raises:
         ValueError: An argument is out of range.
-        FileNotFoundError: There is nothing at `root`.
-        RuntimeError: There is no image.
+        FileNotFoundError: `root` is not a folder, or holds no images.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class JPEGCoefficients(ImageDataset):
             class_map: Any = None,
             **kwargs: Any,
     ):
-        if reader is None and not Path(root).exists():
-            raise FileNotFoundError(f'There is nothing at {root}: give a folder with one folder of files per class.')
+        if reader is None and class_map is None:
+            reader = open_images(root).reader
         super().__init__(str(root), reader, class_map=class_map, load_bytes=True, **kwargs)
         self.channels = select_channels(channels)
         self.size = (size, size) if isinstance(size, int) else size

@@ -13,6 +13,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 import numpy as np
 
 from .._extras import require_extra
+from .._terminal import printable
 
 __all__ = ['Damaged', 'JPEGFile', 'Plane', 'errors_named', 'parse_jpeg', 'read_jpeg']
 
@@ -31,10 +32,7 @@ RESTART = re.compile(rb'\xff[\xd0-\xd7]')
 
 SOI, EOI, SOS, DQT, DHT, DRI, JFIF, ADOBE = 0xd8, 0xd9, 0xda, 0xdb, 0xc4, 0xdd, 0xe0, 0xee
 FRAMES = {0xc0: 'sequential', 0xc1: 'sequential', 0xc2: 'progressive'}
-OTHER_FRAMES = {
-    0xc3: 'lossless', 0xc5: 'hierarchical', 0xc6: 'hierarchical', 0xc7: 'hierarchical', 0xc9: 'arithmetic-coded',
-    0xca: 'arithmetic-coded', 0xcb: 'lossless', 0xcd: 'hierarchical', 0xce: 'hierarchical', 0xcf: 'hierarchical',
-    0xde: 'hierarchical'}
+OTHER_FRAMES = {0xc3, *range(0xc5, 0xc8), *range(0xc9, 0xcc), *range(0xcd, 0xd0), 0xde}
 
 
 class Plane(NamedTuple):
@@ -82,37 +80,19 @@ class Damaged(ValueError):
 
 @contextlib.contextmanager
 def errors_named(name: str) -> Iterator[None]:
-    """Name the file that cannot be read in errors.
-
-    Args:
-        name: Name of the file.
-
-    Yields:
-        Nothing, while the file is read.
-
-    Raises:
-        ValueError: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
-    """
+    """Turn `Damaged` into a ValueError that names the file and says what to do."""
     try:
         yield
     except Damaged as error:
         raise ValueError(
-            f'{name} cannot be read as JPEG coefficients, {error}: repair or remove it, or write it again with '
-            'mlfm_zoo.dct.store_jpegs.') from error
+            f'{printable(name)} cannot be read as JPEG coefficients, {error}: repair or remove it, or write it again '
+            'with mlfm_zoo.dct.store_jpegs.') from error
 
 
 def read_jpeg(content: bytes) -> JPEGFile:
-    """Read the quantized coefficients of a file.
+    """Read the quantized coefficients of a file: each plane's blocks at its own resolution, without padding blocks.
 
-    Args:
-        content: The whole file.
-
-    Returns:
-        The planes, each with blocks at its own resolution, without padding blocks.
-
-    Raises:
-        Damaged: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
-        RuntimeError: jpeglib is not installed.
+    Raises `Damaged` if the file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
     """
     jpeglib = require_extra('jpeglib', 'jpeg', 'Reading coefficients of JPEG files')
     parsed = parse_jpeg(content)
@@ -141,17 +121,7 @@ def read_jpeg(content: bytes) -> JPEGFile:
 
 
 def parse_jpeg(content: bytes) -> Parsed:
-    """Check the segments of a file.
-
-    Args:
-        content: The whole file.
-
-    Returns:
-        Their content.
-
-    Raises:
-        Damaged: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
-    """
+    """Check the segments of a file, and return their content; raises `Damaged` as `read_jpeg` does."""
     if content[:2] != b'\xff\xd8':
         raise Damaged('it does not start as a JPEG does')
     parsed = Parsed()
@@ -179,7 +149,7 @@ def parse_jpeg(content: bytes) -> Parsed:
             parsed.kind = FRAMES[marker]
             _frame(parsed, segment)
         elif marker in OTHER_FRAMES:
-            raise Damaged(f'it is {OTHER_FRAMES[marker]}, expected sequential or progressive Huffman coding')
+            raise Damaged('it is lossless, hierarchical or arithmetic-coded, expected a sequential or progressive file')
         elif marker == SOS:
             scans += 1
             if scans > MAX_SCANS:

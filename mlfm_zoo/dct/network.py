@@ -106,15 +106,7 @@ def to_dct(
 
 
 def coefficient_config(num_chs: int, img_size: Sequence[int]) -> Dict[str, Any]:
-    """The input entries of the pretrained config of a network that takes normalized coefficients.
-
-    Args:
-        num_chs: Coefficients.
-        img_size: Height and width of the image in pixels.
-
-    Returns:
-        Input size, mean and standard deviation.
-    """
+    """Make the input entries of the pretrained config of a network on coefficients of images of a size."""
     height, width = (size // 8 for size in img_size)
     return dict(input_size=(num_chs, height, width), mean=(0.,) * num_chs, std=(1.,) * num_chs)
 
@@ -214,14 +206,7 @@ def start_from_trunk(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> D
     """Convert weights of a trunk on RGB images to an initialization of a network on DCT coefficients.
 
     As in `to_dct`, the stem's weights are left out, and the layer that reads the coefficients keeps its leading input
-    channels. What the weights lack stays as it is in the network.
-
-    Args:
-        state_dict: Weights of the trunk.
-        model: The network on DCT coefficients, or on YCbCr, which takes all of them.
-
-    Returns:
-        Weights of the network.
+    channels. What the weights lack stays as it is in the network. A network on YCbCr takes all of them.
     """
     is_resnet = hasattr(model, 'layer1')
     stem, readers = ('conv1.', ('layer1.0.conv1.', 'layer1.0.downsample.')) if is_resnet else (

@@ -44,26 +44,13 @@ def released_statistics() -> Statistics:
 
     Their deviations look like those of each image's mean, so that high frequencies are far from unit variance: for a
     training from scratch `measure_statistics` is better.
-
-    Returns:
-        The statistics.
     """
     values = json.loads(Path(__file__).with_name('released_statistics.json').read_text(encoding='utf-8'))
     return Statistics(tuple(values['mean']), tuple(values['std']))
 
 
 def as_statistics(statistics: Optional[Sequence[Sequence[float]]]) -> Statistics:
-    """Check statistics that a caller gave.
-
-    Args:
-        statistics: Means and standard deviations; the released ones if None.
-
-    Returns:
-        The statistics.
-
-    Raises:
-        ValueError: They are not 192 and 192, or a deviation is not above 0.
-    """
+    """Check statistics that a caller gave, a ValueError if they are none; the released ones if None."""
     if statistics is None:
         return released_statistics()
     try:

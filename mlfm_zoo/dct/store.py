@@ -6,6 +6,7 @@ from typing import Union
 from PIL import Image
 
 from .._files import written_whole
+from .._terminal import printable
 from ..data.folders import walk_images
 from ..data.images import convert_pixels, open_image
 from .stem import BLOCK
@@ -57,7 +58,7 @@ def store_jpegs(
     paths = {(target / file.relative_to(source)).with_suffix('.jpg'): file for file in files}
     if len(paths) < len(files):
         twice = next(file for file in files if file not in paths.values())
-        raise ValueError(f'{twice} has the name of another image except for its ending: rename one of them.')
+        raise ValueError(f'{printable(twice)} has the name of another image except for its ending: rename one of them.')
     written = 0
     for path, file in paths.items():
         if path.exists():
@@ -65,8 +66,8 @@ def store_jpegs(
         image = open_image(file, mode=None)
         if max(image.size) * size > MAX_SIDE * min(image.size) and not crop:
             raise ValueError(
-                f'{file} would have a side of more than {MAX_SIDE} pixels, the most of a JPEG: remove it, or give '
-                'crop=True.')
+                f'{printable(file)} would have a side of more than {MAX_SIDE} pixels, the most of a JPEG: remove it, '
+                'or give crop=True.')
         image = convert_pixels(image, 'L' if image.mode == 'L' or image.mode.startswith('I') else 'RGB', file)
         image = _resize(image, size, crop)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Images annotated in COCO's form: one JSON file and a folder of images, read by torchvision and pycocotools."""
+"""Images annotated in COCO's form: one JSON file, read by pycocotools, and a folder of images."""
 
 import contextlib
 import functools
@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.datasets import CocoDetection, VisionDataset, wrap_dataset_for_transforms_v2
-from torchvision.transforms.v2.functional import to_dtype, to_image
+from torchvision.transforms.v2.functional import convert_bounding_box_format, to_dtype, to_image
 
 from .._extras import require_extra
 from ..data.images import open_image
@@ -32,14 +30,7 @@ MAX_SIDE = 2 ** 16  # of an image in pixels
 
 
 def make_coco(content: Dict[str, Any]) -> Any:
-    """Index annotations with pycocotools, without its prints.
-
-    Args:
-        content: What a file of annotations holds.
-
-    Returns:
-        A `pycocotools.coco.COCO`.
-    """
+    """Index the content of a file of annotations as a `pycocotools.coco.COCO`, without its prints."""
     coco = require_pycocotools('pycocotools.coco').COCO()
     coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
@@ -48,17 +39,9 @@ def make_coco(content: Dict[str, Any]) -> Any:
 
 
 def read_coco(file: PathLike) -> Any:
-    """Read a file of annotations and check each of them.
+    """Read a file of annotations in the form of COCO's instances, and check each of them, see `check_coco`.
 
-    Args:
-        file: JSON in the form of COCO's instances: images, annotations and categories.
-
-    Returns:
-        A `pycocotools.coco.COCO`. Annotations without iscrowd or area get 0 and the area of their box.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not in COCO's form, or an annotation is damaged.
+    A ValueError says if the file is not in this form, or an annotation is damaged.
     """
     with _damage(f'{file} is not a JSON file in the form of COCO'):
         content = json.loads(Path(file).read_text(encoding='utf-8-sig'))
@@ -85,12 +68,7 @@ def _damage(what: str) -> Iterator[None]:
 def check_coco(coco: Any, file: object) -> None:
     """Complete the annotations, and raise for what would stop a training, or falsify or crash an evaluation later.
 
-    Args:
-        coco: A `pycocotools.coco.COCO`.
-        file: What errors call it.
-
-    Raises:
-        ValueError: An image or annotation is damaged.
+    Annotations without iscrowd or area get 0 and the area of their box. A ValueError calls the annotations `file`.
     """
     for info in coco.dataset.get('images', []):
         with _damage(f'{file}: image {info.get("id")} is damaged'):
@@ -131,34 +109,6 @@ def _check_segmentation(segmentation: Any, info: Dict[str, Any]) -> None:
 
 def _is_target(entry: Dict[str, Any]) -> bool:
     return not entry['iscrowd'] and min(entry['bbox'][2:]) > 0
-
-
-class _Targets(CocoDetection):
-    """torchvision's dataset without crowds and boxes without area; `open_image` reads the images."""
-
-    def __init__(self, folder: PathLike, file: PathLike, masks: bool, mode: str):
-        VisionDataset.__init__(self, folder)  # torchvision's own reads no file with a byte order mark
-        self.coco = read_coco(file)
-        self.ids = sorted(self.coco.imgs)
-        self.file, self.masks, self.mode = file, masks, mode
-
-    def _load_image(self, id: Any) -> Image.Image:
-        info = self.coco.imgs[id]
-        file = Path(self.root, info['file_name'])
-        image = open_image(file, self.mode, upright=True)
-        if image.size != (info['width'], info['height']):
-            raise ValueError(
-                f'{file} is {image.width} x {image.height} pixels, turned as its EXIF orientation says, and '
-                f'{info["width"]} x {info["height"]} in {self.file}: give the images that were annotated.')
-        return image
-
-    def _load_target(self, id: Any) -> List[Dict[str, Any]]:
-        entries = [entry for entry in super()._load_target(id) if _is_target(entry)]
-        for entry in entries:
-            if self.masks and not isinstance(entry['segmentation'], list):  # only decoding shows what is in run lengths
-                with _damage(f'{self.file}: annotation {entry["id"]} is damaged'):
-                    self.coco.annToMask(entry)
-        return entries
 
 
 class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
@@ -202,8 +152,9 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
     ):
         check_option('in_chans', in_chans, tuple(MODES))
         require_pycocotools('pycocotools.coco')
-        data = _Targets(folder, annotations, masks, MODES[in_chans])
-        self.coco, self.masks, self.transforms = data.coco, masks, transforms
+        self.folder, self.annotations, self.transforms, self.masks = folder, annotations, transforms, masks
+        self.mode = MODES[in_chans]
+        self.coco = read_coco(annotations)
         self.names = {c['id']: str(c['name']) for c in self.coco.cats.values()}
         if min(self.names, default=0) < 1:
             raise ValueError(f'{annotations} has no categories or one of id 0, the background: number them from 1.')
@@ -216,26 +167,34 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
         empty = sum(not entry['iscrowd'] for entry in self.coco.anns.values()) - len(targets)
         if empty:
             warnings.warn(f'{empty} boxes in {annotations} have no area and are left out of the targets.', stacklevel=2)
-        if not keep_empty:
-            data.ids = sorted({entry['image_id'] for entry in targets})
-        if not data.ids:
+        self.ids = sorted(self.coco.imgs if keep_empty else {entry['image_id'] for entry in targets})
+        if not self.ids:
             raise ValueError(f'{annotations} lists no images to read: give one that does.')
-        self.ids = data.ids
-        self._data = wrap_dataset_for_transforms_v2(
-            data, {'boxes', 'labels', 'image_id', *(('masks',) if masks else ())})
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, Dict[str, Any]]:
         """Image (in_chans, H, W) from 0 to 1, and its boxes, labels, masks and image_id."""
-        image, target = self._data[index]
-        size = (image.height, image.width)
-        if 'boxes' not in target:  # torchvision leaves out what is empty
-            target['boxes'] = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format='XYXY', canvas_size=size)
-            target['labels'] = torch.zeros(0, dtype=torch.int64)
-            if self.masks:
-                target['masks'] = tv_tensors.Mask(torch.zeros(0, *size, dtype=torch.uint8))
+        info = self.coco.imgs[self.ids[index]]
+        file, size = Path(self.folder, info['file_name']), (info['height'], info['width'])
+        image = open_image(file, self.mode, upright=True)
+        if (image.height, image.width) != size:
+            raise ValueError(
+                f'{file} is {image.width} x {image.height} pixels, turned as its EXIF orientation says, and '
+                f'{size[1]} x {size[0]} in {self.annotations}: give the images that were annotated.')
+        entries = [entry for entry in self.coco.imgToAnns[info['id']] if _is_target(entry)]
+        boxes = torch.tensor([entry['bbox'] for entry in entries]).reshape(-1, 4)
+        target: Dict[str, Any] = dict(
+            image_id=info['id'],
+            boxes=convert_bounding_box_format(
+                tv_tensors.BoundingBoxes(boxes, format='XYWH', canvas_size=size), new_format='XYXY'),
+            labels=torch.tensor([entry['category_id'] for entry in entries], dtype=torch.int64))
+        if self.masks:
+            target['masks'] = tv_tensors.Mask(torch.zeros(len(entries), *size, dtype=torch.uint8))
+            for mask, entry in zip(target['masks'], entries):
+                with _damage(f'{self.annotations}: annotation {entry["id"]} is damaged'):
+                    mask.copy_(torch.from_numpy(self.coco.annToMask(entry)))
         pixels = to_dtype(to_image(image), torch.float32, scale=True)
         return (pixels, target) if self.transforms is None else self.transforms(pixels, target)
 

@@ -8,6 +8,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from .._files import written_whole
+from .._terminal import printable
 from .coco import PathLike
 
 __all__ = ['draw_predictions']
@@ -47,7 +48,7 @@ def draw_predictions(
     scores = instances['scores'].detach().cpu() if 'scores' in instances else None
     shown = torch.ones(len(labels), dtype=torch.bool) if scores is None else scores >= min_score
     chosen = labels[shown].tolist()
-    words = [str((names or {}).get(label, label)) for label in chosen]
+    words = [printable((names or {}).get(label, label)) for label in chosen]
     if scores is not None:
         words = [f'{word} {score:.2f}' for word, score in zip(words, scores[shown].tolist())]
     if chosen:

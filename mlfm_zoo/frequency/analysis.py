@@ -6,23 +6,22 @@ that it was at.
 """
 
 import csv
-import json
 import os
 import sys
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Collection, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 
-from .._files import locked, written_whole
 from ..data.filters import FrequencyFilter, full_radius
 from ..data.folders import data_config, image_mode, open_folder, usable_device
 from ..data.images import UnreadableImage, convert_pixels, open_image
+from .tables import damaged, open_table, read_record, resumable, write_record
 
-__all__ = ['SAMPLE_COLUMNS', 'Probe', 'analyse', 'default_radii', 'judge', 'keep_settings', 'write_table']
+__all__ = ['Probe', 'analyse', 'default_radii', 'judge']
 
 SAMPLE_COLUMNS = ('file', 'class', 'model', 'filter', 'radius', 'probability', 'rank', 'predicted')
 SKIPPED_COLUMNS = ('file', 'why')
@@ -50,13 +49,13 @@ class Batch(NamedTuple):
         files: Names of its readable images, relative to the folder.
         labels: Their classes (N,).
         images: The images (N, C, H, W) as each group of models wants them.
-        skipped: Names of those that cannot be decoded.
+        skipped: Names of those that cannot be used, and why.
     """
     start: int
     files: List[str]
     labels: torch.Tensor
     images: List[torch.Tensor]
-    skipped: List[str]
+    skipped: List[Tuple[str, str]]
 
     @property
     def end(self) -> int:
@@ -145,8 +144,8 @@ class Probe:
         done = start
         for items in loader:
             named = list(zip(self.files[done:], items))
-            read = [(name, tensors, label) for name, (tensors, label) in named if tensors is not None]
-            skipped = [name for name, (tensors, _) in named if tensors is None]
+            read = [(name, tensors, label) for name, (tensors, label) in named if not isinstance(tensors, str)]
+            skipped = [(name, reason) for name, (reason, _) in named if isinstance(reason, str)]
             labels = torch.tensor([label for _, _, label in read], dtype=torch.long, device=self.device)
             groups = zip(*(tensors for _, tensors, _ in read))
             yield Batch(
@@ -157,9 +156,14 @@ class Probe:
         if progress:
             print(file=sys.stderr)
 
+    def nothing_decoded(self) -> ValueError:
+        """Make the error for a folder of which no image can be decoded."""
+        return ValueError(
+            f'None of the {len(self.files)} images in {self.root} can be decoded: give a folder of images.')
+
 
 class _Images(Dataset[Any]):
-    """The images of a folder from number `start` on, each as every group of models wants it; None if unreadable."""
+    """The images of a folder from `start` on, each as every group of models wants it, or why it cannot be used."""
 
     def __init__(self, reader: Any, configs: List[Dict[str, Any]], start: int):
         self.reader = reader
@@ -170,13 +174,13 @@ class _Images(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.reader) - self.start
 
-    def __getitem__(self, index: int) -> Tuple[Optional[List[torch.Tensor]], int]:
+    def __getitem__(self, index: int) -> Tuple[Union[str, List[torch.Tensor]], int]:
         file, label = self.reader.samples[self.start + index]
         try:
             image = open_image(file, mode=None)
             images = [convert_pixels(image, mode, file) for mode in self.modes]
-        except UnreadableImage:
-            return None, label
+        except UnreadableImage as error:
+            return str(error), label
         return [transform(image) for transform, image in zip(self.transforms, images)], label
 
 
@@ -192,7 +196,7 @@ def analyse(
     """Write what models answer on the filtered images of a folder to `samples.csv`, one row per answer.
 
     Its columns: file; class; model; filter; radius in cycles per image; probability and rank, from 1, of the true
-    class; the predicted class. Images that cannot be decoded are left out and listed in `skipped.csv`.
+    class; the predicted class. Images that cannot be decoded are left out and listed in `skipped.csv`, with the reason.
 
     Args:
         probe: The models and images.
@@ -219,133 +223,40 @@ def analyse(
         FrequencyFilter(kind, radius, form, *((config['mean'], config['std']) if pixels else ()))
         for kind in kinds for radius in wanted] for config in probe.configs]
     output = Path(output)
-    with locked(output):
-        keep_settings(output / 'settings.json', dict(
-            **probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels))
-        answered = _write_answers(probe, output, applied, progress)
-    if not answered:
-        raise ValueError(
-            f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')
+    settings = dict(**probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels)
+    with resumable(output, 'settings.json', settings):
+        state = output / 'progress.json'  # what whole batches have written: a killed run may have written more
+        done = dict(images=0, answered=0, samples=0, skipped=0)
+        if state.exists():
+            done = _read_progress(state, done.keys(), len(probe.files))
+        with _reopened(output / 'samples.csv', SAMPLE_COLUMNS, done['samples']) as samples, \
+                _reopened(output / 'skipped.csv', SKIPPED_COLUMNS, done['skipped']) as skipped:
+            for batch in probe.batches(done['images'], progress):
+                csv.writer(skipped).writerows(batch.skipped)
+                csv.writer(samples).writerows(_answer(probe, batch, applied))
+                done = dict(
+                    images=batch.end, answered=done['answered'] + len(batch.files),
+                    samples=_size_on_disk(samples), skipped=_size_on_disk(skipped))
+                write_record(state, done)
+    if not done['answered']:
+        raise probe.nothing_decoded()
 
 
-def _write_answers(probe: Probe, output: Path, applied: List[List[FrequencyFilter]], progress: bool) -> int:
-    """Write samples.csv and skipped.csv from where a run stopped on; return how many images were readable."""
-    state = output / 'progress.json'  # what whole batches have written: a killed run may have written more
-    done = dict(images=0, answered=0, samples=0, skipped=0)
-    if state.exists():
-        before = _read_record(state)
-        if before.keys() != done.keys() or any(type(count) is not int or count < 0 for count in before.values()):
-            raise ValueError(f'{state} is damaged: name another folder, or remove this one.')
-        done = before
-    with _reopened(output / 'samples.csv', SAMPLE_COLUMNS, done['samples']) as samples, \
-            _reopened(output / 'skipped.csv', SKIPPED_COLUMNS, done['skipped']) as skipped:
-        for batch in probe.batches(done['images'], progress):
-            csv.writer(skipped).writerows([name, 'cannot be decoded as an image'] for name in batch.skipped)
-            csv.writer(samples).writerows(_answer(probe, batch, applied))
-            done = dict(
-                images=batch.end, answered=done['answered'] + len(batch.files),
-                samples=_size_on_disk(samples), skipped=_size_on_disk(skipped))
-            with written_whole(state) as unfinished:
-                unfinished.write_text(json.dumps(done), encoding='utf-8')
-    return done['answered']
-
-
-def _read_record(file: Path) -> Dict[str, Any]:
-    """Read what an earlier run wrote as JSON."""
-    try:
-        record = json.loads(file.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{file} is damaged: name another folder, or remove this one.') from error
-    if not isinstance(record, dict):
-        raise ValueError(f'{file} is damaged, expected a JSON object: name another folder, or remove this one.')
-    return record
-
-
-@torch.inference_mode()
-def _answer(probe: Probe, batch: Batch, applied: List[List[FrequencyFilter]]) -> List[List[Any]]:
-    """Rows of samples.csv for a batch, image by image."""
-    rows: List[List[List[Any]]] = [[] for _ in batch.files]
-    for images, filters, names in zip(batch.images, applied, probe.groups):
-        spectrum = torch.fft.rfft2(images)
-        found: Dict[str, List[List[List[Any]]]] = {name: [] for name in names}
-        for frequency_filter in filters:
-            filtered = frequency_filter(images, spectrum)
-            for name in names:
-                found[name].append(judge(probe.models[name](filtered), batch.labels))
-        for name, answers in found.items():
-            for frequency_filter, of_images in zip(filters, answers):
-                for row, file, label, (probability, rank, predicted) in zip(
-                        rows, batch.files, batch.labels.tolist(), of_images):
-                    row.append([
-                        file, probe.class_names[label], name, frequency_filter.kind, f'{frequency_filter.upper:g}',
-                        f'{probability:.6g}', rank, probe.class_names[predicted]])
-    return [line for row in rows for line in row]
-
-
-def judge(logits: torch.Tensor, labels: torch.Tensor) -> List[List[Any]]:
-    """Judge answers.
-
-    Args:
-        logits: Answers (N, classes).
-        labels: True classes (N,).
-
-    Returns:
-        Probability and rank, from 1, of the true class, and the predicted class, for each image. Of equal logits the
-        first counts as the higher one, and a NaN logit as the lowest rank.
-    """
-    logits = logits.float()
-    true = logits.gather(1, labels[:, None])
-    later = torch.arange(logits.shape[1], device=logits.device) > labels[:, None]
-    rank = logits.shape[1] - ((logits < true) | (logits == true) & later).sum(1)
-    probability = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-    return [list(row) for row in zip(probability.tolist(), rank.tolist(), logits.argmax(1).tolist())]
-
-
-def keep_settings(file: Path, settings: Dict[str, Any]) -> None:
-    """Write the settings of an analysis, or compare them with those of the run to resume.
-
-    Args:
-        file: JSON file in the folder of the analysis.
-        settings: What must be the same when a run resumes.
-
-    Raises:
-        ValueError: The folder holds an analysis with other settings.
-    """
-    settings = json.loads(json.dumps(settings))
-    if file.exists():
-        before = _read_record(file)
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed:
-            raise ValueError(
-                f'{file.parent} holds an analysis with other settings ({", ".join(changed)}): name another folder, or '
-                'remove it.')
-        return
-    with written_whole(file) as unfinished:
-        unfinished.write_text(json.dumps(settings, indent=1) + '\n', encoding='utf-8')
-
-
-def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table, as a whole or not at all.
-
-    Args:
-        file: CSV file.
-        columns: Its first line.
-        rows: Its other lines.
-    """
-    with written_whole(file) as unfinished, open(unfinished, 'w', newline='', encoding='utf-8') as f:
-        table = csv.writer(f)
-        table.writerow(columns)
-        table.writerows(rows)
+def _read_progress(file: Path, keys: Collection[str], num_images: int) -> Dict[str, int]:
+    done = read_record(file)
+    if done.keys() != keys or not all(type(n) is int and n >= 0 for n in done.values()) or done['images'] > num_images:
+        raise damaged(file)
+    return done
 
 
 def _reopened(file: Path, columns: Sequence[str], size: int) -> IO[str]:
     """A table to append to, cut to the `size` bytes that whole batches wrote; a new one if there are none."""
     if size:
-        if file.stat().st_size < size:
-            raise ValueError(f'{file} is shorter than the interrupted run left it: name another folder, or remove it.')
+        if not file.exists() or file.stat().st_size < size:
+            raise damaged(file)
         os.truncate(file, size)
-        return open(file, 'a', newline='', encoding='utf-8')
-    f = open(file, 'w', newline='', encoding='utf-8')
+        return open_table(file, 'a')
+    f = open_table(file, 'w')
     csv.writer(f).writerow(columns)
     return f
 
@@ -354,3 +265,38 @@ def _size_on_disk(f: IO[str]) -> int:
     f.flush()
     os.fsync(f.fileno())
     return os.fstat(f.fileno()).st_size
+
+
+@torch.inference_mode()
+def _answer(probe: Probe, batch: Batch, applied: List[List[FrequencyFilter]]) -> List[List[Any]]:
+    """Rows of samples.csv for a batch, image by image."""
+    answers: Dict[str, List[Tuple[FrequencyFilter, List[List[Any]]]]] = {name: [] for name in probe.models}
+    for images, filters, names in zip(batch.images, applied, probe.groups):
+        spectrum = torch.fft.rfft2(images)
+        for frequency_filter in filters:
+            filtered = frequency_filter(images, spectrum)
+            for name in names:
+                answers[name].append((frequency_filter, judge(probe.models[name](filtered), batch.labels)))
+    rows = []
+    for i, (file, label) in enumerate(zip(batch.files, batch.labels.tolist())):
+        for name, of_model in answers.items():
+            for frequency_filter, judged in of_model:
+                probability, rank, predicted = judged[i]
+                rows.append([
+                    file, probe.class_names[label], name, frequency_filter.kind, f'{frequency_filter.upper:g}',
+                    f'{probability:.6g}', rank, probe.class_names[predicted]])
+    return rows
+
+
+def judge(logits: torch.Tensor, labels: torch.Tensor) -> List[List[Any]]:
+    """Judge logits (N, classes) by the true classes (N,).
+
+    For each image: probability and rank, from 1, of the true class, and the predicted class. Of equal logits the first
+    counts as the higher one, and a NaN logit as the lowest rank.
+    """
+    logits = logits.float()
+    true = logits.gather(1, labels[:, None])
+    later = torch.arange(logits.shape[1], device=logits.device) > labels[:, None]
+    rank = logits.shape[1] - ((logits < true) | (logits == true) & later).sum(1)
+    probability = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    return [list(row) for row in zip(probability.tolist(), rank.tolist(), logits.argmax(1).tolist())]

@@ -3,16 +3,15 @@
 Paper: A Fourier Perspective on Model Robustness in Computer Vision, https://arxiv.org/abs/1906.08988.
 """
 
-import csv
 from pathlib import Path
 from typing import Dict, List, Tuple, Union
 
 import torch
 
-from .._files import locked
-from .analysis import Batch, Probe, judge, keep_settings, write_table
+from .analysis import Batch, Probe, judge
+from .tables import damaged, read_table, resumable, write_table
 
-__all__ = ['FOURIER_COLUMNS', 'fourier_basis', 'fourier_errors']
+__all__ = ['fourier_basis', 'fourier_errors']
 
 FOURIER_COLUMNS = ('model', 'fy', 'fx', 'errors', 'n', 'read')
 
@@ -73,20 +72,17 @@ def fourier_errors(
     largest = min(min(size) // 2 for size in probe.sizes)
     if not 0 <= extent <= largest:
         raise ValueError(f'The highest frequency is {extent}, expected 0 to {largest} cycles per image.')
-    output = Path(output)
+    file = Path(output) / 'fourier.csv'
     side = range(-extent, extent + 1)
     plane = [(fy, fx) for fy in side for fx in side if (fy, fx) >= (0, 0)]  # (-fy, -fx) is the same wave
     waves = [[fourier_basis(*size, *place).to(probe.device) for place in plane] for size in probe.sizes]
-    with locked(output):
-        keep_settings(output / 'fourier.json', dict(**probe.settings, norm=norm, extent=extent))
-        file = output / 'fourier.csv'
+    with resumable(file.parent, 'fourier.json', dict(**probe.settings, norm=norm, extent=extent)):
         errors = {name: dict.fromkeys(plane, 0) for name in probe.models}
         n = read = 0
         if file.exists():
-            with open(file, newline='', encoding='utf-8') as f:
-                for row in csv.DictReader(f):
-                    errors[row['model']][int(row['fy']), int(row['fx'])] = int(row['errors'])
-                    n, read = int(row['n']), int(row['read'])
+            n, read = _read_errors(file, errors)
+            if not 0 <= n <= read <= len(probe.files):
+                raise damaged(file)
         for batch in probe.batches(read, progress):
             _add_errors(probe, batch, waves, norm, errors)
             n += len(batch.files)
@@ -94,11 +90,23 @@ def fourier_errors(
                 (name, *place, count, n, batch.end)
                 for name, counts in errors.items() for place, count in counts.items()])
     if not n:
-        raise ValueError(
-            f'None of the {len(probe.files)} images in {probe.root} can be decoded: give a folder of images.')
+        raise probe.nothing_decoded()
     return {
         name: {(fy, fx): counts[max((fy, fx), (-fy, -fx))] / n for fy in side for fx in side}
         for name, counts in errors.items()}
+
+
+def _read_errors(file: Path, errors: Dict[str, Dict[Tuple[int, int], int]]) -> Tuple[int, int]:
+    """Read the counts of a run into `errors`; return how many images it answered and read."""
+    with read_table(file) as table:
+        rows = list(table)
+        found: Dict[str, Dict[Tuple[int, int], int]] = {name: {} for name in errors}
+        for row in rows:
+            found[row['model']][int(row['fy']), int(row['fx'])] = int(row['errors'])
+        for name, counts in errors.items():
+            counts.update({place: found[name][place] for place in counts})
+        [(n, read)] = {(int(row['n']), int(row['read'])) for row in rows}  # all rows have the same
+    return n, read
 
 
 @torch.inference_mode()

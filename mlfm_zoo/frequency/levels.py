@@ -1,12 +1,11 @@
 """From the answers on single images to accuracy by frequency: of all images, and of each class."""
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 from statistics import NormalDist
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from .analysis import write_table
+from .tables import damaged, read_table, write_table
 
 __all__ = ['ClassCurve', 'Overall', 'class_level', 'overall_level', 'sensitive_band']
 
@@ -135,14 +134,17 @@ def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tu
 def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, float], Dict[str, List[int]]]:
     """Images, first answers that are right, and first five, of each class at each model, filter and radius."""
     counts: Dict[Tuple[str, str, float], Dict[str, List[int]]] = {}
-    with open(Path(folder) / 'samples.csv', newline='', encoding='utf-8') as f:
-        for row in csv.DictReader(f):
+    file = Path(folder) / 'samples.csv'
+    with read_table(file) as rows:
+        for row in rows:
             classes = counts.setdefault((row['model'], row['filter'], float(row['radius'])), {})
             found = classes.setdefault(row['class'], [0, 0, 0])
             rank = int(row['rank'])
             found[0] += 1
             found[1] += rank == 1
             found[2] += rank <= 5
+    if not counts:
+        raise damaged(file)
     return counts
 
 

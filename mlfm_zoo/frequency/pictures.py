@@ -1,6 +1,5 @@
 """Pictures of an analysis: curves, classes, samples and the plane of frequencies."""
 
-import csv
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -12,11 +11,13 @@ from timm.data import create_transform
 
 from .._extras import require_matplotlib
 from .._files import written_whole
+from .._terminal import printable
 from ..data.filters import FrequencyFilter
 from ..data.folders import image_mode
 from ..data.images import open_image
-from .analysis import Probe, judge, write_table
+from .analysis import Probe, judge
 from .levels import ClassCurve, Overall
+from .tables import read_record, read_table, write_table
 
 __all__ = ['draw_fourier', 'draw_levels', 'draw_samples']
 
@@ -56,7 +57,8 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
             shown = sorted((row for row in rows if (row.model, row.filter) == (model, kind)), key=lambda r: r.radius)
             if shown:
                 radii = [row.radius for row in shown]
-                axes.plot(radii, [row.top1 for row in shown], f'C{i}{line}o', markersize=3, label=f'{model}, {kind}')
+                axes.plot(radii, [row.top1 for row in shown], f'C{i}{line}o', markersize=3,
+                          label=f'{_shown(model)}, {kind}')
                 axes.fill_between(
                     radii, [row.low for row in shown], [row.high for row in shown], color=f'C{i}', alpha=0.12)
     axes.set(xlabel='radius, cycles per image', ylabel='top-1 accuracy, %', ylim=(0, 102),
@@ -71,23 +73,23 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
             bands = [(*curve.band, curve.top1[-1]) for curve in low if curve.model == model and curve.band]
             starts, ends, top1 = zip(*bands) if bands else ((), (), ())
             axes.hlines(top1, starts, ends, color=f'C{i}', alpha=0.3)
-            axes.plot(ends, top1, f'C{i}o', label=model)
+            axes.plot(ends, top1, f'C{i}o', label=_shown(model))
         axes.set(xlabel='sensitive band, cycles per image (dot: its high end)', ylabel='accuracy on the class, %',
                  ylim=(0, 103), title='One line per class: where it gains its accuracy')
         axes.legend(fontsize='small')
         files.append(_save(figure, folder / 'bands.png'))
 
-    for model in models:
+    for model, name in _file_names({model: model for model in models}).items():
         classes = sorted((c for c in low if c.model == model), key=lambda c: c.band or (float('inf'),) * 2)
         if classes:
             figure, axes = plt.subplots(figsize=(7, min(12.0, 1.5 + 0.22 * len(classes))), layout='constrained')
             image = axes.imshow([c.top1 for c in classes], aspect='auto', vmin=0, vmax=100, interpolation='nearest')
             axes.set_xticks(range(len(classes[0].radii)), [f'{r:g}' for r in classes[0].radii], fontsize='small')
             if len(classes) <= MAX_HEAT_CLASSES:
-                axes.set_yticks(range(len(classes)), [c.name for c in classes], fontsize='small')
-            axes.set(xlabel='low-pass radius, cycles per image', title=f'{model}: classes by sensitive band')
+                axes.set_yticks(range(len(classes)), [_shown(c.name) for c in classes], fontsize='small')
+            axes.set(xlabel='low-pass radius, cycles per image', title=f'{_shown(model)}: classes by sensitive band')
             figure.colorbar(image, label='top-1 accuracy, %')
-            files.append(_save(figure, folder / f'classes-{_in_name(model)}.png'))
+            files.append(_save(figure, folder / f'classes-{name}.png'))
     return files
 
 
@@ -117,16 +119,19 @@ def draw_samples(
     """
     if any(not 1 <= scale < float('inf') for scale in scales):
         raise ValueError(f'The scales are {list(scales)}, expected numbers of 1 or more.')
-    folder = Path(folder)
-    answers = _answers_on(folder / 'samples.csv', files)
+    folder, files = Path(folder), list(dict.fromkeys(files))
+    names = _file_names({file: str(Path(file).with_suffix('')) for file in probe.files})
+    answers, form = _answers_on(folder / 'samples.csv', files), read_record(folder / 'settings.json')['form']
     pictures, points = [], []
     for file in files:
         if file not in answers:
             raise ValueError(f'{file} is not among the images that were analyzed: give names as in samples.csv.')
         image = open_image(probe.root / file, image_mode(probe.configs[0]))
-        of_file = _points(probe, file, image, answers[file], scales)
-        figure = _draw_sample(probe, image, answers[file], of_file)
-        pictures.append(_save(figure, folder / f'sample-{_in_name(str(Path(file).with_suffix("")))}.png'))
+        radii = sorted({row['radius'] for row in answers[file]})
+        filters = [FrequencyFilter('lowpass', radius, form) for radius in radii]
+        of_file = _points(probe, file, image, answers[file][0]['class'], filters, scales)
+        figure = _draw_sample(probe, image, answers[file], filters, of_file)
+        pictures.append(_save(figure, folder / f'sample-{names[file]}.png'))
         points += of_file
     write_table(folder / 'scales.csv', Point._fields, [
         (p.file, p.model, f'{p.scale:g}', f'{p.radius:g}', f'{p.probability:.6g}', p.rank, p.predicted)
@@ -158,7 +163,7 @@ def draw_fourier(
         image = axes.imshow(
             [[100 * plane[fy, fx] for fx in side] for fy in side], vmin=0, vmax=100, origin='lower',
             extent=(-extent - 0.5, extent + 0.5) * 2)
-        axes.set_title(model, fontsize='small')
+        axes.set_title(_shown(model), fontsize='small')
         axes.set_xlabel('cycles over the width')
     grid[0][0].set_ylabel('cycles over the height')
     figure.colorbar(image, ax=list(grid[0]), label='errors, %')
@@ -169,8 +174,8 @@ def draw_fourier(
 def _answers_on(samples: Path, files: Sequence[str]) -> Dict[str, List[Dict[str, Any]]]:
     """Rows of samples.csv by image, each by ascending radius."""
     answers: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
-    with open(samples, newline='', encoding='utf-8') as f:
-        for row in csv.DictReader(f):
+    with read_table(samples) as rows:
+        for row in rows:
             if row['file'] in files:
                 answers[row['file']].append(
                     dict(row, radius=float(row['radius']), probability=float(row['probability'])))
@@ -182,22 +187,24 @@ def _points(
         probe: Probe,
         file: str,
         image: Image.Image,
-        rows: Sequence[Mapping[str, Any]],
+        true: str,
+        filters: Sequence[FrequencyFilter],
         scales: Sequence[float],
 ) -> List[Point]:
     """What models answer on an image that is enlarged, cropped and low-pass filtered."""
     points = []
-    labels = torch.tensor([probe.class_names.index(rows[0]['class'])], device=probe.device)
+    labels = torch.tensor([probe.class_names.index(true)], device=probe.device)
     for config, names in zip(probe.configs, probe.groups):
         for scale in scales:
             # enlarged before the crop: what is seen is smaller, and finer where the image has more pixels
             transform = create_transform(**{**config, 'crop_pct': config['crop_pct'] / scale})
             tensor = transform(image)[None].to(probe.device)
-            for radius in sorted({row['radius'] for row in rows}):
-                filtered = FrequencyFilter('lowpass', radius)(tensor)
+            for lowpass in filters:
+                filtered = lowpass(tensor)
                 for name in names:
                     [[probability, rank, predicted]] = judge(probe.models[name](filtered), labels)
-                    points.append(Point(file, name, scale, radius, probability, rank, probe.class_names[predicted]))
+                    points.append(
+                        Point(file, name, scale, lowpass.upper, probability, rank, probe.class_names[predicted]))
     return points
 
 
@@ -205,17 +212,17 @@ def _draw_sample(
         probe: Probe,
         image: Image.Image,
         rows: Sequence[Mapping[str, Any]],
+        filters: Sequence[FrequencyFilter],
         points: Sequence[Point],
 ) -> Any:
     figure = require_matplotlib().figure(figsize=(10, 6), layout='constrained')
     grid = figure.add_gridspec(2, 2 * SHOWN_RADII, height_ratios=(1, 2))
-    radii = sorted({row['radius'] for row in rows})
     tensor = create_transform(**probe.configs[0])(image)
     for i in range(SHOWN_RADII):
-        radius = radii[round(i * (len(radii) - 1) / (SHOWN_RADII - 1))]
+        lowpass = filters[round(i * (len(filters) - 1) / (SHOWN_RADII - 1))]
         axes = figure.add_subplot(grid[0, 2 * i:2 * i + 2])
-        axes.imshow(_pixels(FrequencyFilter('lowpass', radius)(tensor), probe.configs[0]), cmap='gray')
-        axes.set_title(f'low-pass {radius:g}', fontsize='small')
+        axes.imshow(_pixels(lowpass(tensor), probe.configs[0]), cmap='gray')
+        axes.set_title(f'low-pass {lowpass.upper:g}', fontsize='small')
         axes.axis('off')
 
     plain = figure.add_subplot(grid[1, :SHOWN_RADII])
@@ -226,26 +233,26 @@ def _draw_sample(
             shown = [row for row in rows if (row['model'], row['filter']) == (model, kind)]
             if shown:
                 plain.plot([row['radius'] for row in shown], [row['probability'] for row in shown], f'C{i}{line}',
-                           label=f'{model}, {kind}')
+                           label=f'{_shown(model)}, {kind}')
             answer = None
             for row in shown if kind == 'lowpass' else ():
                 if row['predicted'] != answer:
                     answer = row['predicted']
                     place = row['radius'], row['probability']
                     plain.plot(*place, f'C{i}o', markersize=4)
-                    plain.annotate(answer[:14], place, fontsize='x-small', xytext=(3, 4 + 9 * i),
+                    plain.annotate(_shown(answer[:14]), place, fontsize='x-small', xytext=(3, 4 + 9 * i),
                                    textcoords='offset points', color=f'C{i}')
         for j, scale in enumerate(scales):
             at_scale = [point for point in points if (point.model, point.scale) == (model, scale)]
             enlarged.plot([p.radius for p in at_scale], [p.probability for p in at_scale],
-                          f'C{i}{("-", "--", ":", "-.")[j % 4]}', label=f'{model}, x{scale:g}')
-    plain.set(xlabel='radius, cycles per image', ylabel=f'probability of {rows[0]["class"]}',
+                          f'C{i}{("-", "--", ":", "-.")[j % 4]}', label=f'{_shown(model)}, x{scale:g}')
+    plain.set(xlabel='radius, cycles per image', ylabel=f'probability of {_shown(rows[0]["class"])}',
               title='dots: where the low-pass answer changes')
     enlarged.set(xlabel='low-pass radius, cycles per image', title='enlarged and cropped')
     for axes in (plain, enlarged):
         axes.set_ylim(-0.03, 1.12)
         axes.legend(fontsize='x-small', loc='center right')
-    figure.suptitle(rows[0]['file'])
+    figure.suptitle(_shown(rows[0]['file']))
     return figure
 
 
@@ -256,8 +263,20 @@ def _pixels(tensor: torch.Tensor, config: Mapping[str, Any]) -> Any:
     return pixels[0].numpy() if len(pixels) == 1 else pixels[:3].permute(1, 2, 0).numpy()
 
 
-def _in_name(text: str) -> str:
-    return re.sub(r'[^\w.=-]+', '_', text)
+def _shown(name: str) -> str:
+    """A name as matplotlib shows it: in one visible line, and not as a formula."""
+    return printable(name).replace('$', r'\$')
+
+
+def _file_names(wanted: Mapping[str, str]) -> Dict[str, str]:
+    """For each key a part of a file name, as near to what is wanted as may be, and different from all others."""
+    parts: Dict[str, str] = {}
+    for key, text in wanted.items():
+        part = re.sub(r'[^\w.=-]+', '_', text)
+        while part in parts:
+            part += '_'
+        parts[part] = key
+    return {key: part for part, key in parts.items()}
 
 
 def _save(figure: Any, file: Path) -> Path:

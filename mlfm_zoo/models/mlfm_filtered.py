@@ -4,92 +4,19 @@ Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org
 networks on filtered images.
 """
 
-import re
-from typing import TYPE_CHECKING, Any, Dict, Optional, Set
+import copy
+from functools import lru_cache
+from typing import Any, Optional, Tuple, Type
 
 import timm
 import torch
 import torch.nn as nn
 from timm.models import register_model
 
-from .._timm import config_of
+from .._timm import FeatureGetterNet, config_of
 from ..data.filters import FrequencyFilter
 
-__all__ = ['FilteredNetwork', 'mlfm_filtered']
-
-
-class FilteredNetwork(nn.Module):
-    """A network that sees filtered images.
-
-    State dicts have the network's own names, without a prefix. Other attributes are the network's too, such as
-    `reset_classifier` or `layer4`.
-
-    Args:
-        frequency_filter: The filter.
-        network: The network, or timm's feature extractor around one.
-    """
-
-    if TYPE_CHECKING:
-        network: Any
-
-    def __init__(self, frequency_filter: FrequencyFilter, network: nn.Module):
-        super().__init__()
-        self.frequency_filter = frequency_filter
-        self.network = network
-        self.pretrained_cfg = dict(config_of(network), architecture='mlfm_filtered')
-        self.register_load_state_dict_pre_hook(_add_prefix)
-
-    def forward(self, x: torch.Tensor) -> Any:
-        """Answer images x (N, C, H, W) as the network does."""
-        return self.network(self.frequency_filter(x))
-
-    def forward_features(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Compute the features of images x (N, C, H, W) as the network does."""
-        return self.network.forward_features(self.frequency_filter(x), *args, **kwargs)
-
-    def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Compute intermediate features of images x (N, C, H, W) as the network does."""
-        return self.network.forward_intermediates(self.frequency_filter(x), *args, **kwargs)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the network's state dict; the filter has no values."""
-        return self.network.state_dict(*args, **kwargs)
-
-    def no_weight_decay(self) -> Set[str]:
-        """Return the names of the network's parameters without weight decay, as parameters of this module."""
-        names = self.network.no_weight_decay() if hasattr(self.network, 'no_weight_decay') else ()
-        return {f'network.{name}' for name in names}
-
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
-        """Return the network's groups of parameters, see timm, as those of this module."""
-        return _behind_prefix(self.network.group_matcher(coarse=coarse))
-
-    def fuse(self, *args: Any, **kwargs: Any) -> 'FilteredNetwork':
-        """Fuse the network, see `MemoryNetwork.fuse`."""
-        return FilteredNetwork(self.frequency_filter, self.network.fuse(*args, **kwargs))
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__('network'), name)
-
-
-def _add_prefix(model: nn.Module, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
-    """Put the names of a state dict where torch looks for them."""
-    for name in [name for name in state_dict if name.startswith(prefix)]:
-        state_dict[f'{prefix}network.{name[len(prefix):]}'] = state_dict.pop(name)
-
-
-def _behind_prefix(pattern: Any) -> Any:
-    """Change regular expressions for names of parameters to those of a child named `network`."""
-    if isinstance(pattern, dict):
-        return {name: _behind_prefix(inner) for name, inner in pattern.items()}
-    if isinstance(pattern, (list, tuple)):
-        return type(pattern)(map(_behind_prefix, pattern))
-    if isinstance(pattern, str):  # without its anchors, as several alternatives may have one
-        return r'network\.(?:' + re.sub(r'(?<!\[)\^', '', pattern) + ')'
-    return pattern
+__all__ = ['mlfm_filtered']
 
 
 @register_model
@@ -100,11 +27,11 @@ def mlfm_filtered(
         kind: str = 'lowpass',
         form: str = 'ideal',
         **kwargs,
-) -> FilteredNetwork:
+) -> nn.Module:
     """Build any timm model, with its images filtered before the forward pass.
 
     Training and validation see the same filter, after normalization and all augmentation. The weights are the network's
-    own, under the same names.
+    own, under the same names, and a saved folder builds the network with its filter.
 
     Args:
         pretrained: Whether to load weights, as for the network itself.
@@ -115,7 +42,8 @@ def mlfm_filtered(
         **kwargs: Arguments of the network.
 
     Returns:
-        The network behind the filter. It saves and loads as other timm models do.
+        The network, of a subclass of its class with one more module, `filter`. `forward_features`,
+        `forward_intermediates` and the extractors of `features_only=True` apply it.
 
     Raises:
         ValueError: No network or no radius is given, or the filter's arguments are out of range.
@@ -131,4 +59,60 @@ def mlfm_filtered(
     for name in ('pretrained_cfg', 'pretrained_cfg_overlay', 'cache_dir'):  # None overrides what the network has
         if kwargs.get(name, '') is None:
             del kwargs[name]
-    return FilteredNetwork(frequency_filter, timm.create_model(network, pretrained=pretrained, **kwargs))
+    model = timm.create_model(network, pretrained=pretrained, **kwargs)
+    _put_before(frequency_filter, model)
+    config_of(model)['architecture'] = 'mlfm_filtered'  # by which a saved folder is built
+    return model
+
+
+def _put_before(frequency_filter: FrequencyFilter, model: Any) -> None:
+    """Make a timm model filter its images, in place."""
+    if hasattr(model, 'forward_features'):
+        model.__class__ = _filtered_class(model.__class__)
+        model._modules = {'filter': frequency_filter, **model._modules}
+    elif isinstance(model, FeatureGetterNet):
+        _put_before(frequency_filter, model.model)
+    elif isinstance(model, nn.ModuleDict):  # an extractor that calls its modules one after the other
+        model._modules = {'filter': frequency_filter, **model._modules}
+    else:  # timm's extractor by torch.fx
+        model.graph_module = nn.Sequential(frequency_filter, model.graph_module)
+
+
+class _Filtered(nn.Module):
+    """What a filtered network adds to its class."""
+
+    filter: FrequencyFilter
+
+    def forward_features(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Compute the features of the filtered images, see the network's class."""
+        return super().forward_features(self.filter(x), *args, **kwargs)  # type: ignore[misc]
+
+    def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Compute intermediate features of the filtered images, see the network's class."""
+        return super().forward_intermediates(self.filter(x), *args, **kwargs)  # type: ignore[misc]
+
+    def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
+        """Copies and pickles name the network's class, as the subclass exists in this process only."""
+        return (_make_empty, (_network_class(self),), *super().__reduce_ex__(2)[2:])
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """TorchScript knows no `super`: it compiles the filter and the network as two modules, one after the other."""
+        network: Any = copy.copy(self)
+        network.__class__ = _network_class(self)
+        network._modules = {name: module for name, module in self._modules.items() if name != 'filter'}
+        return nn.Sequential(self.filter, network)
+
+
+@lru_cache(maxsize=None)
+def _filtered_class(network_cls: Any) -> Type[nn.Module]:
+    return type(f'Filtered{network_cls.__name__}', (_Filtered, network_cls), {})
+
+
+def _network_class(model: _Filtered) -> Type[nn.Module]:
+    """The class that `_filtered_class` was made of."""
+    return type(model).__mro__[2]
+
+
+def _make_empty(network_cls: Any) -> nn.Module:
+    filtered_cls = _filtered_class(network_cls)
+    return filtered_cls.__new__(filtered_cls)

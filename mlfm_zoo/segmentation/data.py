@@ -40,14 +40,7 @@ MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
 def voc_colors(num_colors: int) -> Tuple[Color, ...]:
-    """Colors of VOC's palette, which spreads the bits of a label over red, green and blue.
-
-    Args:
-        num_colors: How many.
-
-    Returns:
-        Red, green and blue of labels 0, 1, ...
-    """
+    """Make the first colors of VOC's palette, which spreads the bits of a label over red, green and blue."""
     def channel(label: int, c: int) -> int:  # bit 3 k + c of a label is bit 7 - k of its channel c
         return sum((label >> (3 * k + c) & 1) << (7 - k) for k in range(8))
 
@@ -108,16 +101,9 @@ LABELS = {
 
 
 def load_labels(name: str) -> Labels:
-    """Labels of a known data set, or those of a JSON file.
+    """Take the labels of a known data set, one of `LABELS`, or those of a JSON file with the fields of `Labels`.
 
-    Args:
-        name: One of `LABELS`, or a JSON file with the fields of `Labels`.
-
-    Returns:
-        The labels.
-
-    Raises:
-        ValueError: There is no such data set or file, or its values do not fit.
+    A ValueError says if there is no such data set or file, or its values do not fit.
     """
     if name in LABELS:
         return LABELS[name]
@@ -186,17 +172,9 @@ def _files_of(folder: Path) -> Dict[str, Path]:
 
 
 def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
-    """Read an image, turned as its EXIF orientation says.
+    """Read an image as uint8 (in_chans, H, W), turned as its EXIF orientation says.
 
-    Args:
-        file: The file.
-        in_chans: Channels wanted: 1 for gray, 3 for RGB, 4 for RGBA.
-
-    Returns:
-        The pixels, uint8 (in_chans, H, W).
-
-    Raises:
-        ValueError: The file is damaged, its pixels have no known range, or images have no such number of channels.
+    A ValueError says if the file is damaged, or images have no such number of channels.
     """
     if in_chans not in MODES:
         raise ValueError(f'in_chans is {in_chans}, expected 1, 3 or 4 for images of files: use tensors instead.')
@@ -204,17 +182,9 @@ def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
 
 
 def read_labels(file: Path, labels: Labels) -> torch.Tensor:
-    """Read a mask.
+    """Read a mask: the class of each pixel (H, W), and `IGNORE_INDEX` where it is void.
 
-    Args:
-        file: The file.
-        labels: What its values or colors mean.
-
-    Returns:
-        Class of each pixel, and `IGNORE_INDEX` where it is void (H, W).
-
-    Raises:
-        ValueError: The file is damaged, or has a value or color that stands for no class or for two.
+    A ValueError says if the file is damaged, or has a value or color that stands for no class or for two.
     """
     image = open_image(file, mode=None, upright=True)
     if len(image.getbands()) == 1:
@@ -272,7 +242,7 @@ def train_transform(
         crop_size: Height and width of crops; smaller images are padded with gray, and their masks with void.
         mean: The network's `mean`, one for each channel.
         std: The network's `std`.
-        img_size: Height and width that scale 1 stands for, the crop's if None.
+        img_size: Height and width into which scale 1 fits an image, the crop's if None.
         scale: Range of scales.
         vflip: Probability of an upside-down flip.
         color_jitter: Range of brightness, contrast and saturation; only for gray and RGB images.
@@ -282,8 +252,9 @@ def train_transform(
     """
     fill: Dict[Any, Any] = {tv_tensors.Image: [255 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
     jitter = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter and len(mean) in (1, 3) else []
+    height, width = img_size or crop_size
     return v2.Compose([
-        v2.ScaleJitter(tuple(img_size or crop_size), scale_range=scale),
+        v2.ScaleJitter((width, height), scale_range=scale),  # torchvision names the width first
         v2.RandomCrop(tuple(crop_size), pad_if_needed=True, fill=fill),
         v2.RandomHorizontalFlip(),
         v2.RandomVerticalFlip(vflip),

@@ -142,15 +142,7 @@ def _boundaries(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def as_row(scores: Scores, names: Sequence[str]) -> Dict[str, float]:
-    """Make a row of a table of scores.
-
-    Args:
-        scores: The scores.
-        names: The classes.
-
-    Returns:
-        Percent, by name; the boundary F-score if it was measured.
-    """
+    """Make a row of a table of scores, in percent by name; the boundary F-score if it was measured."""
     row = {'miou': scores.miou, 'pixel_accuracy': scores.pixel_accuracy}
     if not math.isnan(scores.boundary_f):
         row['boundary_f'] = scores.boundary_f

@@ -22,6 +22,13 @@ from ..models._create import FeatureNet
 
 __all__ = ['SegmentationNetwork', 'create_encoder']
 
+# What the Hub's `from_pretrained` passes on for downloads.
+HUB_ARGS = ('revision', 'cache_dir', 'force_download', 'local_files_only', 'token')
+
+# What no network gets: places for weights, since the encoder's are among those saved, and what older versions of the
+# Hub's library pass on.
+IGNORED_ARGS = ('pretrained', 'checkpoint_path', 'proxies', 'resume_download')
+
 
 class SegmentationNetwork(
     nn.Module,
@@ -178,35 +185,31 @@ class SegmentationNetwork(
             network: str = '',
             mean: Optional[Sequence[float]] = None,
             std: Optional[Sequence[float]] = None,
-            proxies: Any = None,  # these two: older versions of the Hub's library
-            resume_download: Any = None,
-            revision: Optional[str] = None,
-            cache_dir: Any = None,
-            force_download: bool = False,
-            local_files_only: bool = False,
-            token: Any = None,
             **kwargs: Any,
     ) -> 'SegmentationNetwork':
         """Build the network that was saved, of whichever class, and load its weights."""
+        download = {name: kwargs.pop(name) for name in HUB_ARGS if name in kwargs}
         classes = {c.__name__: c for c in (cls, *cls.__subclasses__())}
         if network not in classes:
             what = f'is of a {network}' if network else 'has no config.json of a segmentation network'
             raise ValueError(
                 f'{model_id} {what}, expected one that {cls.__name__}.save_pretrained wrote: check the path.')
-        # the weights of the encoder are among those saved: no config names another place for them
-        kwargs = {k: v for k, v in kwargs.items() if not k.startswith(('pretrained', 'checkpoint_path'))}
+        kwargs = {k: v for k, v in kwargs.items() if not k.startswith(IGNORED_ARGS)}
         model = classes[network](**kwargs)
         if mean is not None and std is not None:
             model._set_statistics(mean, std)
         file = Path(model_id) / 'model.safetensors'
         if not Path(model_id).is_dir():
-            file = Path(hf_hub_download(
-                model_id, file.name, revision=revision, cache_dir=cache_dir, force_download=force_download,
-                local_files_only=local_files_only, token=token))
+            file = Path(hf_hub_download(model_id, file.name, **download))
         try:
             weights = load_file(file)
         except SafetensorError as error:
             raise ValueError(f'{file} is damaged: download or train it again.') from error
+        for name, value in weights.items():
+            if not value.isfinite().all():
+                raise ValueError(
+                    f'{file} holds values in {name} that are not finite: the training had diverged, or the file is '
+                    'damaged.')
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:

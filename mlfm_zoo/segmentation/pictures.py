@@ -17,15 +17,7 @@ RIGHT, WRONG, VOID = (235, 235, 235), (200, 30, 30), (120, 120, 120)
 
 
 def color_labels(labels: torch.Tensor, meaning: Labels) -> np.ndarray:
-    """Paint labels.
-
-    Args:
-        labels: Class of each pixel, `IGNORE_INDEX` where it is void (H, W).
-        meaning: The labels' colors.
-
-    Returns:
-        uint8 (H, W, 3).
-    """
+    """Paint labels (H, W) in the colors of their classes: uint8 (H, W, 3)."""
     palette = np.zeros((IGNORE_INDEX + 1, 3), np.uint8)
     palette[:len(meaning.colors)] = meaning.colors
     palette[IGNORE_INDEX] = meaning.void_colors[0] if meaning.void_colors else VOID
@@ -33,14 +25,9 @@ def color_labels(labels: torch.Tensor, meaning: Labels) -> np.ndarray:
 
 
 def mask_of(labels: torch.Tensor, meaning: Labels) -> Image.Image:
-    """Make a mask of one channel, which `read_labels` reads as the same labels.
+    """Make a mask of one channel, which `read_labels` reads as the same labels (H, W).
 
-    Args:
-        labels: Class of each pixel (H, W).
-        meaning: The labels' values and colors.
-
-    Returns:
-        The mask, with colors as its palette if values are below 256.
+    Colors are its palette if the values are below 256.
     """
     values = np.array(meaning.values)[labels.cpu().numpy()]
     if max(meaning.values) > 255:

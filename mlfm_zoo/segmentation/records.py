@@ -28,17 +28,9 @@ class CheckedRecord:
 
     @classmethod
     def from_json(cls: Type[RecordT], fields: Any, source: object = 'The record') -> RecordT:
-        """Make a record from the contents of a JSON file.
+        """Make a record from the contents of a JSON file, with lists for tuples; `source` is the file, for errors.
 
-        Args:
-            fields: Value of each field, with lists for tuples.
-            source: The file, for errors.
-
-        Returns:
-            The record.
-
-        Raises:
-            ValueError: A field is unknown, missing or of another type.
+        A ValueError says if a field is unknown, missing or of another type.
         """
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         unknown = [name for name in fields if name not in known] if isinstance(fields, dict) else [fields]
@@ -53,17 +45,7 @@ class CheckedRecord:
 
 
 def read_json(file: Path) -> Any:
-    """Read a JSON file.
-
-    Args:
-        file: The file, with or without a byte order mark.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        ValueError: It is not JSON, or nested too deeply.
-    """
+    """Read a JSON file, with or without a byte order mark; a ValueError if it is not JSON, or nested too deeply."""
     try:
         return json.loads(file.read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:

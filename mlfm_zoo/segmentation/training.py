@@ -1,8 +1,8 @@
 """Train a segmentation network on a folder of images and masks, with Hugging Face accelerate.
 
 A run's folder has log.csv with a row for each epoch, best/ and last/, which `load_run` reads, and state.pth, from which
-a run resumes. The order of images, augmentation and dropout depend on the seed and the epoch alone,
-so that a run that was killed ends with the same numbers as one that was not.
+a run resumes. The order of images, augmentation and dropout depend on the seed and the epoch alone, so that a run that
+was killed ends with the same numbers as one that was not.
 """
 
 import csv
@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 import time
 from contextlib import nullcontext
 from itertools import islice
@@ -70,24 +69,18 @@ def train(
     accelerator = _accelerator(device)
     output = Path(output)
     with locked(output) if accelerator.is_main_process else nullcontext():
-        for leftover in output.glob(f'{UNFINISHED}*') if accelerator.is_main_process else ():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        return _train(_Run(settings, output, accelerator, device, num_workers, progress), log)
-
-
-def _train(run: '_Run', log: Callable[[str], Any]) -> Dict[str, Any]:
-    settings = run.settings
-    for epoch in range(len(run.rows), settings.epochs):
-        start = time.perf_counter()
-        row: Dict[str, Any] = dict(epoch=epoch, loss=round(run.train_epoch(epoch), 5), seconds=0.)
-        if (epoch + 1) % settings.val_every == 0 or epoch + 1 == settings.epochs:
-            row.update(run.evaluate())
-        row['seconds'] = round(time.perf_counter() - start, 1)
-        run.rows.append(row)
-        run.save()
-        if run.accelerator.is_main_process:
-            log(f'epoch {epoch}: loss {row["loss"]:.4f}' + (f', mIoU {row["miou"]:.2f} %' if 'miou' in row else ''))
-    return _best(run.rows)
+        run = _Run(settings, output, accelerator, device, num_workers, progress)
+        for epoch in range(len(run.rows), settings.epochs):
+            start = time.perf_counter()
+            row: Dict[str, Any] = dict(epoch=epoch, loss=round(run.train_epoch(epoch), 5), seconds=0.)
+            if (epoch + 1) % settings.val_every == 0 or epoch + 1 == settings.epochs:
+                row.update(run.evaluate())
+            row['seconds'] = round(time.perf_counter() - start, 1)
+            run.rows.append(row)
+            if accelerator.is_main_process:
+                run.save()
+                log(f'epoch {epoch}: loss {row["loss"]:.4f}' + (f', mIoU {row["miou"]:.2f} %' if 'miou' in row else ''))
+        return _best(run.rows)
 
 
 def load_run(folder: Union[str, Path], device: str = 'cpu') -> Tuple[SegmentationNetwork, Labels, TrainSettings]:
@@ -130,10 +123,8 @@ class _Run:
             num_workers: int,
             progress: bool,
     ):
-        self.settings = settings
-        self.output = output
-        self.num_workers = num_workers
-        self.accelerator = accelerator
+        self.settings, self.output, self.num_workers, self.accelerator = settings, output, num_workers, accelerator
+        self.plain_settings: Dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
         self.device = accelerator.device if accelerator.num_processes > 1 else usable_device(device)
         self.progress = progress and accelerator.is_main_process
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -181,16 +172,12 @@ class _Run:
             found = state['settings']
         except Exception as error:  # torch raises many kinds for a damaged file
             raise ValueError(f'{file} is damaged: remove it to train from the beginning.') from error
-        for name, value in self._plain_settings().items():
+        for name, value in self.plain_settings.items():
             if found.get(name) != value:
                 raise ValueError(
                     f'{self.output} has a run with {name} {found.get(name)!r} instead of {value!r}: name another '
                     'folder, or remove that run.')
         return state
-
-    def _plain_settings(self) -> Dict[str, Any]:
-        plain: Dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.settings)))
-        return plain
 
     def _parts(self) -> Dict[str, Any]:
         """What a state consists of, besides the rows: everything that learns."""
@@ -257,9 +244,7 @@ class _Run:
         return as_row(scores, self.labels.names)
 
     def save(self) -> None:
-        """Write what an epoch has reached; the state, from which a run resumes, comes last."""
-        if not self.accelerator.is_main_process:
-            return
+        """Write what an epoch has reached, in one process; the state, from which a run resumes, comes last."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
         try:
             for name in ('last', 'best') if _best(self.rows) is self.rows[-1] else ('last',):
@@ -269,7 +254,7 @@ class _Run:
                 writer.writeheader()
                 writer.writerows(self.rows)
             with written_whole(self.output / 'state.pth') as file, open(file, 'wb') as opened:
-                torch.save(dict(state, rows=self.rows, settings=self._plain_settings()), opened)
+                torch.save(dict(state, rows=self.rows, settings=self.plain_settings), opened)
         except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' words for a full disk
             raise OSError(
                 f'{self.output} cannot be written: make room on the disk and give the command again.') from error
@@ -278,7 +263,7 @@ class _Run:
         """Write the network beside its folder, and move it there file by file when it is whole."""
         unfinished = folder.with_name(f'{UNFINISHED}{folder.name}')
         self.kept.save_pretrained(unfinished)
-        run = {'settings': dataclasses.asdict(self.settings), 'labels': dataclasses.asdict(self.labels)}
+        run = {'settings': self.plain_settings, 'labels': dataclasses.asdict(self.labels)}
         (unfinished / 'run.json').write_text(json.dumps(run, indent=2), encoding='utf-8')
         folder.mkdir(exist_ok=True)
         for file in unfinished.iterdir():

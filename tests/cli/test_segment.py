@@ -39,10 +39,14 @@ def test_commands(data, tmp_path, capsys):
     scores = json.loads((tmp_path / 'scores.json').read_text())
     assert sum(map(sum, scores['confusion'])) == 4 * 46 * 64
     assert sorted(f.name for f in (tmp_path / 'pictures').iterdir()) == ['000.png', '001.png']
+    record = tmp_path / 'run' / 'best' / 'run.json'
+    before = record.read_text()
+    record.write_text(before.replace('"disc"', '"disc\\u001b[31m\\n"'))  # anyone may name a class
     assert main([
         'segment', 'evaluate', f'{run}/best', str(data), '--window', '32', '32', '--flip', '--workers', '0',
         '--device', 'cpu']) == 0
-    capsys.readouterr()
+    assert '\niou disc\\x1b[31m\\n: ' in capsys.readouterr().out
+    record.write_text(before)
     assert main([
         'segment', 'predict', f'{run}/last', str(data / 'val' / '000.png'), '--output', str(tmp_path / 'masks'),
         '--device', 'cpu']) == 0

@@ -20,21 +20,26 @@ from mlfm_zoo.data.folders import (
 from mlfm_zoo.data.images import UnreadableImage
 
 
+@pytest.fixture(scope='module')
+def digits():
+    return load_split()[1]
+
+
 @pytest.fixture
-def folder(tmp_path):
+def folder(digits, tmp_path):
     """Three digits of each class, of the digits 0 to 4 only."""
-    _, test = load_split()
     for digit in range(5):
         (tmp_path / str(digit)).mkdir()
-        for i in (test.labels == digit).nonzero().flatten().tolist()[:3]:
-            test.images[i].resize((64, 64)).save(tmp_path / str(digit) / f'{i}.png')
+        for i in (digits.labels == digit).nonzero().flatten().tolist()[:3]:
+            digits.images[i].resize((80, 64)).save(tmp_path / str(digit) / f'{i}.png')
     return tmp_path
 
 
-@pytest.mark.parametrize('name', ['test_mlfm_resnet', 'resnet18'])
-def test_batches_are_timms(folder, name):
+@pytest.mark.parametrize('name, crop_mode', [
+    ('test_mlfm_resnet', 'center'), ('resnet18', 'center'), ('resnet18', 'squash'), ('resnet18', 'border')])
+def test_batches_are_timms(folder, name, crop_mode):
     """Grey and RGB images, some of the classes only."""
-    model = timm.create_model(name)
+    model = timm.create_model(name, pretrained_cfg_overlay=dict(crop_mode=crop_mode))
     config = data_config(model, 96)
     expected = create_loader(
         create_dataset('', folder, class_map={str(i): i + 1 for i in range(5)}, input_img_mode=image_mode(config)),
@@ -120,6 +125,9 @@ def test_models_and_devices():
     model = timm.create_model('dct_resnet50_24s', dct_input='coefficients', device='meta')
     with pytest.raises(ValueError, match='takes 24 channels, expected images of 1, 3 or 4'):
         data_config(model)
+    config = dict(input_size=(1, 28, 28), mean=(0.1,), std=(0.3,))
+    gray = timm.create_model('resnet18', in_chans=1, pretrained_cfg_overlay=config, device='meta')
+    assert [data_config(gray, size)['input_size'] for size in (None, 96)] == [(1, 28, 28), (1, 96, 96)]
     assert usable_device('cpu') == torch.device('cpu')
     for name in ('nothing', 'cuda:99'):
         with pytest.raises(ValueError, match=f'There is no device {name} on this machine'):

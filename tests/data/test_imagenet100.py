@@ -233,16 +233,6 @@ runpy.run_path({imagenet100.__file__!r}, run_name='__main__')
     assert not list((tmp_path / 'dest').rglob('*.JPEG'))
 
 
-def test_command_line(tmp_path):
-    source = kaggle(tmp_path / 'source')
-    result = subprocess.run(
-        [sys.executable, '-m', 'mlfm_zoo', 'imagenet100', 'prepare', source, 'dest', '--num-images', '3', '2'],
-        cwd=tmp_path, capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (0, '')
-    assert result.stdout == 'dest: 100 classes, 300 train images, 200 val images, 0 left out as broken\n'
-    assert whole(tmp_path / 'dest')
-
-
 def test_label_names():
     descriptions = imagenet100.label_descriptions()
     assert list(descriptions) == sorted(SYNSETS) == list(SYNSETS)

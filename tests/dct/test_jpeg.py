@@ -200,7 +200,7 @@ def test_dataset_refuses(tmp_path):
     good = as_jpeg(photo(24, 24, 0))
     folder = tmp_path / 'set' / 'a'
     folder.mkdir(parents=True)
-    with pytest.raises(RuntimeError, match='Found 0 images'):
+    with pytest.raises(FileNotFoundError, match='holds no images'):
         JPEGCoefficients(folder.parent)
     (folder / 'bad.jpg').write_bytes(good[:-2])
     with pytest.raises(ValueError, match='bad.jpg cannot be read'):

@@ -60,6 +60,11 @@ def test_refused(tmp_path):
             with pytest.raises(ValueError, match=sentence) as error:
                 read_coefficients(source)
             assert str(error.value).startswith(name) and '\n' not in str(error.value)
+    file = tmp_path / os.fsdecode(b'\xff\x1b[31m\n.jpg')  # a name that a terminal would act on, and no UTF-8
+    file.write_bytes(b'')
+    with pytest.raises(ValueError) as error:
+        read_coefficients(file)
+    assert str(error.value).startswith(f'{tmp_path}/\\udcff\\x1b[31m\\n.jpg cannot be read')
 
 
 def test_undamaged_files():
@@ -80,7 +85,7 @@ def run_mutations(first, count):
 
 
 def test_damaged_files():
-    run_mutations(0, 300)
+    run_mutations(0, 150)
 
 
 @pytest.mark.slow

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from helpers.jpeg_mutations import photo, write_jpegs
-from mlfm_zoo.data.folders import walk_images
-from mlfm_zoo.dct import read_coefficients, store_jpegs
+from mlfm_zoo.dct import JPEGCoefficients, read_coefficients, store_jpegs
 
 
 def test_store(tmp_path):
@@ -31,7 +31,7 @@ def test_store(tmp_path):
     (source / 'class0' / '0.jpg').unlink()
     with pytest.raises(ValueError, match='0.png cannot be decoded'):
         store_jpegs(source, tmp_path / 'b')
-    assert not list((tmp_path / 'b').rglob('*.tmp'))
+    assert not list((tmp_path / 'b').rglob('*'))
     with pytest.raises(ValueError, match='outside'):
         store_jpegs(source, source / 'stored')
     with pytest.raises(FileNotFoundError, match='not a folder of images'):
@@ -54,6 +54,9 @@ def test_what_a_walk_finds_is_stored(tmp_path):
         (folder / 'real').mkdir(parents=True, exist_ok=True)
         (folder / 'real' / '.unfinished-1-b.jpg').write_bytes(b'half')
     assert store_jpegs(source, tmp_path / 'target', size=32) == 2
-    assert [path.name for path in walk_images(tmp_path / 'target')] == ['a.jpg', 'deep.jpg']
+    (tmp_path / 'target' / 'same').symlink_to(tmp_path / 'target' / 'real')
+    dataset = JPEGCoefficients(tmp_path / 'target', size=32)
+    assert [dataset.filename(i) for i in range(3)] == ['linked/a.jpg', 'real/deep.jpg', 'same/deep.jpg']
+    assert [target for _, target in dataset] == [0, 1, 2] and torch.equal(dataset[1][0], dataset[2][0])
     with Image.open(tmp_path / 'target' / 'real' / 'deep.jpg') as image:
         assert image.mode == 'L' and np.abs(np.asarray(image, dtype=float) - values / 65535 * 255).max() < 6

@@ -55,24 +55,24 @@ def test_resumed(data, models, analysed, tmp_path):
     _, folder = analysed
     probe = frequency.Probe(models, data, batch_size=16, num_workers=0)
     batches = probe.batches
-    for stop in (1, 3):
-        output = tmp_path / str(stop)
-        probe.batches = lambda *args, stop=stop: itertools.islice(batches(*args), stop)
+    output = tmp_path / 'parts'
+    probe.batches = lambda *args: itertools.islice(batches(*args), 1)
+    for _ in range(3):  # batches
         frequency.analyse(probe, output, radii=[1, 3, 8])
         for name in ('samples.csv', 'skipped.csv'):
             with open(output / name, 'a') as f:
                 f.write('9/0048.png,9,other,highpass,46,0.10')
-        probe.batches = batches
-        for _ in range(2):
-            frequency.analyse(probe, output, radii=[1, 3, 8])
-            for name in ('samples.csv', 'skipped.csv', 'settings.json'):
-                assert (output / name).read_bytes() == (folder / name).read_bytes(), (stop, name)
+    probe.batches = batches
+    for _ in range(2):
+        frequency.analyse(probe, output, radii=[1, 3, 8])
+        for name in ('samples.csv', 'skipped.csv', 'settings.json'):
+            assert (output / name).read_bytes() == (folder / name).read_bytes(), name
     with pytest.raises(ValueError, match=r'other settings \(radii\): name another folder'):
         frequency.analyse(probe, output, radii=[1, 3, 9])
     with pytest.raises(ValueError, match=r'other settings \(batch_size\)'):
         frequency.analyse(frequency.Probe(models, data, batch_size=8), output, radii=[1, 3, 8])
     (output / 'samples.csv').write_text('file,class\n')
-    with pytest.raises(ValueError, match='samples.csv is shorter'):
+    with pytest.raises(ValueError, match='samples.csv is damaged'):
         frequency.analyse(probe, output, radii=[1, 3, 8])
 
 
@@ -115,31 +115,73 @@ def test_two_runs_into_one_folder(data, models, tmp_path):
     assert frequency.overall_level(tmp_path)[0].n == 60
 
 
-@pytest.mark.parametrize('content', ['[]', '{"images": "1"}', '{"images": -1}', '{', '[' * 100_000, '3', 'null'])
-@pytest.mark.parametrize('name', ['settings.json', 'progress.json'])
-def test_damaged_records(name, content, data, models, tmp_path):
-    probe = frequency.Probe({MODEL: models[MODEL]}, data, num_workers=0)
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match='name another folder') as error:
+@pytest.fixture(scope='module')
+def finished(data, models, tmp_path_factory):
+    """Both analyses, whole."""
+    folder = tmp_path_factory.mktemp('finished')
+    probe = frequency.Probe({MODEL: models[MODEL]}, data, batch_size=60, num_workers=0)
+    frequency.analyse(probe, folder, radii=[1])
+    frequency.fourier_errors(probe, folder, norm=1, extent=1)
+    return probe, folder
+
+
+NESTED = '[' * 100_000
+ERRORS = 'model,fy,fx,errors,n,read\n'
+
+
+@pytest.mark.parametrize('name, contents', [
+    ('settings.json', ['[]', '{', NESTED, '3', 'null', '{"images": 1}']),
+    ('progress.json', ['[]', '{', NESTED, '3', '{"images": "1", "answered": 1, "samples": 1, "skipped": 1}',
+                       '{"images": 61, "answered": 1, "samples": 1, "skipped": 1}', '{"images": -1}']),
+    ('samples.csv', ['', 'file,class\n', 'x' * 10_000_000]),
+    ('fourier.csv', ['', ERRORS, f'{ERRORS}{MODEL},0,0,1,60,60\n', f'{ERRORS}{MODEL},0,0,x,60,60\n', 'no\nrank\n']),
+])
+def test_damaged_files_of_a_run(name, contents, finished, tmp_path):
+    """What no run can have written is one sentence; the whole file again, and the run goes on."""
+    probe, folder = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    whole = (tmp_path / name).read_bytes()
+
+    def run():
         frequency.analyse(probe, tmp_path, radii=[1])
-    assert '\n' not in str(error.value)
+        frequency.overall_level(tmp_path)
+        frequency.fourier_errors(probe, tmp_path, norm=1, extent=1)
+
+    for content in contents:
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match='name another folder') as error:
+            run()
+        assert name in str(error.value) or 'other settings' in str(error.value)
+        assert '\n' not in str(error.value)
+        (tmp_path / name).write_bytes(whole)
+    rows = whole.splitlines(keepends=True)
+    if name == 'fourier.csv':  # counts of one wave missing, or of another batch than the others
+        for damaged in (rows[:-1], [*rows[:-1], rows[-1].replace(b',60,60', b',59,60')]):
+            (tmp_path / name).write_bytes(b''.join(damaged))
+            with pytest.raises(ValueError, match='fourier.csv is damaged'):
+                run()
+    (tmp_path / name).write_bytes(whole)
+    run()
 
 
 def test_corrupt_images(data, tmp_path, capsys):
-    """Skipped and listed, also when a batch has no other, and when the analysis goes on."""
+    """Skipped and listed with the reason, also when a batch has no other, and when the analysis goes on."""
     folder = shutil.copytree(data, tmp_path / 'data')
     files = sorted(folder.rglob('*.png'))
-    for file in files[:4] + files[20:21]:
+    skipped = files[:4] + files[20:22]
+    for file in skipped[:5]:
         file.write_bytes(file.read_bytes()[:60])
+    Image.new('F', (64, 64)).save(skipped[5], 'TIFF')
     command = ['frequency', MODEL, str(folder), '--output', str(tmp_path / 'out'), '--radii', '2', '--batch-size', '4',
                '--no-pictures', '--workers', '0']
     for _ in range(2):
         assert main(command) == 0
         printed = capsys.readouterr()
-        assert '5 of 60 images cannot be decoded' in printed.err and '55 images;' in printed.out
-        names = [row['file'] for row in read_table(tmp_path / 'out' / 'skipped.csv')]
-        assert names == [str(f.relative_to(folder)) for f in files[:4] + files[20:21]]
-        assert len({row['file'] for row in read_table(tmp_path / 'out' / 'samples.csv')}) == 55
+        assert '6 of 60 images cannot be decoded' in printed.err and '54 images;' in printed.out
+        listed = read_table(tmp_path / 'out' / 'skipped.csv')
+        assert [row['file'] for row in listed] == [str(file.relative_to(folder)) for file in skipped]
+        assert 'cannot be decoded' in listed[4]['why'] and 'has pixels of mode F' in listed[5]['why']
+        assert len({row['file'] for row in read_table(tmp_path / 'out' / 'samples.csv')}) == 54
     for file in files:
         file.write_bytes(b'no image')
     assert main([*command[:4], str(tmp_path / 'none'), *command[5:]]) == 1
@@ -172,7 +214,7 @@ def test_judge_of_ties_and_no_numbers():
     (['--radii', '-1'], '0 or more'), (['--radii', 'nan'], '0 or more'), (['--radii'], 'There is no radius'),
     (['--device', 'npu:9'], 'There is no device'), (['--samples', 'x.png'], 'x.png is no image in'),
     (['--imagenet100'], 'no images of the expected classes'),
-    (['--scales', '0.5', '--samples', 'FILE'], 'of 1 or more')])
+    (['--scales', '0.5', '--samples', 'FILE', '--radii', '1'], 'of 1 or more')])
 def test_bad_arguments(change, sentence, data, tmp_path, capsys):
     file = str(min(p.relative_to(data) for p in data.rglob('*.png')))
     change = [file if word == 'FILE' else word for word in change]

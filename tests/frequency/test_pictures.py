@@ -1,12 +1,15 @@
 """The pictures of the command, and its answer without matplotlib."""
 
 import json
-import subprocess
+import os
+import shutil
 import sys
 
+import pytest
 from PIL import Image
 
 from helpers.tables import read_table
+from mlfm_zoo import frequency
 from mlfm_zoo.cli import main
 
 MODEL = 'test_mlfm_resnet'
@@ -41,16 +44,45 @@ def test_command(data, tmp_path, capsys):
     assert [p.name for p in out.iterdir() if p.name.startswith('.')] == ['.lock']
 
 
-def test_without_matplotlib(data, tmp_path):
-    code = f'''
-import sys
-sys.modules['matplotlib'] = None
-from mlfm_zoo.cli import main
-command = ['frequency', {MODEL!r}, {str(data)!r}, '--output', {str(tmp_path / 'out')!r}, '--workers', '0']
-assert main(command) == 1
-assert main([*command, '--no-pictures']) == 0
-'''
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "pip install 'mlfm-zoo[frequency]'" in done.stderr and done.stderr.count('\n') == 1
+def test_names_of_anyone(data, models, tmp_path):
+    """Names that are no formulas, no UTF-8 or escapes, and images whose pictures would have one name."""
+    names = os.fsdecode(b'caf\xe9$x_'), 'a$b$\x1b[31m\n'
+    for name, digit in zip(names, '01'):
+        shutil.copytree(data / digit, tmp_path / 'data' / name)
+    image = min((data / '0').iterdir())
+    files = [f'{names[0]}/{name}' for name in ('a.png', 'a.jpg', 'a_.png', os.fsdecode(b'\xff.png'))]
+    for file in files:
+        shutil.copyfile(image, tmp_path / 'data' / file)
+    out = tmp_path / 'out'
+    classes = [names[0], names[1], *'23456789']
+    probe = frequency.Probe({'$a_\x1b': models[MODEL]}, tmp_path / 'data', classes, num_workers=0)
+    frequency.analyse(probe, out, radii=[2], filters=['lowpass'])
+    rows, curves = frequency.overall_level(out), frequency.class_level(out)
+    assert rows[-1].top1 == 100 and {curve.name for curve in curves} == set(names)
+    frequency.draw_levels(out, rows, curves)
+    pictures = [picture for file in files for picture in frequency.draw_samples(probe, out, [file], [1])]
+    assert len(set(pictures)) == 4 and all(picture.exists() for picture in pictures)
+    assert len((out / 'samples.csv').read_bytes().split(b'caf\xe9$x_/\xff.png')) == 1 + len(rows)
+    frequency.draw_fourier(out, frequency.fourier_errors(probe, out, norm=1, extent=0), 1)
+
+
+def test_samples_are_filtered_as_in_the_analysis(data, models, tmp_path):
+    shutil.copytree(data / '3', tmp_path / 'data' / '3')
+    probe = frequency.Probe({MODEL: models[MODEL]}, tmp_path / 'data', list('0123456789'), num_workers=0)
+    frequency.analyse(probe, tmp_path, radii=[2], filters=['lowpass'], form='gaussian')
+    frequency.draw_samples(probe, tmp_path, probe.files[:1], [1])
+    file = probe.files[0]
+    curve, expected = (
+        {row['radius']: float(row['probability']) for row in read_table(tmp_path / name) if row['file'] == file}
+        for name in ('scales.csv', 'samples.csv'))
+    assert curve == pytest.approx(expected, rel=1e-4) and len(curve) == 3
+
+
+def test_without_matplotlib(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    command = ['frequency', MODEL, str(data), '--output', str(tmp_path / 'out'), '--workers', '0', '--radii', '1']
+    assert main(command) == 1 and not (tmp_path / 'out').exists()
+    error = capsys.readouterr().err
+    assert "pip install 'mlfm-zoo[frequency]'" in error and error.count('\n') == 1
+    assert main([*command, '--no-pictures']) == 0
     assert (tmp_path / 'out' / 'overall.csv').exists()

@@ -16,8 +16,9 @@ KINDS = {
     'unet': ('unet', None, dict(base_width=4, aux=True)),
     'unet decoder': ('unet', None, dict(base_width=4, memory_decoder=True, memory_update='cat')),
     'smp': ('unet', 'mlfm_resnet10', dict(RESNET, aux=True)),
-    'attached': ('fcn16s', 'resnet10t', dict(memory=True, memory_supplement='none')),
-    'attached smp': ('deeplabv3plus', 'resnet10t', dict(memory=True, decoder_channels=16, encoder_output_stride=8)),
+    'attached': ('fcn16s', 'resnet10t', dict(RESNET, memory=True, memory_supplement='none')),
+    'attached smp': (
+        'deeplabv3plus', 'resnet10t', dict(RESNET, memory=True, decoder_channels=16, encoder_output_stride=8)),
 }
 
 

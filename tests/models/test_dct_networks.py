@@ -14,24 +14,27 @@ from mlfm_zoo._timm import save_model
 from mlfm_zoo.dct import to_dct
 from mlfm_zoo.workflow.cost import count_cost
 
+SHORT = dict(layers=(1, 1, 1, 1))
+
 
 @pytest.mark.parametrize('name', [
     name if name in ('dct_resnet50_24d', 'dct_resnet50_192_gate', 'dct_mobilenetv2_100_6s', 'dct_mobilenetv2_100_192')
     else pytest.param(name, marks=pytest.mark.slow) for name in DCT if 'ycbcr' not in name])
 def test_networks(name):
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=7).eval()
+    small = SHORT if 'resnet' in name else {}
+    model = timm.create_model(name, num_classes=7, **small).eval()
     image = torch.randn(2, 3, 129, 136)
     with torch.inference_mode():
         expected = model(image)
         assert expected.shape == (2, 7) and expected.isfinite().all()
         assert torch.equal(model(image), expected)
-        features = timm.create_model(name, features_only=True).eval()
+        features = timm.create_model(name, features_only=True, **small).eval()
         info = features.feature_info
         for feature, channels, reduction in zip(
                 features(torch.randn(1, 3, 128, 256)), info.channels(), info.reduction(), strict=True):
             assert feature.shape == (1, channels, 128 // reduction, 256 // reduction)
-    coefficients = timm.create_model(name, num_classes=7, dct_input='coefficients').eval()
+    coefficients = timm.create_model(name, num_classes=7, dct_input='coefficients', **small).eval()
     coefficients.load_state_dict(model.state_dict())
     stem = model.conv1 if 'resnet' in name else model.conv_stem
     stem = stem[0] if 'gate' in name else stem
@@ -49,8 +52,8 @@ def test_ycbcr():
     """timm's ResNet50 on Y, Cb and Cr of JFIF's equations, each normalised as the constant coefficient is."""
     torch.manual_seed(0)
     raw, normalised = pixels(2, 3, 40, 56)
-    model = timm.create_model('dct_resnet50_ycbcr', num_classes=7).eval()
-    plain = timm.create_model('resnet50', num_classes=7)
+    model = timm.create_model('dct_resnet50_ycbcr', num_classes=7, **SHORT).eval()
+    plain = timm.create_model('resnet50', num_classes=7, **SHORT)
     plain.load_state_dict(model.state_dict())
     r, g, b = raw.unbind(1)
     y = 0.299 * r + 0.587 * g + 0.114 * b
@@ -60,7 +63,7 @@ def test_ycbcr():
         torch.testing.assert_close(
             model(normalised), plain.eval()((planes - mean) / std), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(model.conv1.stem.inverse(model.conv1.stem(normalised)), normalised)
-        grey = timm.create_model('dct_resnet50_ycbcr', num_classes=7, in_chans=1).eval()
+        grey = timm.create_model('dct_resnet50_ycbcr', num_classes=7, in_chans=1, **SHORT).eval()
         grey.load_state_dict(model.state_dict())
         torch.testing.assert_close(
             grey(normalised[:, :1]), model((raw[:, :1].expand(-1, 3, -1, -1) / 255 - torch.tensor(MEAN)[:, None, None])
@@ -154,7 +157,7 @@ def test_pretrained_is_refused_until_there_is_something(name):
 def test_onnx(name, tmp_path):
     """One graph for any batch and size, also sizes that are no multiples of 8."""
     torch.manual_seed(0)
-    small = dict(layers=(1, 1, 1, 1), channels=(16, 24, 32, 40)) if 'resnet' in name else {}
+    small = dict(SHORT, channels=(16, 24, 32, 40)) if 'resnet' in name else {}
     model = lived_in(timm.create_model(name, num_classes=5, **small))
     export_onnx(model, tmp_path / 'model.onnx', 64)
     session = onnxruntime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])

@@ -8,86 +8,115 @@ import pytest
 import timm
 import torch
 from timm.optim import param_groups_layer_decay
+from torchvision.models.feature_extraction import create_feature_extractor
 
-from mlfm_zoo.data.filters import lowpass
+from helpers.networks import lived_in
+from mlfm_zoo.data.filters import FrequencyFilter
 
-
-def test_filtered_network():
-    model = timm.create_model(
-        'mlfm_filtered', network='test_mlfm_resnet', radius=3, pretrained=True, pretrained_cfg=None).eval()
-    plain = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
-    assert model.pretrained_cfg['tag'] == 'digits'
-    assert model.state_dict().keys() == plain.state_dict().keys()
-    image = torch.randn(2, 1, 64, 64).expand(-1, plain.pretrained_cfg['input_size'][0], -1, -1)
-    with torch.inference_mode():
-        expected = plain(lowpass(image, 3))
-        assert not torch.allclose(plain(image), expected)
-        for form in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert torch.equal(form(image), expected)
-        band = timm.create_model('mlfm_filtered', network='resnet18', radius=(2, 9), kind='bandpass', num_classes=7)
-        assert band(torch.randn(1, 3, 64, 64)).shape == (1, 7)
-    model.train()(image).sum().backward()
-    gray = timm.create_model('mlfm_filtered', network='resnet18', radius=4, in_chans=1)
-    assert gray.conv1.in_channels == 1
+RADIUS = 3
 
 
-def by_numpy(images, radius):
-    """Low-pass filtered images, by numpy's transform."""
+def gaussian_by_numpy(images):
+    """Low-pass filtered images; a second pass would change them again."""
     height, width = images.shape[-2:]
     distance = np.hypot((np.fft.fftfreq(height) * height)[:, None], np.fft.fftfreq(width) * width)
-    return torch.from_numpy(np.fft.ifft2(np.fft.fft2(images.double().numpy()) * (distance <= radius)).real).float()
+    spectrum = np.fft.fft2(images.double().numpy()) * np.exp(-distance ** 2 / (2 * RADIUS ** 2))
+    return torch.from_numpy(np.fft.ifft2(spectrum).real).float()
+
+
+def filtered(network, **kwargs):
+    return timm.create_model('mlfm_filtered', network=network, radius=RADIUS, form='gaussian', **kwargs).eval()
 
 
 @pytest.fixture(scope='module')
-def filtered():
+def pair():
+    """A filtered network and the plain one with the same weights, images, and the right answer."""
     torch.manual_seed(0)
-    return timm.create_model('mlfm_filtered', network='resnet10t', radius=3, num_classes=7).eval()
-
-
-@pytest.mark.parametrize('consume', [
-    torch.fx.symbolic_trace, torch.jit.script, lambda m: torch.export.export(m, (torch.randn(2, 3, 64, 64),)).module()])
-def test_consumers_see_the_filter(filtered, consume):
+    model, plain = filtered('resnet10t', num_classes=5), timm.create_model('resnet10t', num_classes=5).eval()
+    plain.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 64, 64)
-    expected = filtered.network(by_numpy(images, 3))
-    assert (filtered.network(images) - expected).abs().max() > 1e-2
-    torch.testing.assert_close(consume(filtered)(images), expected, rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        expected = plain(gaussian_by_numpy(images))
+        assert (plain(images) - expected).abs().max() > 0.1
+    return model, plain, images, expected
 
 
-def test_features_and_classifier(filtered):
-    images = torch.randn(2, 3, 64, 64)
-    seen = by_numpy(images, 3)
-    close = dict(rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(filtered.forward_features(images), filtered.network.forward_features(seen), **close)
-    last = filtered.forward_intermediates(images, intermediates_only=True)[-1]
-    torch.testing.assert_close(last, filtered.network.forward_features(seen), **close)
-    extractor = timm.create_model('mlfm_filtered', network='resnet10t', radius=3, features_only=True).eval()
-    assert extractor.feature_info.channels() == [64, 64, 128, 256, 512]
-    for feature, expected in zip(extractor(images), extractor.network(seen), strict=True):
-        torch.testing.assert_close(feature, expected, **close)
-    model = copy.deepcopy(filtered)
-    model.reset_classifier(5)
-    assert model.num_classes == 5 and model(images).shape == (2, 5)
+def test_names_are_those_of_the_network(pair):
+    model, plain, _, _ = pair
+    assert model.state_dict().keys() == plain.state_dict().keys() and isinstance(model, type(plain))
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    groups, expected = (
+        [(g['lr_scale'], g['weight_decay'], len(g['params'])) for g in param_groups_layer_decay(network)]
+        for network in (model, plain))
+    assert groups == expected and len(groups) > 4
+    pretrained = filtered('test_mlfm_resnet', pretrained=True, pretrained_cfg=None)
+    assert pretrained.pretrained_cfg['tag'] == 'digits'
+    assert filtered('resnet10t', in_chans=1).conv1[0].in_channels == 1
 
 
-def test_saved_folder(filtered, tmp_path):
-    """The folder rebuilds network and filter; a parent's state dict, and the network's own, load too."""
-    timm.models.save_for_hf(filtered, str(tmp_path), safe_serialization=True)
-    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
-    images = torch.randn(2, 3, 64, 64)
-    assert torch.equal(loaded(images), filtered(images)) and loaded.num_classes == 7
-    parent, other = torch.nn.Sequential(filtered), torch.nn.Sequential(copy.deepcopy(filtered))
-    other[0].network.fc.weight.data.zero_()
-    other.load_state_dict(parent.state_dict())
-    assert torch.equal(other(images), filtered(images))
-    other[0].load_state_dict(timm.create_model('resnet10t', num_classes=7).state_dict())
+def saved(model, folder):
+    timm.models.save_for_hf(model, str(folder), safe_serialization=True)
+    return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
 
 
-def test_layer_decay_is_the_networks(filtered):
-    """timm groups parameters by name: the groups are as many, and of the same sizes, as without a filter."""
-    sizes = [
-        [(group['lr_scale'], group['weight_decay'], len(group['params'])) for group in param_groups_layer_decay(model)]
-        for model in (filtered, filtered.network)]
-    assert sizes[0] == sizes[1] and len(sizes[0]) > 4
+@pytest.mark.parametrize('form', [
+    lambda model, folder: model, lambda model, folder: copy.deepcopy(model),
+    lambda model, folder: pickle.loads(pickle.dumps(model)),
+    saved, lambda model, folder: saved(saved(model, folder), folder),
+    lambda model, folder: torch.fx.symbolic_trace(model), lambda model, folder: torch.jit.script(model),
+    lambda model, folder: torch.jit.trace(model, torch.randn(1, 3, 64, 64)),
+    lambda model, folder: torch.export.export(model, (torch.randn(2, 3, 64, 64),)).module(),
+    lambda model, folder: torch.nn.Sequential(*model.children()),
+    lambda model, folder: lambda x: model.forward_head(model.forward_features(x)),
+    lambda model, folder: lambda x: create_feature_extractor(model, ['fc'])(x)['fc']])
+def test_every_form_is_filtered_once(form, pair, tmp_path):
+    model, _, images, expected = pair
+    with torch.no_grad():
+        torch.testing.assert_close(form(model, tmp_path)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('network, feature_cls', [
+    *(('resnet10t', name) for name in ('list', 'dict', 'hook', 'fx', 'getter')), ('test_mlfm_resnet', 'getter')])
+def test_features(network, feature_cls):
+    options = dict(features_only=True, feature_cls=feature_cls)
+    model, plain = filtered(network, **options), timm.create_model(network, **options).eval()
+    for own, other in zip(model.state_dict().values(), plain.state_dict().values(), strict=True):
+        other.copy_(own)
+    images = torch.randn(2, plain.in_chans, 64, 64)
+    with torch.no_grad():
+        actual, expected = model(images), plain(gaussian_by_numpy(images))
+    if isinstance(expected, dict):
+        actual, expected = list(actual.values()), list(expected.values())
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_intermediates_and_another_classifier(pair):
+    model, plain, images, _ = pair
+    model, plain = copy.deepcopy(model), copy.deepcopy(plain)
+    for network in (model, plain):
+        network.reset_classifier(3)
+    plain.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.forward_intermediates(images), plain.forward_intermediates(gaussian_by_numpy(images)),
+            rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(images), plain(gaussian_by_numpy(images)), rtol=1e-4, atol=1e-4)
+    model.train()(images).sum().backward()
+    assert model.conv1[0].weight.grad.isfinite().all()
+
+
+def test_memory_is_fused_behind_the_filter():
+    torch.manual_seed(0)
+    model = lived_in(filtered('test_mlfm_resnet'))
+    plain = timm.create_model('test_mlfm_resnet').eval()
+    plain.load_state_dict(model.state_dict())
+    images = torch.randn(2, plain.in_chans, 64, 64)
+    with torch.no_grad():
+        expected = plain(gaussian_by_numpy(images))
+        fused = model.fuse()
+        assert isinstance(fused.filter, FrequencyFilter) and isinstance(fused, type(plain))
+        for network in (model, fused):
+            torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('arguments, sentence', [

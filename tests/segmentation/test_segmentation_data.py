@@ -228,3 +228,15 @@ def test_augmentation(in_chans):
         assert (levels.diff() > 0.5).all()
         inside = y != IGNORE_INDEX
         assert not inside.all() or x.std() > 0
+
+
+@pytest.mark.parametrize('size, img_size, scaled', [
+    ((48, 64), (48, 64), (48, 64)),  # scale 1 of an image of that size is the image
+    ((48, 64), (24, 96), (24, 32)), ((48, 64), (96, 32), (24, 32)), ((64, 48), (32, 96), (32, 24))])
+def test_scale_fits_height_and_width(size, img_size, scaled):
+    """The image becomes as large as fits into height and width, times the scale; what is left of the crop is void."""
+    transform = train_transform((100, 200), [0.], [1.], img_size, (1, 1), color_jitter=0)
+    _, mask = transform(tv_tensors.Image(torch.zeros(1, *size, dtype=torch.uint8)),
+                        tv_tensors.Mask(torch.zeros(size, dtype=torch.long)))
+    inside = mask != IGNORE_INDEX
+    assert (inside.any(1).sum(), inside.any(0).sum()) == scaled

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import mlfm_zoo
 from helpers.disks import full_disk
-from helpers.segmentation import write_data
+from helpers.segmentation import RESNET, write_data
 from helpers.shape_folders import LABELS
 from helpers.user import IMPORTS
 from mlfm_zoo.cli import main
@@ -62,6 +62,8 @@ def test_interrupted_run_ends_as_the_whole(data, tmp_path, kwargs):
     for epoch in range(settings.epochs - 1):
         with pytest.raises(Killed):
             train(settings, tmp_path / 'parts', log=kill_after(epoch))
+        (tmp_path / 'parts' / '.unfinished-last').mkdir()  # as of one that was killed while it wrote
+        (tmp_path / 'parts' / '.unfinished-last' / 'model.safetensors').touch()
     best = train(settings, tmp_path / 'parts', log=lambda line: None)
     assert curve(tmp_path / 'whole') == curve(tmp_path / 'parts') and len(curve(tmp_path / 'whole')) == settings.epochs
     for name in ('last', 'best'):
@@ -89,18 +91,19 @@ def test_frozen_encoder(data, tmp_path):
 def test_memory_at_identity_is_calibrated(data, tmp_path):
     """Before training from a warm start, on images as they are trained on; a rate of 0 keeps what it gave."""
     settings = settings_for(
-        data, model='fcn16s', encoder='resnet10t', model_kwargs=dict(memory=True), lr=0.0, epochs=1, color_jitter=0.0)
+        data, model='fcn16s', encoder='resnet10t', model_kwargs=dict(RESNET, memory=True), lr=0.0, epochs=1,
+        color_jitter=0.0)
     train(settings, tmp_path, log=lambda line: None)
     trained = load_file(tmp_path / 'last' / 'model.safetensors')
     torch.manual_seed(0)
-    expected = create_model('fcn16s', 'resnet10t', num_classes=3, memory=True)
+    expected = create_model('fcn16s', 'resnet10t', num_classes=3, memory=True, **RESNET)
     gate = expected.encoder.model.memory.pool.output_gate
-    assert gate.weight.allclose(torch.ones(64))
+    at_identity = gate.weight.clone()
     images = SegmentationDataset(
         data, 'train', Labels.from_json(LABELS),
         train_transform((32, 48), expected.mean, expected.std, color_jitter=0.0))
     mlfm_zoo.calibrate_memory(expected, torch.utils.data.DataLoader(images, settings.batch_size))
-    assert not gate.weight.allclose(torch.ones(64))
+    assert not gate.weight.allclose(at_identity)
     assert all(torch.equal(trained[name], parameter) for name, parameter in expected.named_parameters())
 
 
@@ -132,8 +135,6 @@ def test_loaded_run(data, tmp_path):
 def test_state_is_checked(data, tmp_path):
     """A run resumes from no state with a flipped bit, nor from one of half its length."""
     train(settings_for(data, epochs=1), tmp_path, log=lambda line: None)
-    (tmp_path / '.unfinished-last').mkdir()  # of a run that was killed
-    (tmp_path / '.unfinished-last' / 'model.safetensors').touch()
     file = tmp_path / 'state.pth'
     whole = file.read_bytes()
     bits = bytearray(whole)
@@ -145,7 +146,6 @@ def test_state_is_checked(data, tmp_path):
             train(settings_for(data, epochs=1), tmp_path)
     file.write_bytes(whole)
     assert train(settings_for(data, epochs=1), tmp_path)['epoch'] == 0
-    assert not (tmp_path / '.unfinished-last').exists()
 
 
 def test_one_training_at_a_time(data, tmp_path):
@@ -168,9 +168,9 @@ def test_full_disk(data, tmp_path):
         assert not (tmp_path / str(limit) / 'state.pth').exists() and '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('encoder, mean, std', [
-    ('test_mlfm_resnet', 0.5, 0.5), ('resnet10t', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
-def test_images_are_normalized_for_the_encoder(tmp_path, encoder, mean, std):
+@pytest.mark.parametrize('encoder, options, mean, std', [
+    ('test_mlfm_resnet', {}, 0.5, 0.5), ('resnet10t', RESNET, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+def test_images_are_normalized_for_the_encoder(tmp_path, encoder, options, mean, std):
     """In training, evaluation and prediction: pixels of 51, a fifth of white, become (0.2 - mean) / std."""
     write_data(tmp_path)
     for file in [*tmp_path.glob('train/*.png'), *tmp_path.glob('val/*.png')]:
@@ -185,8 +185,8 @@ def test_images_are_normalized_for_the_encoder(tmp_path, encoder, mean, std):
     hook = torch.nn.modules.module.register_module_forward_pre_hook(record)
     try:
         settings = settings_for(
-            tmp_path, model='fcn8s', encoder=encoder, model_kwargs={}, epochs=1, crop_size=(48, 64), scale=(1.5, 1.8),
-            color_jitter=0.0)  # crops without padding
+            tmp_path, model='fcn8s', encoder=encoder, model_kwargs=dict(options), epochs=1, crop_size=(48, 64),
+            scale=(1.5, 1.8), color_jitter=0.0)  # crops without padding
         train(settings, tmp_path / 'run', log=lambda line: None)
         assert len(seen) >= 8 and max(seen) < 1e-5
         for name, *rest in (
@@ -221,17 +221,15 @@ ENVIRONMENT = dict(os.environ, PYTHONPATH=os.pathsep.join(IMPORTS), OMP_NUM_THRE
 
 @pytest.mark.slow
 def test_killed_process_ends_as_the_whole(data, tmp_path):
-    options = ('--epochs', '8', '--workers', '1')
+    options = ('--epochs', '6', '--workers', '1')
     subprocess.run([sys.executable, *command(data, tmp_path / 'whole', *options)], check=True, env=ENVIRONMENT)
-    for _ in range(2):
-        process = subprocess.Popen([sys.executable, *command(data, tmp_path / 'parts', *options)], env=ENVIRONMENT)
-        rows = len(curve(tmp_path / 'parts')) if (tmp_path / 'parts' / 'log.csv').exists() else 0
-        while not (tmp_path / 'parts' / 'log.csv').exists() or len(curve(tmp_path / 'parts')) < rows + 2:
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert len(curve(tmp_path / 'parts')) < 8
+    process = subprocess.Popen([sys.executable, *command(data, tmp_path / 'parts', *options)], env=ENVIRONMENT)
+    while not (tmp_path / 'parts' / 'log.csv').exists() or len(curve(tmp_path / 'parts')) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(curve(tmp_path / 'parts')) < 6
     subprocess.run([sys.executable, *command(data, tmp_path / 'parts', *options)], check=True, env=ENVIRONMENT)
     assert curve(tmp_path / 'whole') == curve(tmp_path / 'parts')
 
