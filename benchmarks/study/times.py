@@ -18,7 +18,8 @@ from typing import Any, Dict, List
 
 import timm
 import torch
-from run import RESULTS, Job, read_plan
+from plan import Job, read_plan
+from run import RESULTS
 
 from mlfm_zoo.frequency.analysis import write_table
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
@@ -78,7 +79,7 @@ def main() -> None:
     file = (args.results or RESULTS / args.plan.stem) / 'times.csv'
     file.parent.mkdir(parents=True, exist_ok=True)
     networks: Dict[str, List[Job]] = {}
-    for job in read_plan(args.plan)[0]:
+    for job in read_plan(args.plan).jobs:
         if job.arm not in [other.arm for other in networks.setdefault(job.network, [])]:
             networks[job.network].append(job)
     for network in args.networks or networks:
