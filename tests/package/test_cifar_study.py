@@ -334,7 +334,7 @@ def figures(tmp_path):
 def test_differences(figures, other, seeds, epoch):
     folder, right = figures
     study = reporter.read_study(folder)
-    found = reporter.difference(study, 'tiny', 'memory', other, epoch)
+    found = reporter.difference(study, 'tiny', other, epoch)
     memory, without = (
         np.stack([right[arm, seed, epoch] for seed in range(seeds)]).astype(float) for arm in ('memory', other))
     by_seed = 100 * memory.mean(1), 100 * without.mean(1)
