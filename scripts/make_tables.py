@@ -454,7 +454,7 @@ TABLES: Dict[str, Callable[[], str]] = {
     'segmentation': segmentation_tables,
 }
 if timm.__version__ == COUNTED_TIMM:
-    TABLES['weights'] = attach_table
+    TABLES['weights'] = TABLES['attach'] = attach_table
 
 
 def with_tables(page: Path) -> str:

@@ -42,7 +42,6 @@ from timm.models import load_state_dict
 import mlfm_zoo
 from mlfm_zoo._files import written_whole
 from mlfm_zoo.frequency import FrequencyFilter, Probe
-from mlfm_zoo.frequency.analysis import write_table
 from mlfm_zoo.workflow.collect import Epoch, Run, RunError, read_run
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
@@ -224,7 +223,7 @@ def examine(job: Job, run: Run, data: Path, plan: Plan) -> Figures:
             device=job.settings.get('device', 'cuda'))
         for batch in probe.batches():
             if batch.skipped:
-                raise PlanError(f'{batch.skipped[0]} of the test images cannot be decoded: get the data again.')
+                raise PlanError(f'A test image cannot be decoded, {batch.skipped[0]}: get the data again.')
             yield probe, batch.images[0], batch.labels
 
     right: Dict[str, List[np.ndarray]] = {which: [] for which in models}
@@ -282,6 +281,11 @@ def read_rows(file: Path) -> List[Dict[str, str]]:
         return []
     with open(file, newline='', encoding='utf-8') as f:
         return list(csv.DictReader(f))
+
+
+def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with written_whole(file) as unfinished, open(unfinished, 'w', newline='', encoding='utf-8') as f:
+        csv.writer(f).writerows([columns, *rows])
 
 
 def put(file: Path, plan: Plan, job: Job, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -9,7 +9,6 @@ milliseconds a batch, and ratios to the baseline of the same round with their qu
 """
 
 import argparse
-import csv
 import os
 import sys
 from functools import partial
@@ -19,9 +18,8 @@ from typing import Any, Dict, List
 import timm
 import torch
 from plan import Job, read_plan
-from run import RESULTS
+from run import RESULTS, read_rows, write_table
 
-from mlfm_zoo.frequency.analysis import write_table
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -85,10 +83,7 @@ def main() -> None:
     for network in args.networks or networks:
         jobs = networks[network]
         found = zip(jobs, measure(jobs, True, args.rounds), measure(jobs, False, args.rounds))
-        rows: List[List[Any]] = []
-        if file.exists():
-            with open(file, newline='', encoding='utf-8') as f:
-                rows = [list(row.values()) for row in csv.DictReader(f) if row['network'] != network]
+        rows: List[List[Any]] = [list(row.values()) for row in read_rows(file) if row['network'] != network]
         for job, train, infer in found:
             print(f'{network} {job.arm}: training step {train[0]} ms, x{train[1]} ({train[2]} to {train[3]}); forward '
                   f'{infer[0]} ms, x{infer[1]} ({infer[2]} to {infer[3]})', flush=True)
