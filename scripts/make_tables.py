@@ -374,6 +374,16 @@ def segmentation_tables() -> str:
     return text + run_benchmark('segmentation_cost.py')['table'](cost['networks']) + '\n'
 
 
+def jpeg_table() -> str:
+    """How fast coefficients are read from files, as benchmarks/jpeg.py has measured it."""
+    shares = {row['way']: float(row['jpeglib_share']) for row in read_csv(MEASURED / 'jpeg' / 'jpeglib.csv')}
+    rows = json.loads((MEASURED / 'jpeg' / 'results.json').read_text())['rows']
+    return markdown(
+        ('what is read', 'images per second', 'ratio', 'bytes to the device', "jpeglib's share of CPU time"), 'tnnnn', [
+            (row['way'], f'{row["images_per_second"]:.0f}', f'{row["ratio"]:.2f}', f'{row["bytes"]:,}',
+             f'{100 * shares[row["way"]]:.0f} %') for row in rows])
+
+
 COUNTED_TIMM = '1.0.31'
 
 # Files of timm whose networks are convolutional, and the networks that are what the others of their file are not.
@@ -452,6 +462,7 @@ TABLES: Dict[str, Callable[[], str]] = {
     'gssdnet_results': gssdnet_results_table,
     'cost': cost_tables,
     'segmentation': segmentation_tables,
+    'jpeg': jpeg_table,
 }
 if timm.__version__ == COUNTED_TIMM:
     TABLES['weights'] = TABLES['attach'] = attach_table
