@@ -41,9 +41,7 @@ from mlfm_zoo.hub.manifest import KINDS, Checkpoint, manifest_path, paper_accura
 from mlfm_zoo.memory.attach import FAMILIES
 from mlfm_zoo.workflow.collect import difference_interval
 
-__all__ = ['DCT_PAPER', 'GSSDNET_PAPER', 'read_measured']  # for the site's pages
-
-# The name of a table that is alone in its page is the page's own.
+# A table without a name has that of its page.
 TABLE = re.compile(
     r'(<!-- made by scripts/make_tables\.py(?:: (\w+))? -->\n).*?(<!-- end of what it made -->\n)', re.DOTALL)
 
@@ -463,16 +461,18 @@ TABLES: Dict[str, Callable[[], str]] = {
     'cost': cost_tables,
     'segmentation': segmentation_tables,
     'jpeg': jpeg_table,
+    'weights': attach_table,
+    'backbone': attach_table,
 }
-if timm.__version__ == COUNTED_TIMM:
-    TABLES['weights'] = TABLES['attach'] = attach_table
 
 
 def with_tables(page: Path) -> str:
     """The text of a page with its tables made again."""
     def make(found: re.Match) -> str:
-        table = TABLES.get(found[2] or page.stem)
-        return f'{found[1]}{table()}{found[3]}' if table else found[0]
+        table = TABLES[found[2] or page.stem]
+        if table is attach_table and timm.__version__ != COUNTED_TIMM:
+            return found[0]
+        return f'{found[1]}{table()}{found[3]}'
 
     return TABLE.sub(make, page.read_text(encoding='utf-8'))
 

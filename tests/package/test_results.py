@@ -104,9 +104,13 @@ def test_times():
 
 
 def test_a_page_keeps_its_own_text(tmp_path):
-    """Of a page only what stands between the comments is made again, and comments of unknown names are left alone."""
-    page = tmp_path / 'page.md'
+    """Only what stands between the comments is made again; a table that does not exist is an error."""
+    page = tmp_path / 'logs.md'
     mark, end = '<!-- made by scripts/make_tables.py{} -->\n', '<!-- end of what it made -->\n'
-    page.write_text(f'# Mine\n\n{mark.format(": logs")}old\n{end}\nmine\n{mark.format("")}kept\n{end}')
+    page.write_text(f'# Mine\n\n{mark.format("")}old\n{end}\nmine\n{mark.format(": gssdnet_models")}{end}')
     assert make_tables.with_tables(page) == (
-        f'# Mine\n\n{mark.format(": logs")}{make_tables.logs_table()}{end}\nmine\n{mark.format("")}kept\n{end}')
+        f'# Mine\n\n{mark.format("")}{make_tables.logs_table()}{end}\nmine\n'
+        f'{mark.format(": gssdnet_models")}{make_tables.gssdnet_models_table()}{end}')
+    page.write_text(f'{mark.format(": lgos")}{end}')
+    with pytest.raises(KeyError, match='lgos'):
+        make_tables.with_tables(page)
