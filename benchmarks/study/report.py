@@ -324,7 +324,8 @@ def draw(study: Study, folder: Path) -> List[Path]:
             panel.remove()
         for panel, (network, arms) in zip(axes.flat, study.arms.items()):
             for i, arm in enumerate(arms):
-                plot(panel, f'C{i}', f'{arm}, {len(study.seeds(network, arm))} seeds', network, arm)
+                seeds = len(study.seeds(network, arm))
+                plot(panel, f'C{i}', f'{arm}, {seeds} seed{"s" if seeds > 1 else ""}', network, arm)
             panel.set(title=network, xlabel=xlabel, ylabel=ylabel)
             panel.grid(alpha=0.3)
             panel.legend(fontsize='small')
