@@ -76,8 +76,8 @@ if __name__ == '__main__':
         source, dest = Path(name, 'source'), Path(name, 'dest')
         make_set(source)
         rows = [measure('prepare', source, dest), measure('prepare', source, dest), measure('verify', dest)]
-    if args.output:
-        with open(args.output, 'w', newline='', encoding='utf-8') as f:
-            table = csv.DictWriter(f, rows[0], lineterminator='\n')
-            table.writeheader()
-            table.writerows(rows)
+        if args.output:
+            with open(args.output, 'w', newline='', encoding='utf-8') as f:
+                table = csv.DictWriter(f, rows[0], lineterminator='\n')
+                table.writeheader()
+                table.writerows(rows)
