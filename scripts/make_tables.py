@@ -224,10 +224,14 @@ def readme_table() -> str:
     measured = ', '.join(
         f'{value:.2f} % ({name}, `{c.command}`)' for c in kinds['embedded'] for name, value in c.measured.items())
     trained = len({c.model for c in kinds['trained']})
-    warm = kinds['warm_start']
+    warm = [c for c in kinds['warm_start'] if 'authors' not in c.places]
+    released = [c for c in kinds['warm_start'] if 'authors' in c.places]
     authors = [c for c in kinds['paper'] if c.memory and c.available]
-    return markdown(('weights', 'what there is', 'measured'), 'ttt', [
-        (', '.join(f'`{c.name}`' if i == 0 else f'`{c.model[-3:]}`' for i, c in enumerate(authors)),
+    def widths(weights: List[Checkpoint]) -> str:
+        return ', '.join(f'`{c.name}`' if i == 0 else f'`{c.model[-3:]}`' for i, c in enumerate(weights))
+
+    rows = [
+        (widths(authors),
          f'{len(authors)} of {len(paper_accuracies())} networks, and their plain trunks (`memory=False`): '
          "the authors' own ImageNet100 weights, downloaded from their repository, verified and converted when first "
          'used',
@@ -239,9 +243,12 @@ def readme_table() -> str:
         (f'`{warm[0].name}` and {len(warm) - 1} more warm starts',
          f"of {len({c.model for c in warm})} networks: timm's ImageNet-1k weights in the trunk, and a memory that has "
          'learnt nothing yet', '-'),
+        (widths(released), "warm starts too, with the ImageNet-1k weights of d-li14's repository",
+         'not evaluated here'),
         (f"`{kinds['initialisation'][0].name}` and {len(kinds['initialisation']) - 1} more",
          "of the networks on DCT coefficients: timm's weights on RGB images, to start a training from; no classifiers",
-         '-')])
+         '-')]
+    return markdown(('weights', 'what there is', 'measured'), 'ttt', [row for row in rows if row[0]])
 
 
 SETTINGS = {  # folders of benchmarks/results, of two networks
@@ -461,8 +468,8 @@ TABLES: Dict[str, Callable[[], str]] = {
     'cost': cost_tables,
     'segmentation': segmentation_tables,
     'jpeg': jpeg_table,
+    'attach': attach_table,
     'weights': attach_table,
-    'backbone': attach_table,
 }
 
 
