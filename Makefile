@@ -58,9 +58,9 @@ site: $(VENV)/.site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	$(BIN)/python -m pytest tests/site $(ARGS)
 
-# Rewrites the tables that commands make.
+# Rewrites the tables of README and docs, and the files in results/. After a change of networks: ARGS=--recount
 tables: $(VENV)/.test
-	$(BIN)/python scripts/make_tables.py
+	$(BIN)/python scripts/make_tables.py $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -5,13 +5,17 @@
 IMAGES is a folder of photos, in any folders. They are stored once at the size of timm's evaluation transform before its
 crop, at quality 95 without subsampling and 75 with, in a temporary folder. Each round reads all of them in all ways,
 one after the other, in one process, forwards and backwards by turns; a ratio is the median over rounds of the ratio to
-decode + resize. Files are in the system's cache.
+decode + resize. Files are in the system's cache. Writes results.json, and jpeglib.csv: the share of each way's CPU time
+that is spent inside jpeglib, by a profile of one more round. --shares makes that file alone.
 """
 
 import argparse
+import cProfile
+import csv
 import json
 import os
 import platform
+import pstats
 import statistics
 import sys
 import tempfile
@@ -55,12 +59,33 @@ def seconds(read: Callable[[int], Any], count: int) -> float:
     return time.perf_counter() - start
 
 
+def write_shares(datasets: Dict[str, Any], count: int, file: Path) -> None:
+    """Write the share of each way's CPU time that is spent in jpeglib's own functions, with its C library.
+
+    Args:
+        datasets: The ways, by name.
+        count: Images.
+        file: CSV file.
+    """
+    rows = [('way', 'images', 'jpeglib_share')]
+    for name, dataset in datasets.items():
+        profile = cProfile.Profile(time.process_time)
+        profile.runcall(seconds, dataset.__getitem__, count)
+        stats = pstats.Stats(profile)
+        own = sum(figures[2] for (path, *_), figures in stats.stats.items() if 'jpeglib' in Path(path).parts)
+        rows.append((name, str(count), f'{own / stats.total_tt:.2f}'))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, 'w', newline='', encoding='utf-8') as f:
+        csv.writer(f, lineterminator='\n').writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', type=Path, help='folder of photos')
-    parser.add_argument('--output', type=Path, required=True, help='folder for results.json')
+    parser.add_argument('--output', type=Path, required=True, help='folder for results.json and jpeglib.csv')
     parser.add_argument('--size', type=int, default=448)
     parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--shares', action='store_true', help='write jpeglib.csv alone')
     args = parser.parse_args()
     torch.set_num_threads(1)
     before_crop = round(args.size / 0.875 / 8) * 8
@@ -70,6 +95,9 @@ def main() -> None:
             store_jpegs(args.images, root, before_crop, quality=quality, subsampling=subsampling)
         datasets = ways(args.images, stored, args.size, args.size / before_crop)
         count = len(next(iter(datasets.values())))
+        write_shares(datasets, count, args.output / 'jpeglib.csv')
+        if args.shares:
+            return
         times: Dict[str, List[float]] = {name: [] for name in datasets}
         for i in range(args.rounds + 1):
             order = list(datasets) if i % 2 else list(reversed(datasets))

@@ -1,50 +1,48 @@
-"""Train the networks of a plan with and without memory, by timm's own train.py, and measure them on the test images.
+"""Train the networks of a plan with timm's own train.py, and measure them on the test images.
 
-    python benchmarks/study/run.py PLAN --data CIFAR10 --timm FOLDER --output FOLDER [--results FOLDER] [--threads 1]
+    python benchmarks/study/run.py PLAN --data DATA --timm FOLDER --output FOLDER [--shard 1/8]
 
-PLAN is a YAML file as cifar10-cpu.yaml, CIFAR10 a folder with a folder of pictures a class for each split, --timm the
-folder with the train.py of timm's repository. Each arm of each network is trained with each seed, seed by seed, so
-that a study that is not finished is balanced. What the arms of a network share are all settings of train.py.
+PLAN is a YAML file, as README.md describes; DATA a folder with a folder of pictures a class for each split; --timm the
+folder with the train.py of timm's repository. Runs go seed by seed, so that an unfinished study is balanced.
 
-Stop it whenever you like, and give the same command to go on: finished runs are not run again, and the one that was
-stopped goes on from its last epoch. Checkpoints and logs lie in --output. As each run ends its figures go to --results,
-benchmarks/results/study/<plan> if not given, which report.py reads:
+Stop it whenever you like, and give the same command to resume: finished runs are not run again, and the one that was
+stopped resumes from its last epoch. --shard i/n takes the i-th of n parts of the runs, and any number of processes can
+share the same folders. Checkpoints and logs are in --output, a folder for each run. When a run ends, its figures are
+written to --results, benchmarks/results/study/<plan> by default, which report.py reads:
 
-    runs.csv     a line a run: arguments, cost, best and last epoch, time
-    curves/      a file a run: loss, accuracy and rate by epoch
-    images.csv   which test images the best and the last epoch get right, a bit an image, in the order of their names
+    runs.csv     a line for each run: arguments, cost, best and last epoch, time
+    curves/      a file for each run: loss, accuracy and rate by epoch
+    images.csv   which test images the best and the last epoch get right, one bit an image, in the order of their names
     lowpass.csv  accuracy of the last epoch on low-pass filtered test images
     sizes.csv    accuracy of the last epoch on test images of other sizes
 """
 
 import argparse
-import bisect
+import contextlib
 import csv
 import fcntl
 import json
 import os
 import re
 import resource
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import timm
 import torch
-import yaml
+from plan import Job, Plan, PlanError, read_plan, share
 from timm.models import load_state_dict
 
 import mlfm_zoo
+from mlfm_zoo._files import written_whole
 from mlfm_zoo.frequency import FrequencyFilter, Probe
-from mlfm_zoo.frequency.tables import write_table
-from mlfm_zoo.workflow.collect import Run, RunError, read_run
-from mlfm_zoo.workflow.cost import Cost, count_cost
+from mlfm_zoo.workflow.collect import Epoch, Run, RunError, read_run
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 RESULTS = Path(__file__).parents[1] / 'results' / 'study'
@@ -52,136 +50,25 @@ RUN_COLUMNS = (
     'network', 'arm', 'seed', 'model', 'kwargs', 'settings', 'params', 'madds', 'best_epoch', 'best_top1', 'epochs',
     'last_top1', 'seconds', 'cpu_seconds', 'test_images', 'device', 'threads', 'mlfm_zoo', 'torch', 'timm')
 CURVE_COLUMNS = ('epoch', 'train_loss', 'eval_loss', 'eval_top1', 'lr')
-NEEDED = ('epochs', 'num_classes', 'img_size', 'val_split')  # settings that this script reads too
-OWN = ('model', 'model_kwargs', 'data_dir', 'seed', 'output', 'experiment', 'resume')  # and those that it gives
-PREPARATION = ('crop_pct', 'mean', 'std', 'interpolation')  # of test images, where settings differ from the network's
-TOLERANCE = 0.5  # points between train.py's accuracy and that of the answers here: rounding, more in half precision
+PREPARATION = ('crop_pct', 'mean', 'std', 'interpolation')  # settings that change how test images are prepared
+TOLERANCE = 0.5  # points between train.py's accuracy and the one measured here: rounding, more in half precision
 
 
-class PlanError(ValueError):
-    """A plan cannot be read, or cannot be carried out."""
-
-
-class Job(NamedTuple):
-    """One run of a plan.
+class Figures(NamedTuple):
+    """What a finished run gets right.
 
     Attributes:
-        network: Name of the network in the plan.
-        arm: Name of the arm.
-        seed: Seed of the run.
-        model: Registered name.
-        kwargs: Arguments of the network.
-        settings: Arguments of train.py beside the network, the seed and places.
-        cost: Cost of the network for one image.
+        right: For 'last' and 'best', whether each test image is answered right.
+        lowpass: Accuracy of the last epoch in percent by radius.
+        sizes: Accuracy of the last epoch in percent by image size.
     """
-    network: str
-    arm: str
-    seed: int
-    model: str
-    kwargs: Dict[str, Any]
-    settings: Dict[str, Any]
-    cost: Cost
-
-    @property
-    def name(self) -> str:
-        return f'{self.network}-{self.arm}-seed{self.seed}'
-
-    @property
-    def key(self) -> Tuple[str, str, str]:
-        return self.network, self.arm, str(self.seed)
-
-    @property
-    def record(self) -> Dict[str, str]:
-        """What makes a run the one that the plan means."""
-        return dict(
-            model=self.model, kwargs=json.dumps(self.kwargs), settings=json.dumps(self.settings, sort_keys=True))
-
-
-class Tests(NamedTuple):
-    """What each finished run is tested on beside the test images as they are.
-
-    Attributes:
-        radii: Radii of the low-pass filters, in cycles per image.
-        sizes: Other sizes of the test images, in pixels.
-    """
-    radii: List[float]
-    sizes: List[int]
-
-
-def read_plan(path: Path) -> Tuple[List[Job], Tests]:
-    """Read a plan, and search the widths that it leaves open.
-
-    Args:
-        path: YAML file.
-
-    Returns:
-        The runs in their order, and what each is tested on.
-
-    Raises:
-        PlanError: The file is no plan.
-    """
-    try:
-        plan = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PlanError(f'{path} cannot be read as a plan ({type(error).__name__}): give a YAML file.') from None
-    keys = {'settings': dict, 'seeds': list, 'radii': list, 'networks': dict}
-    sizes = plan.pop('sizes', []) if isinstance(plan, dict) else None
-    if not isinstance(sizes, list) or {k: type(v) for k, v in plan.items()} != keys:
-        raise PlanError(f'{path} is no plan, expected {", ".join(keys)}: see benchmarks/study/README.md.')
-    arms: List[Tuple[str, str, str, Dict[str, Any], Dict[str, Any], Cost]] = []
-    for network, entry in plan['networks'].items():
-        if not isinstance(entry, dict) or not {'model', 'arms'} <= {*entry} <= {'model', 'kwargs', 'arms', 'settings'}:
-            raise PlanError(f'{network} in {path} is not described, expected model and arms, and kwargs and settings.')
-        settings = {**plan['settings'], **(entry.get('settings') or {})}
-        missing, own = [k for k in NEEDED if k not in settings], [k for k in OWN if k in settings]
-        if missing or own:
-            raise PlanError(
-                f'The settings of {network} in {path} lack {missing} and have {own}, which the runs are given by '
-                'themselves: add the former, remove the latter.')
-        found: Dict[str, Cost] = {}
-        for arm, own_kwargs in entry['arms'].items():
-            kwargs = {**(entry.get('kwargs') or {}), **(own_kwargs or {})}
-            for name, value in kwargs.items():
-                if isinstance(value, dict):
-                    if {*value} != {'match', 'start'} or value['match'] not in found:
-                        raise PlanError(
-                            f'{name} of {network} {arm} in {path} is {value}, expected match, an arm above it, and '
-                            'start, the width to begin with.')
-                    kwargs[name] = match_width(entry['model'], kwargs, name, settings, found[value['match']].madds)
-            found[arm] = cost_for(entry['model'], kwargs, settings)
-            arms.append((network, arm, entry['model'], kwargs, settings, found[arm]))
-    jobs = [Job(network, arm, seed, *rest) for seed in plan['seeds'] for network, arm, *rest in arms]
-    return jobs, Tests(sorted(float(radius) for radius in plan['radii']), sorted(sizes))
-
-
-def cost_for(model: str, kwargs: Dict[str, Any], settings: Dict[str, Any]) -> Cost:
-    size = settings['img_size']
-    return count_cost(model, (3, size, size), num_classes=settings['num_classes'], **kwargs)
-
-
-def match_width(model: str, kwargs: Dict[str, Any], name: str, settings: Dict[str, Any], madds: int) -> Any:
-    """The width of a network whose multiply-adds come nearest to a number, in steps of one percent from its start.
-
-    A list of widths grows as a whole, rounded to whole channels, as a single whole number is. Networks round further,
-    so that the steps in multiply-adds are those that the network can take; they never go down.
-    """
-    start = kwargs[name]['start']
-
-    def width(step: int) -> Any:
-        if isinstance(start, list):
-            return [round(channels * step / 100) for channels in start]
-        return round(start * step / 100, None if isinstance(start, int) else 4)
-
-    def count(step: int) -> int:
-        return cost_for(model, {**kwargs, name: width(step)}, settings).madds
-
-    steps = range(100, 401)
-    above = bisect.bisect_left(steps, madds, key=count)
-    return width(min(steps[max(above - 1, 0):above + 1], key=lambda step: abs(count(step) - madds)))
+    right: Dict[str, np.ndarray]
+    lowpass: Dict[float, float]
+    sizes: Dict[int, float]
 
 
 def check_timm(folder: Path) -> None:
-    """Refuse a timm beside train.py, which train.py would import, that is not of the version this process has."""
+    """Refuse a timm beside train.py of another version than the installed one: train.py would import it."""
     file = folder / 'timm' / 'version.py'
     found = re.search(r"__version__ = '(.+)'", file.read_text(encoding='utf-8')) if file.exists() else None
     if found and found[1] != timm.__version__:
@@ -190,157 +77,189 @@ def check_timm(folder: Path) -> None:
             'into a folder of its own, or check out that version.')
 
 
-def command(job: Job, args: argparse.Namespace) -> List[str]:
-    """The command that trains, but for --resume."""
-    line = [
-        sys.executable, '-m', 'mlfm_zoo', 'run', str(args.timm / 'train.py'), '--data-dir', str(args.data), '--model',
-        job.model, '--seed', str(job.seed), '--output', str(args.output), '--experiment', job.name]
-    for name, value in job.settings.items():
-        if value is not False:
-            values = [] if value is True else value if isinstance(value, list) else [value]
-            line += [f'--{name.replace("_", "-")}', *map(str, values)]
+@contextlib.contextmanager
+def held(lock: Path, wait: bool = False) -> Iterator[Optional[int]]:
+    """Hold a lock against other processes, on this machine and on others that share the file system.
+
+    Args:
+        lock: The file that stands for the lock.
+        wait: Whether to wait for a process that holds it.
+
+    Yields:
+        The lock's file descriptor: a child process that inherits it holds the lock too. None if another process holds
+        the lock.
+    """
+    with open(lock, 'ab') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield file.fileno()
+
+
+def option(name: str, value: Any) -> List[str]:
+    """An argument of train.py as it stands on a command line."""
+    values = [f'{k}={v}' for k, v in value.items()] if isinstance(value, dict) else value
+    values = values if isinstance(values, list) else [] if values is True else [values]
+    return [] if value is False else [f'--{name.replace("_", "-")}', *map(str, values)]
+
+
+def training_command(job: Job, args: argparse.Namespace) -> List[str]:
+    """The command that trains, without --resume."""
+    given = dict(
+        data_dir=args.data, model=job.model, seed=job.seed, output=args.output, experiment=job.name, **job.settings)
     if job.kwargs:
-        line += ['--model-kwargs', *(f'{name}={value}' for name, value in job.kwargs.items())]
-    return line
+        given['model_kwargs'] = job.kwargs
+    options = [part for name, value in given.items() for part in option(name, value)]
+    return [sys.executable, '-m', 'mlfm_zoo', 'run', str(args.timm / 'train.py'), *options]
 
 
 def read_curve(folder: Path) -> List[Dict[str, str]]:
-    """A line an epoch. A resumed train.py may write the header again, and an epoch once more; a killed one half a line.
+    """The lines of train.py's summary.csv, one for each epoch.
+
+    A resumed train.py may write the header again, and an epoch twice; a killed one may write half a line.
     """
-    rows: Dict[int, Dict[str, str]] = {}
-    if (folder / 'summary.csv').exists():
-        with open(folder / 'summary.csv', newline='', encoding='utf-8') as f:
-            for row in csv.DictReader(f):
-                if None not in row.values() and row['epoch'].isdigit():
-                    rows[int(row['epoch'])] = row
+    rows = {
+        int(row['epoch']): row for row in read_rows(folder / 'summary.csv')
+        if None not in row.values() and row['epoch'].isdigit()}
     return [rows[epoch] for epoch in sorted(rows)]
 
 
 def train(job: Job, args: argparse.Namespace, lock: int) -> Run:
-    """Train, or go on where it was stopped.
+    """Train, or resume a training that was stopped.
 
     Args:
         job: The run.
         args: Arguments of this script.
-        lock: File descriptor of the lock, which the process that trains keeps held if this one dies.
+        lock: File descriptor of the run's lock, which train.py keeps held if this process is killed.
 
     Returns:
         The finished run.
     """
     folder = args.output / job.name
-    said, times_file = folder / 'study.json', folder / 'times.json'
-    if folder.is_dir() and any(folder.iterdir()) and read_json(said) != job.record:
-        raise PlanError(f'{folder} is no run with the arguments that the plan has: name another output folder.')
-    try:
+    if (folder / 'args.yaml').exists() and read_json(folder / 'study.json') != job.record:
+        raise PlanError(f'{folder} was run with other arguments than the plan has: name another output folder.')
+    with contextlib.suppress(FileNotFoundError, RunError):  # neither begun nor finished
         return read_run(folder)
-    except (FileNotFoundError, RunError):
-        pass  # not begun or not finished; what is wrong otherwise is said at the end
-    # train.py takes the old file away a moment before the new one is in its place
-    kept = sorted(folder.glob('checkpoint-*.pth.tar'), key=lambda path: path.stat().st_mtime)
-    checkpoint = next((path for path in (folder / 'last.pth.tar', *kept[::-1]) if path.exists()), None)
-    line = command(job, args)
-    if checkpoint is None:
-        shutil.rmtree(folder, ignore_errors=True)  # stopped in its first epoch
-        folder.mkdir(parents=True)
-        write_text(said, json.dumps(job.record))
-    else:
+    write_json(folder / 'study.json', job.record)
+    line = training_command(job, args)
+    # train.py removes last.pth.tar a moment before it puts the new one there
+    kept = sorted(folder.glob('checkpoint-*.pth.tar'), key=lambda path: path.stat().st_mtime, reverse=True)
+    checkpoint = next((path for path in (folder / 'last.pth.tar', *kept) if path.exists()), None)
+    if checkpoint:
         line += ['--resume', str(checkpoint)]
-    begun = seen = len(read_curve(folder))
-    times = read_json(times_file)
-    before, last = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
+    else:
+        (folder / 'summary.csv').unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with open(folder / 'log.txt', 'a', encoding='utf-8') as log:
         process = subprocess.Popen(
             line, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock],
             env=dict(KEEP_MEMORY | os.environ, OMP_NUM_THREADS=str(args.threads)))
         try:
-            while True:
-                ended = process.poll() is not None
-                curve = read_curve(folder)
-                if len(curve) > seen:
-                    seconds, last = (time.time() - last) / (len(curve) - seen), time.time()
-                    if seen > begun:  # the first has the start of the process in it
-                        times.setdefault('seconds', []).append(round(seconds, 2))
-                        write_text(times_file, json.dumps(times))
-                    print(f'{job.name}: epoch {len(curve)} of {job.settings["epochs"]}, top-1 '
-                          f'{float(curve[-1]["eval_top1"]):.2f} %, {seconds:.0f} s', flush=True)
-                    seen = len(curve)
-                if ended:
-                    break
-                time.sleep(0.2)
+            epochs = follow(process, job, folder)
         finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+            process.terminate()
+            process.wait()
     if process.returncode:
-        raise PlanError(f'{job.name} ended with {process.returncode}: see {folder / "log.txt"}, mend it, go on.')
+        raise PlanError(f'{job.name} ended with {process.returncode}: see {folder / "log.txt"}, then resume.')
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if seen > begun:
+    if epochs:
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        write_text(times_file, json.dumps(dict(times, cpu_seconds=round(cpu / (seen - begun), 2))))
+        write_json(folder / 'times.json', dict(read_json(folder / 'times.json'), cpu_seconds=round(cpu / epochs, 2)))
     return read_run(folder)
 
 
+def follow(process: subprocess.Popen, job: Job, folder: Path) -> int:
+    """Print each epoch as it ends and keep its seconds in times.json, until the process ends.
+
+    Args:
+        process: The process that trains.
+        job: The run.
+        folder: Its folder.
+
+    Returns:
+        The number of epochs that ended.
+    """
+    begun = seen = len(read_curve(folder))
+    times, last, running = read_json(folder / 'times.json'), time.time(), True
+    while running:
+        time.sleep(0.2)
+        running = process.poll() is None  # asked before the curve is read, so that the last epoch is not missed
+        curve = read_curve(folder)
+        if len(curve) > seen:
+            seconds, last = (time.time() - last) / (len(curve) - seen), time.time()
+            if seen > begun:  # the first epoch includes the start of the process
+                times.setdefault('seconds', []).append(round(seconds, 2))
+                write_json(folder / 'times.json', times)
+            seen = len(curve)
+            print(f'{job.name}: epoch {seen} of {job.settings["epochs"]}, top-1 {float(curve[-1]["eval_top1"]):.2f} %, '
+                  f'{seconds:.0f} s', flush=True)
+    return seen - begun
+
+
 @torch.inference_mode()
-def examine(job: Job, run: Run, args: argparse.Namespace, tests: Tests) -> Tuple[
-        Dict[str, np.ndarray], Dict[float, float], Dict[int, float]]:
-    """Answers on the test images.
+def examine(job: Job, run: Run, data: Path, plan: Plan) -> Figures:
+    """Test a finished run on the test images: as they are, low-pass filtered, and of other sizes.
 
     Args:
         job: The run.
         run: Its outputs.
-        args: Arguments of this script.
-        tests: What it is tested on beside the images as they are.
+        data: Folder of the data.
+        plan: The plan, which has the radii and sizes.
 
     Returns:
-        For 'best' and 'last' whether each image is answered right, and the last epoch's accuracy in percent by radius
-        and by size.
+        The figures.
     """
     epochs = {'last': run.last, 'best': run.best}
     if run.best.number == run.last.number:
         del epochs['best']
-    models = {}
-    for which, epoch in epochs.items():
-        overlay = {k: job.settings[k] for k in PREPARATION if k in job.settings}
-        models[which] = timm.create_model(
-            job.model, num_classes=job.settings['num_classes'], pretrained_cfg_overlay=overlay, **job.kwargs)
-        models[which].load_state_dict(load_state_dict(str(epoch.checkpoint), weights_only=True))
-        models[which].to(memory_format=torch.channels_last)
+    images_of = data / job.settings['val_split']
+    models = {which: load_model(job, epoch) for which, epoch in epochs.items()}
+
     def batches(size: int) -> Iterator[Tuple[Probe, torch.Tensor, torch.Tensor]]:
         probe = Probe(
-            models, args.data / job.settings['val_split'], img_size=size, batch_size=100,
-            num_workers=job.settings.get('workers', 0), device=job.settings.get('device', 'cuda'))
+            models, images_of, img_size=size, batch_size=100, num_workers=job.settings.get('workers', 0),
+            device=job.settings.get('device', 'cuda'))
         for batch in probe.batches():
             if batch.skipped:
-                raise PlanError(f'{batch.skipped[0][0]} of the test images cannot be decoded: get the data again.')
-            [images] = batch.images
-            yield probe, images, batch.labels
+                raise PlanError(f'A test image cannot be decoded, {batch.skipped[0]}: get the data again.')
+            yield probe, batch.images[0], batch.labels
 
-    filters = {radius: FrequencyFilter('lowpass', radius) for radius in tests.radii}
     right: Dict[str, List[np.ndarray]] = {which: [] for which in models}
-    filtered = dict.fromkeys(tests.radii, 0)
+    filters = {radius: FrequencyFilter('lowpass', radius) for radius in plan.radii}
+    lowpass, sizes = dict.fromkeys(plan.radii, 0), dict.fromkeys(plan.sizes, 0)
     for probe, images, labels in batches(job.settings['img_size']):
         for which, model in probe.models.items():
             right[which].append((model(images).argmax(1) == labels).cpu().numpy())
         spectrum = torch.fft.rfft2(images)
-        for radius, lowpass in filters.items():
-            answers = probe.models['last'](lowpass(images, spectrum)).argmax(1)
-            filtered[radius] += int((answers == labels).sum())
-    resized = dict.fromkeys(tests.sizes, 0)
-    for size in tests.sizes:
+        for radius, keep_low in filters.items():
+            lowpass[radius] += int((probe.models['last'](keep_low(images, spectrum)).argmax(1) == labels).sum())
+    for size in sizes:
         for probe, images, labels in batches(size):
-            resized[size] += int((probe.models['last'](images).argmax(1) == labels).sum())
-    bits = {which: np.concatenate(parts) for which, parts in right.items()}
+            sizes[size] += int((probe.models['last'](images).argmax(1) == labels).sum())
+
+    answers = {which: np.concatenate(parts) for which, parts in right.items()}
     for which, epoch in epochs.items():
-        top1 = 100 * bits[which].mean()
+        top1 = 100 * answers[which].mean()
         if abs(top1 - epoch.top1) > TOLERANCE:
             raise PlanError(
-                f'{job.name} has {top1:.2f} % on {args.data / job.settings["val_split"]} and train.py says '
-                f'{epoch.top1:.2f} %: give the data that it was trained with, and {", ".join(PREPARATION)} in the plan '
-                'where images are prepared in another way.')
-    bits.setdefault('best', bits['last'])
-    lowpass, sizes = (
-        {key: 100 * count / len(bits['last']) for key, count in counts.items()} for counts in (filtered, resized))
-    return bits, lowpass, sizes
+                f'{job.name} has {top1:.2f} % on {images_of}, but train.py reported {epoch.top1:.2f} %: give the data '
+                f'that it was trained with, and {", ".join(PREPARATION)} in the plan if images are prepared otherwise.')
+    percent = 100 / len(answers['last'])
+    return Figures(
+        {'last': answers['last'], 'best': answers.get('best', answers['last'])},
+        {radius: percent * count for radius, count in lowpass.items()},
+        {size: percent * count for size, count in sizes.items()})
+
+
+def load_model(job: Job, epoch: Epoch) -> torch.nn.Module:
+    """The network of a run with the weights of an epoch, averaged ones if train.py averaged them."""
+    preparation = {name: job.settings[name] for name in PREPARATION if name in job.settings}
+    model = timm.create_model(
+        job.model, num_classes=job.settings['num_classes'], pretrained_cfg_overlay=preparation, **job.kwargs)
+    model.load_state_dict(load_state_dict(str(epoch.checkpoint), weights_only=True))
+    return model.to(memory_format=torch.channels_last)
 
 
 def pack(right: np.ndarray) -> str:
@@ -348,10 +267,9 @@ def pack(right: np.ndarray) -> str:
     return np.packbits(right).tobytes().hex()
 
 
-def write_text(path: Path, text: str) -> None:
-    unfinished = path.with_suffix('.tmp')
-    unfinished.write_text(text, encoding='utf-8')
-    unfinished.replace(path)
+def write_json(path: Path, value: Dict[str, Any]) -> None:
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(value), encoding='utf-8')
 
 
 def read_json(path: Path) -> Dict[str, Any]:
@@ -365,44 +283,67 @@ def read_rows(file: Path) -> List[Dict[str, str]]:
         return list(csv.DictReader(f))
 
 
-def put(file: Path, columns: Sequence[str], job: Job, rows: Sequence[Sequence[Any]]) -> None:
-    """Write the rows of a run, which follow its network, arm and seed, in place of those that are there."""
-    others = [list(row.values()) for row in read_rows(file) if (row['network'], row['arm'], row['seed']) != job.key]
-    write_table(file, ('network', 'arm', 'seed', *columns), [*others, *([*job.key, *row] for row in rows)])
+def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with written_whole(file) as unfinished, open(unfinished, 'w', newline='', encoding='utf-8') as f:
+        csv.writer(f).writerows([columns, *rows])
 
 
-def keep(job: Job, run: Run, args: argparse.Namespace, tests: Tests) -> None:
-    """Measure a finished run, and write its figures; runs.csv comes last and says that they are whole."""
-    bits, lowpass, sizes = examine(job, run, args, tests)
+def put(file: Path, plan: Plan, job: Job, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write the rows of a run into a table, instead of those that it has already; the table has the plan's order.
+
+    Args:
+        file: The table.
+        plan: The plan.
+        job: The run.
+        columns: The columns that follow network, arm and seed.
+        rows: Their values.
+    """
+    columns = ('network', 'arm', 'seed', *columns)
+    all_rows = [[row[name] for name in columns] for row in read_rows(file)]
+    all_rows = [row for row in all_rows if tuple(row[:3]) != job.key] + [[*job.key, *row] for row in rows]
+    order = {other.key: i for i, other in enumerate(plan.jobs)}
+    write_table(file, columns, sorted(all_rows, key=lambda row: order.get(tuple(row[:3]), len(order))))
+
+
+def keep(job: Job, run: Run, figures: Figures, plan: Plan, args: argparse.Namespace) -> None:
+    """Write the figures of a finished run; its line in runs.csv comes last, when all others are there.
+
+    Args:
+        job: The run.
+        run: Its outputs.
+        figures: Its figures.
+        plan: The plan.
+        args: Arguments of this script.
+    """
     curve = read_curve(run.folder)
     columns = [name for name in CURVE_COLUMNS if name in curve[0]]
-    (args.results / 'curves').mkdir(parents=True, exist_ok=True)
-    write_table(
-        args.results / 'curves' / f'{job.name}.csv', columns, [[row[name] for name in columns] for row in curve])
-    put(args.results / 'images.csv', ('epoch', 'images', 'right'), job, [
-        (which, len(bits[which]), pack(bits[which])) for which in ('best', 'last')])
-    put(args.results / 'lowpass.csv', ('radius', 'top1'), job, [
-        (f'{radius:g}', f'{top1:.2f}') for radius, top1 in lowpass.items()])
-    if sizes:
-        put(args.results / 'sizes.csv', ('size', 'top1'), job, [
-            (str(size), f'{top1:.2f}') for size, top1 in sizes.items()])
     times = read_json(run.folder / 'times.json')
-    seconds = f'{statistics.median(times["seconds"]):.2f}' if 'seconds' in times else ''
     device = job.settings.get('device', 'cuda')
     row = dict(
         job.record, params=job.cost.params, madds=job.cost.madds, best_epoch=run.best.number,
         best_top1=f'{run.best.top1:.4f}', epochs=run.last.number + 1, last_top1=f'{run.last.top1:.4f}',
-        seconds=seconds, cpu_seconds=times.get('cpu_seconds', ''), test_images=len(bits['last']),
+        seconds=f'{statistics.median(times["seconds"]):.2f}' if 'seconds' in times else '',
+        cpu_seconds=times.get('cpu_seconds', ''), test_images=len(figures.right['last']),
         device='cpu' if device == 'cpu' else torch.cuda.get_device_name(), threads=args.threads,
         mlfm_zoo=mlfm_zoo.__version__, torch=torch.__version__, timm=timm.__version__)
-    put(args.results / 'runs.csv', RUN_COLUMNS[3:], job, [[row[name] for name in RUN_COLUMNS[3:]]])
+    (args.results / 'curves').mkdir(parents=True, exist_ok=True)
+    write_table(args.results / 'curves' / f'{job.name}.csv', columns, [[r[name] for name in columns] for r in curve])
+    with held(args.results / '.lock', wait=True):  # two processes that read and write a table would lose lines
+        put(args.results / 'images.csv', plan, job, ('epoch', 'images', 'right'), [
+            (which, len(figures.right[which]), pack(figures.right[which])) for which in ('best', 'last')])
+        put(args.results / 'lowpass.csv', plan, job, ('radius', 'top1'), [
+            (f'{radius:g}', f'{top1:.2f}') for radius, top1 in figures.lowpass.items()])
+        if plan.sizes:
+            put(args.results / 'sizes.csv', plan, job, ('size', 'top1'), [
+                (size, f'{top1:.2f}') for size, top1 in figures.sizes.items()])
+        put(args.results / 'runs.csv', plan, job, RUN_COLUMNS[3:], [[row[name] for name in RUN_COLUMNS[3:]]])
 
 
 def missing(jobs: Sequence[Job], results: Path) -> List[Job]:
     """The runs that are not finished.
 
     Args:
-        jobs: The runs of the plan.
+        jobs: Runs of the plan.
         results: Folder of results.
 
     Returns:
@@ -419,12 +360,60 @@ def missing(jobs: Sequence[Job], results: Path) -> List[Job]:
     return [job for job in jobs if job.key not in rows]
 
 
-def describe(jobs: Sequence[Job]) -> Iterator[str]:
-    """Say what each arm costs."""
+def run_jobs(jobs: Sequence[Job], plan: Plan, args: argparse.Namespace) -> List[str]:
+    """Train and measure runs, one after another; one that fails does not stop the others.
+
+    Args:
+        jobs: The runs.
+        plan: The plan.
+        args: Arguments of this script.
+
+    Returns:
+        What is left to do, a sentence for each run.
+    """
+    left = []
+    for number, job in enumerate(jobs, 1):
+        folder = args.output / job.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with held(folder / 'lock') as lock:
+            if lock is None:
+                left.append(f'Another process works in {folder}.')
+            elif missing([job], args.results):  # not finished by another process in the meantime
+                print(f'[{number}/{len(jobs)}] {job.name}', flush=True)
+                try:
+                    run = train(job, args, lock)
+                    keep(job, run, examine(job, run, args.data, plan), plan, args)
+                except (PlanError, RunError, FileNotFoundError) as error:
+                    left.append(str(error))
+                else:
+                    print(f'[{number}/{len(jobs)}] {job.name}: best {run.best.top1:.2f} %, last {run.last.top1:.2f} %',
+                          flush=True)
+    return left
+
+
+def describe(jobs: Sequence[Job], images: Optional[int]) -> Iterator[str]:
+    """Say what each arm costs, and for a number of training images estimate the hours of each run and of all."""
+    seen = set()
     for job in jobs:
-        if job.seed == jobs[0].seed:
+        if (job.network, job.arm) not in seen:
+            seen.add((job.network, job.arm))
+            hours = f', about {job.estimate_hours(images):.1f} hours a run' if images else ''
             yield (f'{job.network} {job.arm}: {job.model} {job.kwargs}, {job.cost.madds / 1e6:.2f} M multiply-adds, '
-                   f'{job.cost.params / 1e6:.2f} M parameters')
+                   f'{job.cost.params / 1e6:.2f} M parameters{hours}')
+    if images:
+        hours = sum(job.estimate_hours(images) for job in jobs)
+        yield (f'An estimate, not a measurement: {hours:,.0f} hours for {len(jobs)} runs of {images:,} training images '
+               'on one RTX 3090 in mixed precision. It is computed from multiply-adds and activations, by rates that '
+               'fit the training speeds that timm has published. RegNets may take twice as long; validation and slow '
+               'disks come on top.')
+
+
+def parse_shard(text: str) -> Tuple[int, int]:
+    """Read i/n, both from 1."""
+    number, _, of = text.partition('/')
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no part, expected i/n with i from 1 to n, like 1/8')
+    return int(number), int(of)
 
 
 def main() -> None:
@@ -433,16 +422,22 @@ def main() -> None:
     parser.add_argument('--data', type=Path, help='folder of the data, with a folder for each split')
     parser.add_argument('--timm', type=Path, help="folder of timm's train.py")
     parser.add_argument('--output', type=Path, help='folder for checkpoints and logs')
-    parser.add_argument('--results', type=Path, help='folder for figures, benchmarks/results/study/<plan> if not given')
+    parser.add_argument('--results', type=Path, help='folder for figures (default: benchmarks/results/study/<plan>)')
+    parser.add_argument('--shard', type=parse_shard, default=(1, 1), metavar='I/N',
+                        help='run the I-th of N parts of the plan, with about the same work in each')
     parser.add_argument('--threads', type=int, default=1, help='threads that compute, beside those that read images')
     parser.add_argument('--list', action='store_true', help='print the arms and how much is done, and run nothing')
+    parser.add_argument('--estimate', type=int, metavar='IMAGES',
+                        help='estimate the GPU hours for that many training images, and run nothing')
     args = parser.parse_args()
     args.results = args.results or RESULTS / args.plan.stem
     try:
-        jobs, tests = read_plan(args.plan)
+        plan = read_plan(args.plan)
+        jobs = share(plan.jobs, *args.shard)
         todo = missing(jobs, args.results)
-        if args.list:
-            print(*describe(jobs), f'{len(jobs) - len(todo)} of {len(jobs)} runs are finished', sep='\n')
+        print(*describe(jobs, args.estimate), f'{len(jobs) - len(todo)} of {len(jobs)} runs are finished', sep='\n',
+              flush=True)
+        if args.list or args.estimate:
             return
         if not (args.data and args.timm and args.output):
             parser.error('runs need --data, --timm and --output')
@@ -450,26 +445,15 @@ def main() -> None:
             if not path.exists():
                 raise PlanError(f"There is no {path}: give the folders of timm's train.py and of the data.")
         check_timm(args.timm)
-        args.output.mkdir(parents=True, exist_ok=True)
-        lock = os.open(args.output / 'lock', os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise PlanError(f'Another process works in {args.output}: wait for it, or end it.') from None
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit('Stopped: give the same command to go on.'))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit('Stopped: give the same command to resume.'))
         torch.set_num_threads(args.threads)
-        print(*describe(jobs), sep='\n', flush=True)
-        for job in todo:
-            number = jobs.index(job) + 1
-            print(f'[{number}/{len(jobs)}] {job.name}', flush=True)
-            run = train(job, args, lock)
-            keep(job, run, args, tests)
-            print(f'[{number}/{len(jobs)}] {job.name}: best {run.best.top1:.2f} %, last {run.last.top1:.2f} %',
-                  flush=True)
+        left = run_jobs(todo, plan, args)
     except KeyboardInterrupt:
-        sys.exit('Stopped: give the same command to go on.')
-    except (PlanError, RunError, FileNotFoundError) as error:
+        sys.exit('Stopped: give the same command to resume.')
+    except (PlanError, FileNotFoundError) as error:
         sys.exit(str(error))
+    if left:
+        sys.exit('\n'.join([*left, 'Not all runs are finished: give the same command to resume.']))
 
 
 if __name__ == '__main__':

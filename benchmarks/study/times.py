@@ -9,7 +9,6 @@ milliseconds a batch, and ratios to the baseline of the same round with their qu
 """
 
 import argparse
-import csv
 import os
 import sys
 from functools import partial
@@ -18,9 +17,9 @@ from typing import Any, Dict, List
 
 import timm
 import torch
-from run import RESULTS, Job, read_plan
+from plan import Job, read_plan
+from run import RESULTS, read_rows, write_table
 
-from mlfm_zoo.frequency.tables import write_table
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -78,16 +77,13 @@ def main() -> None:
     file = (args.results or RESULTS / args.plan.stem) / 'times.csv'
     file.parent.mkdir(parents=True, exist_ok=True)
     networks: Dict[str, List[Job]] = {}
-    for job in read_plan(args.plan)[0]:
+    for job in read_plan(args.plan).jobs:
         if job.arm not in [other.arm for other in networks.setdefault(job.network, [])]:
             networks[job.network].append(job)
     for network in args.networks or networks:
         jobs = networks[network]
         found = zip(jobs, measure(jobs, True, args.rounds), measure(jobs, False, args.rounds))
-        rows: List[List[Any]] = []
-        if file.exists():
-            with open(file, newline='', encoding='utf-8') as f:
-                rows = [list(row.values()) for row in csv.DictReader(f) if row['network'] != network]
+        rows: List[List[Any]] = [list(row.values()) for row in read_rows(file) if row['network'] != network]
         for job, train, infer in found:
             print(f'{network} {job.arm}: training step {train[0]} ms, x{train[1]} ({train[2]} to {train[3]}); forward '
                   f'{infer[0]} ms, x{infer[1]} ({infer[2]} to {infer[3]})', flush=True)

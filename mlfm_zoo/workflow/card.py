@@ -45,15 +45,15 @@ KINDS = {
     'embedded': "Trained by this project for tests and demos; the weights come with the package `mlfm-zoo`.",
     'paper': "The authors' own weights (Wu et al.), converted name by name; the conversion changes no value.",
     'trained': 'Trained with `mlfm-zoo`, independently of the authors of the paper.',
-    'warm_start': "timm's weights in the trunk, memory at identity: a start for fine-tuning, not a trained memory.",
-    'initialisation': "timm's weights on RGB images, of what reads the coefficients the first input columns: "
-                      'a start for training, and no classifier.',
+    'warm_start': 'The trunk has weights that were trained without memory, and the memory is at identity: a start for '
+                  'fine-tuning, not a trained memory.',
+    'initialisation': "timm's weights for RGB images; the layers that read the coefficients keep their first input "
+                      'channels. A start for training, not a classifier.',
 }
-
 
 NO_MEMORY = {'memory': False}
 
-# By what a name begins with: tags, and the paper.
+# Tags and paper, by the beginning of the network's name.
 SYSTEMS = {
     'mlfm_': (('mlfm', 'low-frequency-memory'), PAPER),
     'gssdnet_': (('gssdnet',), GSSDNET_PAPER),
@@ -61,26 +61,34 @@ SYSTEMS = {
 }
 
 
-
 class Dataset(NamedTuple):
-    """Data that weights were trained on: its id on the Hub, its name, and its number of classes."""
+    """Data for training or for a measurement: its id on the Hub, its name, and its number of classes."""
     id: str
     name: str
     num_classes: int
 
 
+class Figure(NamedTuple):
+    """A measured accuracy in percent, with its metric, such as 'top-1', and the data that it was measured on."""
+    metric: str
+    dataset: Dataset
+    value: float
+
+
 DIGITS = Dataset('digits', "scikit-learn's handwritten digits", 10)
 IMAGENET100 = Dataset('imagenet100', 'ImageNet100 (ambityga/imagenet100)', 100)
 IMAGENET_1K = Dataset('imagenet-1k', 'ImageNet-1k', 1000)
+IMAGENETTE = Dataset('frgfm/imagenette', 'Imagenette', 10)
 
 # By the last part of a tag, or of train.py's argument `dataset`.
 DATASETS = {
     'digits': DIGITS, 'in100': IMAGENET100, 'imagenet100': IMAGENET100, 'in1k': IMAGENET_1K, 'imagenet-1k': IMAGENET_1K,
+    'imagenette': IMAGENETTE,
 }
 
 
 def dataset_of(tag: str, num_classes: int, training_args: Optional[Dict[str, Any]] = None) -> Optional[Dataset]:
-    """Find the data that weights were trained on, which their number of classes alone does not tell.
+    """Find the data that weights were trained on; their number of classes alone does not tell.
 
     Args:
         tag: Tag of the weights, such as 'in100'.
@@ -124,7 +132,7 @@ def make_card(
         '\n'.join([
             f'- Network: `{checkpoint.model}`, registered by the package `mlfm-zoo`',
             f'- Weights: {checkpoint.origin}',
-            f'- Licence: {checkpoint.license}',
+            f'- License: {checkpoint.license}',
             f'- Parameters: {cost.params / 1e6:.2f} M',
             f'- Multiply-adds: {cost.madds / 1e9:.3f} G at {size}',
             f'- Activations: {cost.activations / 1e6:.2f} M at {size}',
@@ -136,7 +144,7 @@ def make_card(
         '## How it was trained',
         _training(checkpoint, training_args),
         '## Reported against measured',
-        _figures(checkpoint),
+        _figures(checkpoint, dataset),
         '## Limits',
         _limits(checkpoint, dataset),
         '## Citation',
@@ -156,7 +164,7 @@ def _system(checkpoint: Checkpoint) -> Tuple[Tuple[str, ...], str]:
 
 def _what_it_is(checkpoint: Checkpoint) -> str:
     if 'gssdnet_vanilla' in checkpoint.model:
-        return 'VanillaNet, the baseline of GSSDNet, with learnt depthwise convolutions'
+        return 'VanillaNet, the baseline of GSSDNet, with learned depthwise convolutions'
     if checkpoint.model.startswith('dct_'):
         return 'A convolutional network that reads the DCT coefficients of the image'
     if not _is_mlfm(checkpoint):
@@ -166,22 +174,40 @@ def _what_it_is(checkpoint: Checkpoint) -> str:
 
 
 def _metadata(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> ModelCardData:
-    dataset_id, dataset_name = (dataset.id, dataset.name) if dataset else ('other', 'other')
     results = [
         EvalResult(
-            task_type='image-classification', dataset_type=dataset_id, dataset_name=dataset_name,
-            metric_type='accuracy', metric_name=name, metric_value=value)
-        for name, value in checkpoint.measured.items()
+            task_type='image-classification', dataset_type=figure.dataset.id, dataset_name=figure.dataset.name,
+            metric_type='accuracy', metric_name=figure.metric, metric_value=figure.value)
+        for figure in measured_figures(checkpoint, dataset)
     ]
     return ModelCardData(
         license=checkpoint.license,
         library_name='timm',
         pipeline_tag='image-classification',
         tags=['image-classification', 'timm', *_system(checkpoint)[0]],
-        datasets=[dataset_id],
+        datasets=[dataset.id if dataset else 'other'],
         model_name=checkpoint.name,
         eval_results=results or None,
     )
+
+
+def measured_figures(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> List[Figure]:
+    """Take the measured figures of a checkpoint apart.
+
+    Args:
+        checkpoint: The checkpoint. A figure called 'top-1 of 50 photos' was measured on 50 photos, and one called
+            'top-1' on the validation images of the data that the weights were trained on.
+        dataset: The data that the weights were trained on, None if unknown.
+
+    Returns:
+        The figures.
+    """
+    figures = []
+    for name, value in checkpoint.measured.items():
+        metric, _, images = name.partition(' of ')
+        own = Dataset('other', images or 'unknown data', checkpoint.num_classes)
+        figures.append(Figure(metric, own if images or dataset is None else dataset, value))
+    return figures
 
 
 def _usage(name: str, memory: bool) -> str:
@@ -231,10 +257,11 @@ with torch.inference_mode():
 def _training(checkpoint: Checkpoint, training_args: Optional[Dict[str, Any]]) -> str:
     lines: List[str] = [f'{checkpoint.origin[0].upper()}{checkpoint.origin[1:]}.']
     if checkpoint.source_repo:
+        authors = f', by the authors of the paper: {AUTHORS}' if checkpoint.kind == 'paper' else ''
         lines.append(
             f'Released in [{checkpoint.source_repo}](https://{checkpoint.source_repo}), commit '
-            f'`{checkpoint.source_commit}`, as `{checkpoint.source_path}` (git blob `{checkpoint.source_blob}`), by '
-            f'the authors of the paper: {AUTHORS}.')
+            f'`{checkpoint.source_commit}`, as `{checkpoint.source_path}` (git blob `{checkpoint.source_blob}`)'
+            f'{authors}.')
     if training_args:
         settings = ('epochs', 'opt', 'lr', 'sched', 'weight_decay', 'batch_size', 'img_size', 'aa', 'mixup', 'seed')
         known = [f'{key} {training_args[key]}' for key in settings if training_args.get(key) not in (None, '')]
@@ -242,7 +269,7 @@ def _training(checkpoint: Checkpoint, training_args: Optional[Dict[str, Any]]) -
     return '\n'.join(lines)
 
 
-def _figures(checkpoint: Checkpoint) -> str:
+def _figures(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> str:
     rows = []
     paper = paper_accuracies().get(checkpoint.model)
     if paper is not None and checkpoint.kind in ('trained', 'paper'):
@@ -250,10 +277,10 @@ def _figures(checkpoint: Checkpoint) -> str:
                  for what, value in (('with memory', paper.memory), ('without', paper.trunk))]
     rows += [f'| {name} | {value:.2f} % | the authors, not evaluated here |'
              for name, value in checkpoint.reported.items()]
-    measured = f'measured: `{checkpoint.command}`'
-    rows += [f'| {name} | {value:.2f} % | {measured} |' for name, value in checkpoint.measured.items()]
+    rows += [f'| {metric} on {data.name} | {value:.2f} % | measured: `{checkpoint.command}` |'
+             for metric, data, value in measured_figures(checkpoint, dataset)]
     if not rows:
-        return 'Nothing is reported of these weights, and nothing was measured.'
+        return 'No figures of these weights are reported, and none were measured.'
     table = '\n'.join(['| figure | value | |', '| --- | --: | --- |', *rows])
     if checkpoint.kind == 'paper' and not checkpoint.measured:
         table += '\n\nThis project has not evaluated these weights: all figures are the authors\' own.'
@@ -265,14 +292,14 @@ def _limits(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> str:
     if checkpoint.kind == 'embedded':
         lines.append('- It knows 8 x 8 handwritten digits, enlarged, and nothing else.')
     elif checkpoint.kind == 'warm_start':
-        lines.append('- The memory has learnt nothing: in eval mode the network answers exactly as its trunk does.')
+        lines.append('- The memory has learned nothing yet: in eval mode the network returns what its trunk returns.')
     elif checkpoint.kind == 'initialisation':
-        lines.append('- It has not been trained on what it reads: its answers mean nothing before it is.')
+        lines.append('- It has not been trained on DCT coefficients: its outputs mean nothing until it is.')
     elif dataset == IMAGENET100 and _is_mlfm(checkpoint):
         lines.append(
-            '- ImageNet100 has 100 classes and 5,000 validation images: accuracies of single runs that differ by less '
-            'than about 1.3 to 1.9 points are not told apart by it.')
+            '- ImageNet100 has 100 classes and 5,000 validation images: they cannot distinguish accuracies of single '
+            'runs that differ by less than about 1.3 to 1.9 points.')
         lines.append('- It is not the ImageNet-100 of Contrastive Multiview Coding, with which it shares 8 classes.')
     else:
-        lines.append('- It tells apart the classes that it was trained on, and nothing else.')
+        lines.append('- It distinguishes the classes that it was trained on, and nothing else.')
     return '\n'.join(lines)

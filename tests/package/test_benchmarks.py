@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from helpers.tables import read_table
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
@@ -59,3 +60,6 @@ def test_jpeg(tmp_path):
     found = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert [row['way'] in done.stdout for row in found['rows']] == [True] * 9 and found['images'] == 2
     assert [row['bytes'] for row in found['rows'][:5]] == [49152, 49152, 12288, 6144, 3072]
+    shares = read_table(tmp_path / 'out' / 'jpeglib.csv')
+    assert [row['way'] for row in shares] == [row['way'] for row in found['rows']]
+    assert all((float(row['jpeglib_share']) > 0) == ('coefficients' in row['way']) for row in shares)

@@ -1,8 +1,10 @@
-"""benchmarks/study: a study that is killed goes on to the same curve, widths match, and figures agree with scipy's."""
+"""benchmarks/study: a killed study resumes, parts of a plan run at once, widths match, figures agree with scipy's."""
 
+import argparse
 import csv
-import importlib.util
+import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -23,20 +25,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.digit_folders import write_digits
 from mlfm_zoo.cli import main as mlfm_zoo_main
+from mlfm_zoo.hub.manifest import paper_accuracies
+from mlfm_zoo.workflow.collect import Epoch, Run
+from mlfm_zoo.workflow.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / 'benchmarks' / 'study'
 MODEL = 'test_mlfm_resnet'
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f'study_{name}', STUDY / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-runner, reporter = load('run'), load('report')
+sys.path.append(str(STUDY))
+plans, runner, reporter = map(importlib.import_module, ('plan', 'run', 'report'))
 
 
 def write_plan(path, arms, epochs, seeds=(0,), **settings):
@@ -70,27 +69,31 @@ def rows(path):
 
 
 @pytest.mark.slow
-def test_killed_study_goes_on(folder, monkeypatch):
+def test_killed_study_resumes(folder):
     """Two arms of the same network: the run that was killed ends where the one that was not ends."""
     plan = write_plan(folder / 'plan.yaml', {'memory': {}, 'same': {'memory_update': 'add'}}, epochs=30)
     killed = subprocess.Popen(
         command(plan, folder), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    checkpoint = folder / 'output' / 'tiny-memory-seed0' / 'last.pth.tar'
-    while not (checkpoint.exists() and len(runner.read_curve(checkpoint.parent)) >= 2):
+    run = folder / 'output' / 'tiny-memory-seed0'
+    while not ((run / 'last.pth.tar').exists() and len(runner.read_curve(run)) >= 2):
         assert killed.poll() is None, killed.stderr.read()
         time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGSTOP)
-    monkeypatch.setattr(sys, 'argv', command(plan, folder)[1:])
-    with pytest.raises(SystemExit, match='Another process works in'):
-        runner.main()
+    other = subprocess.run(command(plan, folder), capture_output=True, text=True)
+    assert other.returncode == 1 and other.stderr.startswith(f'Another process works in {run}.\n')
+    assert [row['arm'] for row in rows(folder / 'results' / 'runs.csv')] == ['same']
+    os.kill(killed.pid, signal.SIGKILL)  # train.py, which still holds the lock, lives on
+    killed.wait()
+    with runner.held(run / 'lock') as lock:
+        assert lock is None
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
-    assert 2 <= len(runner.read_curve(checkpoint.parent)) < 30 and not (folder / 'results' / 'runs.csv').exists()
+    assert 2 <= len(runner.read_curve(run)) < 30
 
     done = subprocess.run(command(plan, folder), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    resumed = yaml.safe_load((folder / 'output' / 'tiny-memory-seed0' / 'args.yaml').read_text())
-    assert resumed['resume'] == str(checkpoint)
+    resumed = yaml.safe_load((run / 'args.yaml').read_text())
+    assert resumed['resume'] == str(run / 'last.pth.tar')
     curves = [rows(folder / 'results' / 'curves' / f'tiny-{arm}-seed0.csv') for arm in ('memory', 'same')]
     assert [[int(row['epoch']) for row in curve] for curve in curves] == [[*range(30)]] * 2
     resumed, whole = ([float(row['train_loss']) for row in curve] for curve in curves)
@@ -120,19 +123,22 @@ def test_killed_study_goes_on(folder, monkeypatch):
     assert 100 * sum(right) / len(right) == pytest.approx(float(same['last_top1']))
     assert study.lowpass['tiny', 'same', '0'][100] == pytest.approx(float(same['last_top1']), abs=0.01)  # keeps all
 
-    assert not runner.missing(runner.read_plan(plan)[0], folder / 'results')  # nothing is run twice
+    assert not runner.missing(plans.read_plan(plan).jobs, folder / 'results')  # nothing is run twice
     write_plan(plan, {'memory': {}}, epochs=30, lr=0.1)
-    with pytest.raises(runner.PlanError, match='was run with other arguments'):
-        runner.missing(runner.read_plan(plan)[0], folder / 'results')
+    with pytest.raises(plans.PlanError, match='was run with other arguments'):
+        runner.missing(plans.read_plan(plan).jobs, folder / 'results')
 
 
 @pytest.mark.slow
-def test_whole_study(folder, capsys):
+def test_whole_study_in_two_parts(folder, capsys):
     arms = {'memory': {}, 'baseline': {'memory': False}, 'wide': {
         'memory': False, 'channels': {'match': 'memory', 'start': [16, 24, 32, 40]}}}
     plan = write_plan(folder / 'plan.yaml', arms, epochs=2)
-    done = subprocess.run(command(plan, folder), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    parts = [subprocess.Popen(
+        command(plan, folder, '--shard', f'{i}/2'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for i in (1, 2)]
+    for part in parts:
+        _, errors = part.communicate()
+        assert part.returncode == 0, errors
     order = [row['arm'] for row in rows(folder / 'results' / 'runs.csv')]
     assert order == list(arms)
     assert mlfm_zoo_main(['collect', *map(str, sorted((folder / 'output').glob('tiny-*'))), '--num-images', '64']) == 0
@@ -155,8 +161,8 @@ def multiply_adds(model, **kwargs):
 
 def test_widened_arms(tmp_path):
     """Of the plan that comes along: within 2 % of the memory's multiply-adds."""
-    jobs, tests = runner.read_plan(STUDY / 'cifar10-cpu.yaml')
-    assert tests == ([2, 3, 4, 6, 8, 12, 16], [])
+    jobs, radii, sizes = plans.read_plan(STUDY / 'cifar10-cpu.yaml')
+    assert (radii, sizes) == ([2, 3, 4, 6, 8, 12, 16], [])
     assert [(job.seed, job.network, job.arm) for job in jobs] == [
         (seed, network, arm) for seed in range(3) for network in ('mobilenetv2_035', 'resnet10')
         for arm in ('memory', 'baseline', 'wide')]
@@ -170,7 +176,7 @@ def test_nearest_width():
     """In steps that the network takes, whole channels of a stem: no other number of them comes nearer."""
     target = 1.01 * multiply_adds(MODEL)
     kwargs = dict(memory=False, stem_width=dict(match='memory', start=8))
-    width = runner.match_width(MODEL, kwargs, 'stem_width', dict(img_size=64, num_classes=10), target)
+    width = plans.match_width(MODEL, kwargs, 'stem_width', dict(img_size=64, num_classes=10), target)
     distance = {w: abs(multiply_adds(MODEL, memory=False, stem_width=w) - target) for w in range(8, 20)}
     assert width == min(distance, key=distance.__getitem__) > 8
 
@@ -178,22 +184,106 @@ def test_nearest_width():
 @pytest.mark.slow
 def test_all_plans():
     for plan in STUDY.glob('*.yaml'):
-        jobs, _ = runner.read_plan(plan)
+        jobs = plans.read_plan(plan).jobs
         madds = {(job.network, job.arm): job.cost.madds for job in jobs}
         assert all(madds[n, a] / madds[n, 'memory'] == pytest.approx(1, abs=0.02) for n, a in madds if a == 'wide')
 
 
+def test_imagenet100_plan():
+    """Each network of the paper's table, with and without memory, three seeds, and all settings of its recipe."""
+    jobs = plans.read_plan(STUDY / 'imagenet100.yaml').jobs
+    assert [(job.model, job.kwargs, job.seed) for job in jobs] == [
+        (model, kwargs, seed)
+        for seed in range(3) for model in paper_accuracies() for kwargs in ({}, {'memory': False})]
+    for job in jobs:
+        recipe = load_recipe(job.model).settings
+        assert {name: job.settings[name] for name in recipe} == recipe and job.settings['val_split'] == 'val'
+        assert job.settings['img_size'] == timm.get_pretrained_cfg_value(job.model, 'input_size')[-1] or (
+            job.settings['img_size'] == recipe['img_size'])
+
+
+def test_command_of_a_recipe(tmp_path):
+    """Lists, switches and pairs of a recipe stand on the command line as timm's train.py reads them."""
+    jobs = plans.read_plan(STUDY / 'imagenet100.yaml').jobs
+    job = next(job for job in jobs if job.model == 'mlfm_resnet50' and job.kwargs)
+    line = runner.training_command(job, argparse.Namespace(data=Path('DATA'), timm=tmp_path, output=Path('OUTPUT')))
+    assert line[1:5] == ['-m', 'mlfm_zoo', 'run', str(tmp_path / 'train.py')]
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for name in ('opt-kwargs', 'model-kwargs'):
+        parser.add_argument(f'--{name}', nargs='*', action=timm.utils.ParseKwargs)
+    parser.add_argument('--decay-milestones', nargs='+', type=int)
+    parser.add_argument('--amp', action='store_true')
+    for name in ('batch-size', 'experiment'):
+        parser.add_argument(f'--{name}')
+    args, _ = parser.parse_known_args(line[5:])
+    assert vars(args) == dict(
+        opt_kwargs={'filter_bias_and_bn': False}, model_kwargs={'memory': False}, decay_milestones=[30, 60], amp=True,
+        batch_size='256', experiment='mlfm_resnet50-baseline-seed0')
+
+
+# Images a second of training on an RTX 3090, from timm's results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv.
+@pytest.mark.parametrize('model, size, speed', [
+    ('mobilenetv2_035', 224, 4789), ('regnety_008', 224, 993), ('efficientnet_b0', 224, 1752), ('resnet18', 224, 3482),
+    ('convnext_tiny', 224, 819)])
+def test_estimate(model, size, speed):
+    job = plans.Job(model, '', 0, model, {}, dict(img_size=size, num_classes=1000, epochs=2))
+    assert 1 / 2.2 < job.estimate_hours(1000) / (2 * 1000 / speed / 3600) < 1.4
+
+
+def test_parts_of_a_plan():
+    """Each run is in one part, and the work of two parts differs by less than the largest run."""
+    jobs = [plans.Job('tiny', 'memory', seed, MODEL, {}, dict(img_size=32, num_classes=10, epochs=1 + 7 * seed % 11))
+            for seed in range(40)]
+    for of in (1, 3, 8):
+        parts = [plans.share(jobs, number, of) for number in range(1, of + 1)]
+        assert sorted((job for part in parts for job in part), key=jobs.index) == jobs
+        epochs = [sum(job.settings['epochs'] for job in part) for part in parts]
+        assert max(epochs) - min(epochs) <= 11 and all(part == sorted(part, key=jobs.index) for part in parts)
+    for text in ('0/2', '3/2', '1', 'a/b', '1/-2'):
+        with pytest.raises(argparse.ArgumentTypeError, match='is no part'):
+            runner.parse_shard(text)
+
+
+def keep_all(jobs, plan, folder):
+    for job in jobs:
+        (folder / job.name).mkdir()
+        (folder / job.name / 'summary.csv').write_text('epoch,train_loss,eval_loss,eval_top1,lr\n0,2.0,1.0,50.0,0.1\n')
+        epoch = Epoch(0, 50.0, Path())
+        bits = np.arange(8) % 2 == 0
+        figures = runner.Figures({'last': bits, 'best': bits}, {2.0: 40.0}, {48: 30.0})
+        run = Run(folder / job.name, job.model, True, {}, {}, epoch, epoch)
+        runner.keep(job, run, figures, plan, argparse.Namespace(results=folder / 'results', threads=1))
+
+
+def test_processes_write_at_once(tmp_path):
+    """Four processes write the figures of twenty runs each into the same tables, and nothing is lost or torn."""
+    settings = dict(img_size=32, num_classes=10, device='cpu')
+    jobs = [plans.Job('tiny', 'memory', seed, MODEL, {}, settings) for seed in range(80)]
+    plan = plans.Plan(jobs, [2.0], [48])
+    assert jobs[0].cost.params > 0
+    fork = multiprocessing.get_context('fork')
+    writers = [fork.Process(target=keep_all, args=(jobs[i::4], plan, tmp_path)) for i in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    for name, lines in (('runs', 1), ('images', 2), ('lowpass', 1), ('sizes', 1)):
+        found = rows(tmp_path / 'results' / f'{name}.csv')
+        assert [int(row['seed']) for row in found] == [seed for seed in range(80) for _ in range(lines)]
+
+
 @pytest.mark.parametrize('change, message', [
-    (dict(networks=dict(tiny=dict(model=MODEL))), 'is not described'),
-    (dict(seeds=3), 'is no plan'),
-    (dict(settings=dict(epochs=1, seed=3)), 'lack'),
+    (dict(size=[48]), 'size is unknown'),
+    (dict(networks=dict(tiny=dict(modle=MODEL))), 'modle is unknown'),
+    (dict(settings=dict(epochs=1, seed=3)), 'num_classes, val_split is missing and seed is there'),
     (dict(networks=dict(tiny=dict(model=MODEL, arms=dict(wide=dict(channels=dict(match='other')))))), 'match'),
 ])
 def test_refused_plans(tmp_path, change, message):
     plan = write_plan(tmp_path / 'plan.yaml', {'memory': {}}, epochs=1)
     plan.write_text(yaml.safe_dump({**yaml.safe_load(plan.read_text()), **change}))
-    with pytest.raises(runner.PlanError, match=message) as error:
-        runner.read_plan(plan)
+    with pytest.raises(plans.PlanError, match=message) as error:
+        plans.read_plan(plan)
     assert '\n' not in str(error.value)
 
 
@@ -244,7 +334,7 @@ def figures(tmp_path):
 def test_differences(figures, other, seeds, epoch):
     folder, right = figures
     study = reporter.read_study(folder)
-    found = reporter.difference(study, 'tiny', 'memory', other, epoch)
+    found = reporter.difference(study, 'tiny', other, epoch)
     memory, without = (
         np.stack([right[arm, seed, epoch] for seed in range(seeds)]).astype(float) for arm in ('memory', other))
     by_seed = 100 * memory.mean(1), 100 * without.mean(1)

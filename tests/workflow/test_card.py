@@ -23,8 +23,8 @@ def test_metadata_and_sections(key):
     data = ModelCard(card).data
     assert (data.library_name, data.pipeline_tag) == ('timm', 'image-classification')
     assert data.license == checkpoint.license and data.datasets
-    measured = {result.metric_name: result.metric_value for result in data.eval_results or []}
-    assert measured == checkpoint.measured
+    measured = {f'{r.metric_name} of {r.dataset_name}': r.metric_value for r in data.eval_results or []}
+    assert measured == checkpoint.measured  # of 50 photos, for instance, which are not ImageNet100
     assert re.findall(r'^## (.+)$', card, re.MULTILINE) == [
         'Model details', 'Usage', 'How it was trained', 'Reported against measured', 'Limits', 'Citation']
     for value in checkpoint.reported.values():
@@ -72,6 +72,25 @@ def test_networks_without_memory(model, words, tag, paper):
     assert not re.search('memory|MLFM|wu2024|ImageNet100', card)
 
 
+@pytest.mark.parametrize('tag, name, kind', [
+    ('in100', 'ImageNet100 (ambityga/imagenet100)', 'imagenet100'), ('mine', 'unknown data', 'other')])
+def test_data_of_a_figure(tag, name, kind):
+    """A figure that names no images of its own was measured on the validation images of its training's data."""
+    known = CHECKPOINTS['mlfm_mobilenetv2_010', 'paper_in100', True]
+    card = make_card(dataclasses.replace(
+        known, tag=tag, kind='trained', measured={'top-1': 60.0}, command='mlfm-zoo evaluate'))
+    [result] = ModelCard(card).data.eval_results
+    assert (result.metric_name, result.dataset_name, result.dataset_type) == ('top-1', name, kind)
+    assert f'| top-1 on {name} | 60.00 % | measured: `mlfm-zoo evaluate` |' in card
+
+
+def test_weights_of_others():
+    """Only the authors' own weights name the authors of the paper as their source."""
+    known = CHECKPOINTS['mlfm_mobilenetv2_010', 'paper_in100', True]
+    card = make_card(dataclasses.replace(known, kind='warm_start', source_repo='github.com/someone/trunks'))
+    assert 'Released in [github.com/someone/trunks]' in card and 'Fuzhi Wu, Jiasong Wu' not in card
+
+
 @pytest.mark.parametrize('tag, num_classes, training_args, expected', [
     ('paper_in100', 100, {}, 'imagenet100'),
     ('mine', 100, {}, None),
@@ -79,6 +98,7 @@ def test_networks_without_memory(model, words, tag, paper):
     ('in100', 100, {'dataset': 'torch/cifar100'}, None),
     ('mine', 100, {'dataset': 'hfds/ambityga/imagenet100'}, 'imagenet100'),
     ('in100', 10, {}, None),
+    ('imagenette', 10, {}, 'frgfm/imagenette'),
 ])
 def test_dataset_is_what_was_recorded(tag, num_classes, training_args, expected):
     dataset = dataset_of(tag, num_classes, training_args)
