@@ -223,7 +223,7 @@ def examine(job: Job, run: Run, data: Path, plan: Plan) -> Figures:
             device=job.settings.get('device', 'cuda'))
         for batch in probe.batches():
             if batch.skipped:
-                raise PlanError(f'A test image cannot be decoded, {batch.skipped[0]}: get the data again.')
+                raise PlanError(f'A test image cannot be decoded, {": ".join(batch.skipped[0])}: get the data again.')
             yield probe, batch.images[0], batch.labels
 
     right: Dict[str, List[np.ndarray]] = {which: [] for which in models}
