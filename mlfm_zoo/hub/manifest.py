@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 KINDS = ('embedded', 'paper', 'trained', 'warm_start', 'initialisation')
-OF_TIMM = ('warm_start', 'initialisation')  # kinds whose files are in timm's own repositories
+OF_TIMM = ('warm_start', 'initialisation')  # kinds whose files on the Hub are in timm's own repositories
 PLACES = ('package', 'hub', 'authors')
 SCHEMA_VERSION = 2
 PACKAGE = Path(__file__).parents[1]
@@ -44,8 +44,8 @@ class Checkpoint:
         model: Registered name of the network.
         tag: Tag of the weights; `model.tag` is what `timm.create_model` takes.
         kind: 'embedded' (in the package), 'paper' (the authors' weights, converted), 'trained' (by this project's
-            recipes), 'warm_start' (timm's weights in the trunk, memory at identity), or 'initialisation' (timm's
-            weights of a trunk on RGB images, from which a network on DCT coefficients starts).
+            recipes), 'warm_start' (weights without memory in the trunk, memory at identity), or 'initialisation'
+            (timm's weights of a trunk on RGB images, from which a network on DCT coefficients starts).
         places: Where `pretrained=True` can take the weights from, the preferred place first: 'package', 'hub' (`repo`
             and `file`) or 'authors' (`source_repo` and what follows). Empty if they are available nowhere.
         license: SPDX name of the weights' licence, lower case.
@@ -59,10 +59,11 @@ class Checkpoint:
         num_classes: Outputs of the classifier.
         input_size: Image (channels, height, width) that accuracy is measured at.
         memory: Whether the weights are of the network with its memory, or of the one that `memory=False` builds.
-        source_repo: Repository that the weights were released in, for kind 'paper'.
+        source_repo: Repository that the weights were released in, for the place 'authors'.
         source_commit: Its commit.
         source_path: Path of the file there.
         source_blob: Git blob id of the file there.
+        source_sha256: First digits of the file's SHA-256, 8 at least; None where they are not known.
         source_size: Bytes of the file there; None where it is not known.
         reported: Accuracies in percent that others report, by what reports them.
         measured: Accuracies in percent that this project measured, by what was measured.
@@ -88,6 +89,7 @@ class Checkpoint:
     source_commit: Optional[str] = None
     source_path: Optional[str] = None
     source_blob: Optional[str] = None
+    source_sha256: Optional[str] = None
     source_size: Optional[int] = None
     reported: Dict[str, float] = dataclasses.field(default_factory=dict)
     measured: Dict[str, float] = dataclasses.field(default_factory=dict)
@@ -144,6 +146,7 @@ PATTERNS = {
     'source_repo': (r'github\.com/[\w.-]+/[\w.-]+', 'github.com/owner/name'),
     'source_commit': HEX40,
     'source_blob': HEX40,
+    'source_sha256': (r'[0-9a-f]{8,64}', '8 to 64 hexadecimal digits'),
 }
 
 
@@ -264,7 +267,8 @@ def _value(value: Any, kind: Any, name: str, where: str) -> Any:
         good, expected = _is_count(value), 'a whole number, 0 or more'
     elif kind is str:
         pattern, expected = PATTERNS.get(name, ('.+', 'a line of text'))
-        good = isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) is not None
+        # what a terminal would act on is in no name and no licence
+        good = isinstance(value, str) and value.isprintable() and bool(re.fullmatch(pattern, value, re.ASCII))
     elif name == 'places':
         good, expected = isinstance(value, list) and all(v in PLACES for v in value), f'some of {", ".join(PLACES)}'
     elif name == 'input_size':
