@@ -47,8 +47,8 @@ def add_commands(add: AddCommand) -> None:
         "SHA-256 into the manifest. The login is the Hub client's own: run `hf auth login` first.")
     command.add_argument('model', nargs='?', help='network.tag, such as mlfm_resnet50.in100')
     command.add_argument(
-        '--all', metavar='FOLDER', help="publish instead, from a folder of runs of timm's train.py, the finished run of "
-        'the lowest seed of each network with memory that is not published yet; the same command resumes')
+        '--all', metavar='FOLDER', help="publish instead, from a folder of runs of timm's train.py, each network with "
+        'memory that is not published yet: its finished run of the lowest seed. The same command resumes')
     command.add_argument('--tag', help='tag of the weights, for --all')
     command.add_argument(
         '--authors', action='store_true',
@@ -227,8 +227,8 @@ def _publish(args: argparse.Namespace) -> None:
             failed.append(arguments['name'])
             print(f'{arguments["name"]} was not published: {sentence(error)}')
     if failed:
-        raise RuntimeError(f'{len(failed)} of {len(chosen)} were not published, {", ".join(failed)}: see above, and run '
-                           'the same command again.')
+        raise RuntimeError(f'{len(failed)} of {len(chosen)} were not published, {", ".join(failed)}: see above, then '
+                           'run the same command again.')
     print(f'{len(chosen)} {"can be" if args.dry_run else "were"} published.')
 
 

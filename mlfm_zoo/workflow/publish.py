@@ -7,7 +7,6 @@ last, so that it never refers to what is not there.
 import dataclasses
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple, Union
@@ -158,7 +157,7 @@ def _check_manifest(checkpoint: Checkpoint, path: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, path.name)
         if path.exists():
-            shutil.copyfile(path, copy)
+            copy.write_bytes(path.read_bytes())
         write_manifest_entry(dataclasses.replace(checkpoint, commit='0' * 40), copy)
 
 
