@@ -189,9 +189,9 @@ by this project yet. This page is made by `python scripts/make_tables.py`.
 - **paper**: the authors' own, released as pickles in their repository. `pretrained=True` [downloads, verifies and
   converts](weights.md) one when it is first used. The accuracies are the authors', on ImageNet100's 5,000 validation
   images; this project has none of these images and has not evaluated them, but for a look at 50 photos with width 0.1.
-- **warm_start**: timm's ImageNet-1k weights in the trunk, memory at identity. They come from timm's repositories, whose
-  commits and digests this project does not know: a file is compared with the SHA-256 that the Hub gives for it, not
-  with one of this manifest.
+- **warm_start**: ImageNet-1k weights in the trunk, memory at identity. Those of timm's repositories are compared with the
+  SHA-256 that the Hub gives for a file, since this project does not know their commits and digests. Those tagged
+  `dli14_in1k` are converted from [d-li14's repository](weights.md); the accuracies are the repository's own.
 - **initialisation**: timm's ImageNet-1k weights of a network on RGB images, from the same repositories, from which one
   on [DCT coefficients](dct.md) starts its training. It answers nothing before, and no command takes it for a
   classifier.
@@ -337,7 +337,8 @@ def readme() -> str:
     measured = ', '.join(
         f'{value:.2f} % ({name}, `{c.command}`)' for c in kinds['embedded'] for name, value in c.measured.items())
     trained = len({c.model for c in kinds['trained']})
-    warm = kinds['warm_start']
+    warm = [c for c in kinds['warm_start'] if 'hub' in c.places]
+    starts = [c for c in kinds['warm_start'] if 'authors' in c.places]
     authors = [c for c in kinds['paper'] if c.memory and c.available]
     rows = [
         (', '.join(f'`{c.name}`' if i == 0 else f'`{c.model[-3:]}`' for i, c in enumerate(authors)),
@@ -352,6 +353,8 @@ def readme() -> str:
         (f'`{warm[0].name}` and {len(warm) - 1} more warm starts',
          f"of {len({c.model for c in warm})} networks: timm's ImageNet-1k weights in the trunk, and a memory that has "
          'learnt nothing yet', '-'),
+        (', '.join(f'`{c.name}`' if i == 0 else f'`{c.model[-3:]}`' for i, c in enumerate(starts)),
+         "warm starts too, with the ImageNet-1k weights of d-li14's repository", 'not evaluated here'),
         (f"`{kinds['initialisation'][0].name}` and {len(kinds['initialisation']) - 1} more",
          "of the networks on DCT coefficients: timm's weights on RGB images, to start a training from; no classifiers",
          '-'),

@@ -45,7 +45,7 @@ KINDS = {
     'embedded': "Trained by this project for tests and demos; the weights come with the package `mlfm-zoo`.",
     'paper': "The authors' own weights (Wu et al.), converted name by name; the conversion changes no value.",
     'trained': 'Trained with `mlfm-zoo`, independently of the authors of the paper.',
-    'warm_start': "timm's weights in the trunk, memory at identity: a start for fine-tuning, not a trained memory.",
+    'warm_start': 'ImageNet weights in the trunk, memory at identity: a start for fine-tuning, not a trained memory.',
     'initialisation': "timm's weights on RGB images, of what reads the coefficients the first input columns: "
                       'a start for training, and no classifier.',
 }
@@ -233,8 +233,8 @@ def _training(checkpoint: Checkpoint, training_args: Optional[Dict[str, Any]]) -
     if checkpoint.source_repo:
         lines.append(
             f'Released in [{checkpoint.source_repo}](https://{checkpoint.source_repo}), commit '
-            f'`{checkpoint.source_commit}`, as `{checkpoint.source_path}` (git blob `{checkpoint.source_blob}`), by '
-            f'the authors of the paper: {AUTHORS}.')
+            f'`{checkpoint.source_commit}`, as `{checkpoint.source_path}` (git blob `{checkpoint.source_blob}`)'
+            + (f', by the authors of the paper: {AUTHORS}.' if checkpoint.kind == 'paper' else '.'))
     if training_args:
         settings = ('epochs', 'opt', 'lr', 'sched', 'weight_decay', 'batch_size', 'img_size', 'aa', 'mixup', 'seed')
         known = [f'{key} {training_args[key]}' for key in settings if training_args.get(key) not in (None, '')]

@@ -1,5 +1,6 @@
 """What the authors released: fetched from loopback and folders, verified, converted and kept."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,12 +16,14 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
+from timm.data import ImageNetInfo
 
 from helpers.authors_form import mobilenetv2, released
 from helpers.disks import full_disk, reader_of
 from helpers.hub_server import environment, git_oid
 from helpers.raw_server import RawServer
 from helpers.reference import REFERENCE, load_fill, needs_reference
+from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.files import CheckpointError
 from mlfm_zoo.hub.loading import cached_checkpoint, fetch_checkpoint, verify_checkpoint
 from mlfm_zoo.hub.manifest import Checkpoint, load_manifest
@@ -283,6 +286,51 @@ def test_by_name(zoo, tmp_path, monkeypatch):
     trunk = create(memory=False)
     assert not hasattr(trunk, 'memory') and trunk.num_classes == 100 and 'file' not in trunk.pretrained_cfg
     assert trunk.pretrained_cfg['url'].endswith('/trunk')
+
+
+@pytest.mark.parametrize('model, width', [
+    ('mlfm_mobilenetv2_010', 0.1), ('mlfm_mobilenetv2_035', 0.35), ('mlfm_mobilenetv2_050', 0.5),
+    ('mlfm_mobilenetv2_075', 0.75), ('mlfm_mobilenetv2_100', 1.0)])
+def test_starting_points_on_imagenet_1k(zoo, tmp_path, monkeypatch, model, width):
+    """Made-up files under the names of d-li14's, whose parameters have the authors' names, in the place of his."""
+    known = load_manifest()[model, 'dli14_in1k', True]
+    weights = mobilenetv2(width, None, num_classes=1000)
+    content = as_file(weights)
+    assert known.source_path == f'pretrained/mobilenetv2_{width}-{known.source_sha256}.pth'
+    zoo.server.files[known.source_path] = content
+    entry = dataclasses.replace(
+        known, source_blob=git_oid(content), source_sha256=hashlib.sha256(content).hexdigest()[:8])
+    monkeypatch.setenv('MLFM_ZOO_MANIFEST', write_manifest(tmp_path / 'manifest.yaml', entry))
+
+    def create(**kwargs):
+        return timm.create_model(f'{model}.dli14_in1k', pretrained=True, cache_dir=str(zoo.cache), **kwargs).eval()
+
+    trunk, warm, head = create(memory=False), create(), create(imagenet100_head=True)
+    assert torch.equal(trunk.conv_stem.weight, weights['features.0.0.weight'])
+    assert torch.equal(trunk.blocks[3][2].conv_dw.weight, weights['features.9.conv.3.weight'])
+    assert torch.equal(trunk.classifier.weight, weights['classifier.weight'])
+    assert trunk.pretrained_cfg['interpolation'] == 'bilinear' and trunk.pretrained_cfg['url'] == source_url(known)
+    if width != 0.1:  # timm's own network takes them whole
+        timm.create_model(model.removeprefix('mlfm_')).load_state_dict(trunk.state_dict())
+    rows = [sorted(ImageNetInfo('imagenet-1k').label_names()).index(synset) for synset in sorted(SYNSETS)]
+    image = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        logits = trunk(image)
+        for network, expected in ((warm, logits), (head, logits[:, rows])):
+            assert hasattr(network, 'memory')
+            assert (network(image) - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert len(zoo.server.requests) == 1
+
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 1
+    zoo.server.files[known.source_path] = bytes(changed)
+    for fields, expected in (
+        ({}, 'has SHA-256'), (dict(source_sha256=None), 'has the git blob id'),
+        (dict(source_blob=git_oid(changed)), 'has SHA-256'),
+    ):
+        with pytest.raises(CheckpointError, match=expected):
+            fetch_checkpoint(dataclasses.replace(entry, **fields), zoo.cache / 'other')
+    assert len(zoo.kept()) == 1
 
 
 @needs_reference
