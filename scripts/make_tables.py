@@ -189,9 +189,9 @@ by this project yet. This page is made by `python scripts/make_tables.py`.
 - **paper**: the authors' own, released as pickles in their repository. `pretrained=True` [downloads, verifies and
   converts](weights.md) one when it is first used. The accuracies are the authors', on ImageNet100's 5,000 validation
   images; this project has none of these images and has not evaluated them, but for a look at 50 photos with width 0.1.
-- **warm_start**: ImageNet-1k weights in the trunk, memory at identity. Those of timm's repositories are compared with the
-  SHA-256 that the Hub gives for a file, since this project does not know their commits and digests. Those tagged
-  `dli14_in1k` are converted from [d-li14's repository](weights.md); the accuracies are the repository's own.
+- **warm_start**: ImageNet-1k weights in the trunk, memory at identity. A file of timm's repositories is compared with
+  the SHA-256 that the Hub gives for it, since this project does not know their commits and digests. Weights tagged
+  `dli14_in1k` are converted from [d-li14's repository](weights.md); their accuracies are the repository's own.
 - **initialisation**: timm's ImageNet-1k weights of a network on RGB images, from the same repositories, from which one
   on [DCT coefficients](dct.md) starts its training. It answers nothing before, and no command takes it for a
   classifier.

@@ -149,6 +149,14 @@ PATTERNS = {
     'source_sha256': (r'[0-9a-f]{8,64}', '8 to 64 hexadecimal digits'),
 }
 
+# Fields that a checkpoint needs which is available from a place.
+NEEDED = {
+    'package': ('file', 'sha256', 'size'),
+    'hub': ('file', 'repo', 'commit', 'sha256', 'size'),
+    'authors': ('source_repo', 'source_commit', 'source_path', 'source_blob'),
+    'nowhere': ('recipe',),
+}
+
 
 def manifest_path() -> Path:
     """The package's own manifest: in the package when installed, at the repository's root in a checkout."""
@@ -217,20 +225,19 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
         raise ManifestError(
             f'{path} has version {reprlib.repr(document["version"])}, expected {SCHEMA_VERSION}: update mlfm_zoo, or '
             'the manifest.')
-    if not isinstance(document['checkpoints'], list):
-        raise ManifestError(f'{path}: "checkpoints" must be a list.')
+    paper = document.get('paper', {})
+    if not isinstance(document['checkpoints'], list) or not isinstance(paper, dict):
+        raise ManifestError(f'{path}: "checkpoints" must be a list, and "paper" a mapping.')
     checkpoints: Dict[Key, Checkpoint] = {}
     for i, entry in enumerate(document['checkpoints'], start=1):
         checkpoint = _checkpoint(entry, f'{path}, entry {i}')
         if checkpoint.key in checkpoints:
             raise ManifestError(f'{path}, entry {i}: {checkpoint.title} is listed twice.')
         checkpoints[checkpoint.key] = checkpoint
-    return Manifest(checkpoints, _paper(document.get('paper', {}), path))
+    return Manifest(checkpoints, _paper(paper, path))
 
 
 def _paper(section: Any, path: Path) -> Dict[str, PaperAccuracy]:
-    if not isinstance(section, dict):
-        raise ManifestError(f'{path}: "paper" must be a mapping.')
     for model, value in section.items():
         if not (isinstance(value, list) and len(value) == 2 and all(map(_is_percentage, value))):
             raise ManifestError(
@@ -246,12 +253,17 @@ def _checkpoint(entry: Any, where: str) -> Checkpoint:
     fields = {field.name: field for field in dataclasses.fields(Checkpoint)}
     if unknown := [name for name in entry if name not in fields]:
         raise ManifestError(f'{where}: the field {unknown[0]!r} is unknown, expected one of {", ".join(fields)}.')
-    required = [name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
-    if missing := [name for name in required if name not in entry]:
+    needed = [name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in entry]:
         raise ManifestError(f'{where}: the field {missing[0]!r} is missing.')
     types = get_type_hints(Checkpoint)
     checkpoint = Checkpoint(**{name: _value(value, types[name], name, where) for name, value in entry.items()})
-    _check(checkpoint, where)
+    for place in checkpoint.places or ('nowhere',):
+        # other people's repositories are pinned where their commits are known
+        pinned = place != 'hub' or checkpoint.kind not in OF_TIMM
+        for name in NEEDED[place] if pinned else ('file', 'repo'):
+            if getattr(checkpoint, name) is None:
+                raise ManifestError(f'{where}: it is available from {place}, so it needs the field "{name}".')
     return checkpoint
 
 
@@ -288,26 +300,6 @@ def _is_count(value: Any) -> bool:
 
 def _is_percentage(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 100
-
-
-def _check(c: Checkpoint, where: str) -> None:
-    """Refuse fields that contradict each other."""
-    needed = {
-        'package': ('file', 'sha256', 'size'),
-        # other people's repositories are pinned where their commits are known
-        'hub': ('file', 'repo') if c.kind in OF_TIMM else ('file', 'repo', 'commit', 'sha256', 'size'),
-        'authors': ('source_repo', 'source_commit', 'source_path', 'source_blob'),
-    }
-    for place in c.places:
-        for name in needed[place]:
-            if getattr(c, name) is None:
-                raise ManifestError(f'{where}: it is available from the {place}, so it needs the field "{name}".')
-    if ('package' in c.places) != (c.kind == 'embedded'):
-        raise ManifestError(f'{where}: what is in the package, and nothing else, is of the kind embedded.')
-    if not c.places and c.recipe is None:
-        raise ManifestError(f'{where}: it is available nowhere, so "recipe" must say how to make it.')
-    if c.measured and c.command is None:
-        raise ManifestError(f'{where}: it has measured figures, so "command" must say what measured them.')
 
 
 def checkpoints_of(model: str) -> List[Checkpoint]:

@@ -20,7 +20,7 @@ from torch import nn
 import helpers.launcher
 from helpers.digit_folders import write_digits
 from helpers.hub_server import HubServer
-from helpers.networks import ALL, SMALL
+from helpers.networks import SMALL
 from helpers.user import IMPORTS, User
 from mlfm_zoo.cli import main
 from mlfm_zoo.hub.manifest import read_manifest
@@ -72,25 +72,14 @@ def cancelled_by_a_norm(name):
     return name.startswith('memory.') and name.endswith('gate.conv.bias')
 
 
-def check_gradients(name, size, **kwargs):
-    torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=10, **kwargs).train()
-    nn.functional.cross_entropy(model(torch.randn(4, 3, size, size)), torch.arange(4)).backward()
-    names = [n for n, _ in model.named_parameters() if n.startswith('memory.') and not cancelled_by_a_norm(n)]
-    assert names
-    without = [n for n, p in model.named_parameters() if n in names and (p.grad is None or not p.grad.any())]
-    assert not without, without
-
-
 @pytest.mark.parametrize('name', SMALL)
 def test_every_memory_parameter_gets_a_gradient(name):
-    check_gradients(name, 64, **SMALL[name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ALL)
-def test_every_memory_parameter_gets_a_gradient_in_all_networks(name):
-    check_gradients(name, 96)
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **SMALL[name]).train()
+    nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4)).backward()
+    gradients = {n: p.grad for n, p in model.named_parameters()
+                 if n.startswith('memory.') and not cancelled_by_a_norm(n)}
+    assert gradients and all(grad is not None and grad.any() for grad in gradients.values())
 
 
 @pytest.mark.parametrize('name', SMALL)
