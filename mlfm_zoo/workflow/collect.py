@@ -12,6 +12,7 @@ import yaml
 
 from .._files import read_pickle
 from ..convert import read_checkpoint
+from ..models._network import weight_faults
 from .build import build_network
 
 __all__ = [
@@ -298,8 +299,5 @@ def _check_checkpoint(epoch: Epoch, model: str, model_args: Dict[str, Any]) -> N
     except ValueError as error:
         raise RunError(str(error)) from error
     network = build_network(model, {**model_args, 'num_classes': num_classes_of(model, weights), 'device': 'meta'})
-    expected = {name: value.shape for name, value in network.state_dict().items()}
-    counters = {name for name in expected if name.endswith('num_batches_tracked')}  # frozen norms have none
-    if {**expected, **{name: value.shape for name, value in weights.items()}} != expected or (
-            expected.keys() - weights.keys() - counters):
+    if weight_faults(network.state_dict(), weights):
         raise RunError(f'{epoch.checkpoint} has weights of another network than {model} with {model_args}.')

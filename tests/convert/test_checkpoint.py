@@ -1,7 +1,6 @@
 """Reading checkpoint files: damage of any kind is one sentence, and nothing in a file is executed."""
 
 import io
-import json
 import os
 import pickle
 import random

@@ -3,9 +3,6 @@
 import hashlib
 import json
 import logging
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -13,38 +10,20 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from timm.data import ImageNetInfo
 
-import mlfm_zoo
 from digits import load_split, to_batch
 from helpers.hub_server import HubServer, point_client_at
-from helpers.networks import lived_in
+from helpers.networks import WEIGHTS, lived_in
 from helpers.user import User
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.dct import to_dct
 from mlfm_zoo.models._network import image_convs
 
-WEIGHTS = Path(mlfm_zoo.__file__).parent / 'weights' / 'test_mlfm_resnet.digits.safetensors'
-
-
-def held_out_accuracy(model):
-    _, test = load_split()
-    with torch.inference_mode():
-        return (model.eval()(to_batch(test.images, model)).argmax(1) == test.labels).float().mean().item()
-
 
 def test_embedded_model_classifies_held_out_digits():
-    assert held_out_accuracy(timm.create_model('test_mlfm_resnet', pretrained=True)) >= 0.97
-
-
-def test_embedded_model_needs_no_network():
-    code = '''
-import sys
-used = {'socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname', 'socket.sendto'}
-sys.addaudithook(lambda event, args: sys.exit(f'{event} {args}') if event in used else None)
-import timm, mlfm_zoo
-timm.create_model('test_mlfm_resnet', pretrained=True)
-'''
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    model = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
+    _, test = load_split()
+    with torch.inference_mode():
+        assert (model(to_batch(test.images, model)).argmax(1) == test.labels).float().mean() >= 0.97
 
 
 @pytest.mark.parametrize('in_chans', [1, 4, 8])
@@ -263,7 +242,7 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize('name', [
-    'resnet50.a1_in1k', 'mobilenetv2_100.ra_in1k', 'regnetx_002.pycls_in1k', 'convnext_tiny.fb_in1k',
+    'resnet18.a1_in1k', 'mobilenetv2_050.lamb_in1k', 'regnetx_002.pycls_in1k', 'convnext_tiny.fb_in1k',
     'inception_next_tiny.sail_in1k',
 ])
 @torch.inference_mode()

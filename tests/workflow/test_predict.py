@@ -5,16 +5,12 @@ import io
 import json
 import os
 
-import numpy as np
 import pytest
 import timm
-import torch
 from PIL import Image
 
 from helpers.digit_folders import write_digits
-from helpers.reference import REFERENCE, needs_reference
 from mlfm_zoo.cli import main
-from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.workflow.predict import best_checkpoint, class_labels, find_images, predict
 
 
@@ -143,16 +139,6 @@ def test_damaged_and_odd_images_among_many(digits, tmp_path):
         'dangling.png', 'damaged.dds', 'strip.png', 'floats.tif'}
     assert all(str(file) in answer for file, answer in found.items() if isinstance(answer, str))
     assert found[tmp_path / 'good.png'].answers == found[tmp_path / 'link.png'].answers
-
-
-def test_gray_of_16_bits(digits, tmp_path):
-    """A digit whose 8 bits are stored in 16 is the same picture."""
-    file = find_images([digits])[0]
-    pixels = np.array(Image.open(file).convert('L'))
-    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / 'wide.png')
-    model = timm.create_model('test_mlfm_resnet', pretrained=True)
-    (_, narrow), (_, wide) = predict(model, [file, tmp_path / 'wide.png'])
-    assert wide.answers == narrow.answers
 
 
 def test_default_is_the_best_that_can_be_had():

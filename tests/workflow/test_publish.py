@@ -164,7 +164,8 @@ def test_full_disk(server, manifest, run, fail, tmp_path):
     file.write_text(text)
     with full_disk(400_000):
         error = fail(*publish())
-    assert 'A file cannot be written (File too large): free space' in error and not server.requests and file.read_text() == text
+    assert 'A file cannot be written (File too large): free space' in error
+    assert not server.requests and file.read_text() == text
     assert not [*tmp_path.glob('.unfinished-*')]
     run(*publish())
     assert [*manifest()] == [('test_mlfm_resnet', 'mine', True)]
