@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Mapping, Optional, Union
 
-from .._files import UNFINISHED, written_whole
+from .._files import UNFINISHED, one_at_a_time, written_whole
 from .._timm import save_model
 from ..convert import Conversion, convert_state_dict, read_checkpoint
 from ..models._network import refuse_misfit, weight_faults
@@ -40,11 +40,7 @@ def convert_checkpoint(
         RuntimeError: The file lacks parameters of the network that it looks like, or they have other shapes.
     """
     output = Path(output)
-    taken = FileExistsError(f'{output} exists and is not empty: name another folder, or remove it.')
-    # a run that was killed before it ended leaves unfinished files, or the weights alone
-    left = [p.name for p in output.iterdir() if not p.name.startswith(UNFINISHED)] if output.is_dir() else []
-    if output.is_file() or left not in ([], ['model.safetensors']):
-        raise taken
+    _refuse_others(output)
     conversion = convert_state_dict(read_checkpoint(path), model_args)
     model = build_network(conversion.architecture, conversion.model_args)
     kernels = {f'{name}.weight': m.weight for name, m in model.named_modules() if isinstance(m, FixedConv2d)}
@@ -55,10 +51,20 @@ def convert_checkpoint(
 
     with tempfile.TemporaryDirectory() as made:
         save_model(model, Path(made), model_args=conversion.model_args)
-        if left and not filecmp.cmp(Path(made, 'model.safetensors'), output / 'model.safetensors', shallow=False):
-            raise taken  # weights of somebody else's
         output.mkdir(parents=True, exist_ok=True)
-        with written_whole(output / 'config.json') as config, written_whole(output / 'model.safetensors') as weights:
-            shutil.copyfile(Path(made, 'model.safetensors'), weights)
-            shutil.copyfile(Path(made, 'config.json'), config)
+        with one_at_a_time(output):
+            _refuse_others(output, Path(made, 'model.safetensors'))
+            with written_whole(output / 'config.json') as config, written_whole(output / 'model.safetensors') as file:
+                shutil.copyfile(Path(made, 'model.safetensors'), file)
+                shutil.copyfile(Path(made, 'config.json'), config)
     return conversion
+
+
+def _refuse_others(output: Path, weights: Optional[Path] = None) -> None:
+    """Refuse a folder that holds more than a killed run left: unfinished files, or the same weights alone."""
+    names = [p.name for p in output.iterdir() if not p.name.startswith(UNFINISHED)] if output.is_dir() else []
+    if names == ['model.safetensors'] and (
+            weights is None or filecmp.cmp(weights, output / names[0], shallow=False)):
+        return
+    if names or output.is_file():
+        raise FileExistsError(f'{output} exists and is not empty: name another folder, or remove it.')

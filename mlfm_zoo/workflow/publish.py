@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 from timm.data import resolve_data_config, resolve_model_data_config
 
-from .._files import written_whole
+from .._files import one_at_a_time, written_whole
 from .._timm import config_of, save_model
 from ..convert import read_checkpoint
 from ..data import imagenet100
@@ -219,17 +219,17 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
         OSError: The manifest cannot be written.
         ManifestError: The manifest is broken; it stays as it was.
     """
-    text = path.read_text(encoding='utf-8') if path.exists() else 'version: 2\n\ncheckpoints:\n'
     lines = _entry_lines(checkpoint)
     third = '(?!    memory: false$)' if checkpoint.memory else '    memory: false\n'
     block = re.compile(
         rf'^  - model: {re.escape(checkpoint.model)}\n    tag: {re.escape(checkpoint.tag)}\n{third}(?:    .*\n)*',
         re.MULTILINE)
-    if block.search(text):
-        text = block.sub(lambda _: lines, text, count=1)
-    else:
-        text = f'{text.rstrip()}\n\n{lines}'
-    with written_whole(path) as unfinished:
+    with one_at_a_time(path.parent), written_whole(path) as unfinished:
+        text = path.read_text(encoding='utf-8') if path.exists() else 'version: 2\n\ncheckpoints:\n'
+        if block.search(text):
+            text = block.sub(lambda _: lines, text, count=1)
+        else:
+            text = f'{text.rstrip()}\n\n{lines}'
         unfinished.write_text(text, encoding='utf-8')
         if read_manifest(unfinished).checkpoints.get(checkpoint.key) != checkpoint:
             raise ManifestError(f'{path} is not in the form that this program writes: add {checkpoint.name} by hand.')

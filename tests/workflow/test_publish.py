@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,10 @@ def test_manifest_is_kept_around_a_new_entry(tmp_path):
         file.write_text(file.read_text().replace('  - model', '  # kept\n  - model', 1))
     assert list(read_manifest(file).checkpoints) == [('test_mlfm_resnet', 'a', True), ('test_mlfm_resnet', 'b', True)]
     assert file.read_text().count('# kept') == 3
+    tags = [f'tag{i}' for i in range(8)]  # at once, none of which may be lost
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda tag: write_manifest_entry(dataclasses.replace(DIGITS, tag=tag), file), tags))
+    assert {tag for _, tag, _ in read_manifest(file).checkpoints} == {'a', 'b', *tags}
 
 
 def test_timms_own_hub_functions(server):
