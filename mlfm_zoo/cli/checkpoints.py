@@ -201,6 +201,8 @@ def _card(args: argparse.Namespace) -> None:
 def _publish(args: argparse.Namespace) -> None:
     if (args.model is not None) + (args.all is not None) + args.authors != 1:
         raise ValueError('Give one of network.tag, --all FOLDER and --authors.')
+    if (args.all is None) != (args.tag is None):
+        raise ValueError('--all and --tag go together: --tag in100 says that the runs are on ImageNet100.')
     of_one = dict(weights=args.weights, origin=args.origin, top1=args.top1, model_args=dict(args.model_kwargs))
     shared: Dict[str, Any] = dict(namespace=args.namespace, license=args.license)
     if args.model is not None:
@@ -213,8 +215,6 @@ def _publish(args: argparse.Namespace) -> None:
     left_out: List[str] = []
     if args.authors:
         chosen = [dict(arguments, data=args.data) for arguments in releases_to_publish(target)]
-    elif not args.tag:
-        raise ValueError('--all needs --tag, such as in100 for weights trained on ImageNet100.')
     else:
         chosen, left_out = runs_to_publish(args.all, args.tag, target, args.data)
     for text in left_out:

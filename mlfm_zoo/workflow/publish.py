@@ -327,7 +327,7 @@ def _labels(model: nn.Module, of_imagenet100: bool) -> Dict[str, Any]:
 
 def _verify_outputs(model: nn.Module, folder: Path) -> None:
     """Check that the folder, loaded as users load it, gives the outputs of the network that was saved."""
-    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    loaded = build_network(f'local-dir:{folder}', pretrained=True).eval()
     image = torch.randn(1, *config_of(model)['input_size'], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         if not torch.equal(loaded(image), model(image)):

@@ -93,12 +93,9 @@ def test_faults_of_a_file(tmp_path):
     assert f'The manifest {path} cannot be read' in refusal(path)
 
 
-@pytest.mark.parametrize('fault', ['broken', 'missing'])
-def test_manifest_that_cannot_be_read_at_import(fault, tmp_path, monkeypatch):
+def test_manifest_that_cannot_be_read_at_import(tmp_path, monkeypatch):
     """A warning then, and an error where weights are asked for; networks need none."""
-    manifest = tmp_path / 'manifest.yaml'
-    if fault == 'broken':
-        write(manifest, GOOD | {'commit': 'abc'})
+    manifest = write(tmp_path / 'manifest.yaml', GOOD | {'commit': 'abc'})
     monkeypatch.setenv('MLFM_ZOO_MANIFEST', str(manifest))
     code = f'''
 import warnings

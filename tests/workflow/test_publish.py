@@ -144,7 +144,7 @@ def test_refusals(server, manifest, fail, digits, tmp_path, monkeypatch):
         (publish('--manifest', tmp_path / 'nowhere' / 'a.yaml'), 'cannot be written'),
         (publish()[:-2], 'does not know'), (['publish', '--namespace', 'org'], 'Give one of'),
         (publish('--authors'), 'Give one of'), (['publish', *publish('--authors')[2:]], 'leave them out'),
-        (['publish', '--all', tmp_path, '--namespace', 'org'], '--all needs --tag'),
+        (['publish', '--all', tmp_path, '--namespace', 'org'], '--all and --tag go together'),
         (['publish', 'mlfm_resnet18.a1_in1k', '--namespace', 'org'], 'is not available from its authors'),
     ):
         assert expected in (error := fail(*command)), error
