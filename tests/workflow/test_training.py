@@ -123,14 +123,14 @@ def test_walk_from_images_to_the_hub_and_back(tmp_path, capsys):
     data = write_digits(tmp_path / 'digits', 1437, 360)
     runs = tmp_path / 'runs'
     options = ['--no-aug', '--seed', '3']
-    train(data, runs, 'whole', *options, epochs=6, processes=2)
-    train(data, runs, 'baseline', *options, '--model-kwargs', 'memory=False', epochs=6, processes=2)
+    train(data, runs, 'whole', *options, epochs=4, processes=2)
+    train(data, runs, 'baseline', *options, '--model-kwargs', 'memory=False', epochs=4, processes=2)
 
     killed = subprocess.Popen(
-        command(data, runs, 'resumed', *options, epochs=6, processes=2), env=environment(), start_new_session=True,
+        command(data, runs, 'resumed', *options, epochs=4, processes=2), env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     summary = runs / 'resumed' / 'summary.csv'
-    while not (summary.exists() and len(curve(summary.parent)) >= 3):
+    while not (summary.exists() and len(curve(summary.parent)) >= 2):
         assert killed.poll() is None
         time.sleep(0.05)
     time.sleep(0.5)  # into the next epoch
@@ -138,7 +138,7 @@ def test_walk_from_images_to_the_hub_and_back(tmp_path, capsys):
     killed.wait()
     assert main(['collect', str(runs / 'resumed')]) == 1
     assert 'is not finished, it has' in capsys.readouterr().err
-    train(data, runs, 'resumed', *options, '--resume', str(runs / 'resumed' / 'last.pth.tar'), epochs=6, processes=2)
+    train(data, runs, 'resumed', *options, '--resume', str(runs / 'resumed' / 'last.pth.tar'), epochs=4, processes=2)
     whole, resumed = (state(runs / name / 'last.pth.tar') for name in ('whole', 'resumed'))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[k], resumed[k]) for k in whole)
     assert read_run(runs / 'resumed').best[:2] == read_run(runs / 'whole').best[:2]
@@ -162,4 +162,4 @@ def test_walk_from_images_to_the_hub_and_back(tmp_path, capsys):
         assert entry.measured['top-1'] == pytest.approx(best['memory']['mean'], abs=0.01)
         evaluated = user.command('evaluate', 'test_mlfm_resnet.walked', data / 'val')
         assert f'({entry.measured["top-1"]:.2f} %)' in evaluated.stdout, evaluated.stderr
-        assert 'epochs 6' in server.files('org/test_mlfm_resnet.walked')['README.md'].decode()
+        assert 'epochs 4' in server.files('org/test_mlfm_resnet.walked')['README.md'].decode()
