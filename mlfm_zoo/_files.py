@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 if sys.platform != 'win32':
     import fcntl
 
-__all__ = ['UNFINISHED', 'locked', 'read_pickle', 'written_whole']
+__all__ = ['UNFINISHED', 'locked', 'one_at_a_time', 'read_pickle', 'written_whole']
 
 # What the names of files begin with that are being written, or whose writer was killed.
 UNFINISHED = '.unfinished-'
@@ -88,6 +88,28 @@ def _clear_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError), open(leftover, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a living process holds it
             leftover.unlink()
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let processes write into a folder one after the other, and leave no file of a lock in it.
+
+    Args:
+        folder: The folder, which must exist.
+
+    Yields:
+        Nothing, while no other process is in here. Windows and some network disks cannot lock a folder and do not wait.
+    """
+    if sys.platform == 'win32':
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 @contextlib.contextmanager

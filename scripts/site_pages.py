@@ -116,7 +116,7 @@ def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
         what = 'this network trained with its memory' if name.startswith('mlfm_') else 'this network trained'
         lines.append(f"**Not trained.** No weights of {what} exist, neither the authors' nor this project's.")
     if warm:
-        lines.append(f"Warm starts, with timm's ImageNet-1k weights in the trunk and a memory that has learnt nothing: "
+        lines.append('Warm starts, with ImageNet-1k weights in the trunk and a memory that has learned nothing: '
                      f'{links(warm)}.')
     if starts:
         lines.append(f"To start a training from, no classifiers: {links(starts)}.")

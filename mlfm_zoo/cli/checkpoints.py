@@ -6,10 +6,13 @@ import fnmatch
 import json
 import sys
 import tempfile
-from typing import Any, Dict, List, Optional
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Union
 
+from .._terminal import printable
 from ..hub.manifest import Checkpoint, load_manifest, paper_accuracies
 from .arguments import AddCommand, add_model_kwargs
+from .errors import FAILURES, sentence
 
 __all__ = ['add_commands', 'publish']
 
@@ -42,7 +45,14 @@ def add_commands(add: AddCommand) -> None:
         'publish', _publish, 'publish weights on the Hub',
         'Build the whole repository of some weights, verify it, upload it in one commit, and write commit, size and '
         "SHA-256 into the manifest. The login is the Hub client's own: run `hf auth login` first.")
-    command.add_argument('model', help='network.tag, such as mlfm_resnet50.in100')
+    command.add_argument('model', nargs='?', help='network.tag, such as mlfm_resnet50.in100')
+    command.add_argument(
+        '--all', metavar='FOLDER', help="publish instead, from a folder of runs of timm's train.py, each network with "
+        'memory that is not published yet: its finished run of the lowest seed. The same command resumes')
+    command.add_argument('--tag', help='tag of the weights, for --all')
+    command.add_argument(
+        '--authors', action='store_true',
+        help="publish instead all weights of the paper's authors that are not published yet, converted")
     command.add_argument(
         '--weights', metavar='FILE', help="weights, such as train.py's model_best.pth.tar; if left out, the weights "
         "of the paper's authors are downloaded and converted")
@@ -189,22 +199,61 @@ def _card(args: argparse.Namespace) -> None:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    publish(
-        args.manifest, args.dry_run, name=args.model, weights=args.weights, namespace=args.namespace,
-        model_args=dict(args.model_kwargs), origin=args.origin, license=args.license, data=args.data, top1=args.top1)
+    if (args.model is not None) + (args.all is not None) + args.authors != 1:
+        raise ValueError('Give one of network.tag, --all FOLDER and --authors.')
+    if (args.all is None) != (args.tag is None):
+        raise ValueError('--all and --tag go together: --tag in100 says that the runs are on ImageNet100.')
+    of_one = dict(weights=args.weights, origin=args.origin, top1=args.top1, model_args=dict(args.model_kwargs))
+    shared: Dict[str, Any] = dict(namespace=args.namespace, license=args.license)
+    if args.model is not None:
+        publish(args.manifest, args.dry_run, name=args.model, data=args.data, **of_one, **shared)
+        return
+    if any(of_one.values()):
+        raise ValueError('--weights, --origin, --top1 and --model-kwargs are of one network: leave them out.')
+    from ..workflow.publish import releases_to_publish, runs_to_publish, target_manifest
+    target = target_manifest(args.manifest)
+    left_out: List[str] = []
+    if args.authors:
+        chosen = [dict(arguments, data=args.data) for arguments in releases_to_publish(target)]
+    else:
+        chosen, left_out = runs_to_publish(args.all, args.tag, target, args.data)
+    for text in left_out:
+        print(f'left out: {printable(text)}')
+    failed = []
+    for arguments in chosen:
+        try:
+            publish(target, args.dry_run, show_card=False, **arguments, **shared)
+        except FAILURES as error:
+            failed.append(arguments['name'])
+            print(f'{arguments["name"]} was not published: {sentence(error)}')
+    if failed:
+        raise RuntimeError(f'{len(failed)} of {len(chosen)} were not published, {", ".join(failed)}: see above, then '
+                           'run the same command again.')
+    print(f'{len(chosen)} {"can be" if args.dry_run else "were"} published.')
 
 
-def publish(manifest: Optional[str] = None, dry_run: bool = False, **repository_args: Any) -> None:
+def publish(
+        manifest: Optional[Union[str, Path]] = None,
+        dry_run: bool = False,
+        show_card: bool = True,
+        **repository_args: Any,
+) -> None:
     """Build a repository, upload it, and write it into a manifest; the rest are arguments of `build_repository`."""
     from ..workflow.publish import build_repository, describe, target_manifest, upload_repository, write_manifest_entry
     target = target_manifest(manifest)
     with tempfile.TemporaryDirectory(prefix='mlfm_zoo_publish_') as folder:
-        repository = build_repository(folder=folder, progress=sys.stdout.isatty(), **repository_args)
+        repository = build_repository(
+            folder=folder, manifest=target, progress=sys.stdout.isatty(), **repository_args)
         print('\n'.join(describe(repository)))
         if dry_run:
-            print((repository.folder / 'README.md').read_text(encoding='utf-8'))
+            if show_card:
+                print((repository.folder / 'README.md').read_text(encoding='utf-8'))
             print('Nothing was uploaded: this was a dry run.')
             return
         checkpoint = upload_repository(repository)
-    write_manifest_entry(checkpoint, target)
+    try:
+        write_manifest_entry(checkpoint, target)
+    except OSError as error:
+        raise RuntimeError(f'{checkpoint.repo} was uploaded, but its entry could not be written into {target} '
+                           f'({error.strerror}): free space there, and run the same command again.') from error
     print(f'{checkpoint.repo} at commit {checkpoint.commit}, written into {target}')

@@ -9,7 +9,6 @@ from typing import Any, Iterator
 from .._extras import require_matplotlib
 from .._files import written_whole
 from .arguments import AddCommand, add_model_kwargs, add_reading
-from .models import create
 
 __all__ = ['add_commands']
 
@@ -77,9 +76,10 @@ def _statistics(args: argparse.Namespace) -> None:
 def _gate(args: argparse.Namespace) -> None:
     from ..data.folders import data_config
     from ..dct import draw_open, gate_of, share_open
+    from ..workflow.build import build_network
     require_matplotlib()  # before a long run, not after it
     picture = _output(args, '.png')
-    model = create(args.model, dict(args.model_kwargs))
+    model = build_network(args.model, dict(args.model_kwargs), pretrained=True)
     num_chs = gate_of(model).conv1.in_channels
     if num_chs != 192:
         raise ValueError(f'The gate of {args.model} has {num_chs} channels, expected all 192: the picture is of those.')

@@ -7,7 +7,6 @@ from typing import Any, Dict, Tuple
 from .._extras import require_matplotlib
 from ..data.imagenet100 import SYNSETS
 from .arguments import AddCommand, add_device, add_reading, best_device, key_value, whole
-from .models import create
 
 __all__ = ['add_commands']
 
@@ -51,9 +50,10 @@ def _model(text: str) -> Tuple[str, Dict[str, Any]]:
 
 def _frequency(args: argparse.Namespace) -> None:
     from .. import frequency
+    from ..workflow.build import build_network
     if args.pictures:
         require_matplotlib()  # before a long run, not after it
-    models = {','.join([name, *(f'{k}={v}' for k, v in arguments.items())]): create(name, arguments)
+    models = {','.join([name, *(f'{k}={v}' for k, v in arguments.items())]): build_network(name, arguments, True)
               for name, arguments in args.models}
     progress = sys.stderr.isatty()
     probe = frequency.Probe(

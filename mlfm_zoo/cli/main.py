@@ -3,15 +3,12 @@
 import argparse
 import io
 import os
-import re
 import sys
 from typing import Any, Callable, List, Optional
 
-from safetensors import SafetensorError
-
 from .. import __version__
-from .._terminal import printable
 from . import checkpoints, dct, frequency, models, segmentation, training
+from .errors import FAILURES, sentence
 
 __all__ = ['main', 'make_parser']
 
@@ -37,8 +34,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         print('error: interrupted', file=sys.stderr)
         return 130
-    except (EOFError, MemoryError, OSError, RuntimeError, SafetensorError, ValueError) as error:
-        print(f'error: {_sentence(error)}', file=sys.stderr)
+    except FAILURES as error:
+        print(f'error: {sentence(error)}', file=sys.stderr)
         return 1
     return 0
 
@@ -96,20 +93,3 @@ def _open_streams() -> None:
             setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
-
-
-def _sentence(error: Exception) -> str:
-    """The message of an error in one line; if the system reports it, with the file's name and what to do."""
-    text = str(error)
-    if 'Original Traceback (most recent call last)' in text:  # a DataLoader's worker adds it to the message
-        text = re.sub(r'^[\w.]+: (\[Errno \d+\] )?', '', text.strip().splitlines()[-1])
-    elif isinstance(error, OSError) and error.strerror:
-        text = f'The file cannot be written or read ({error.strerror}): check the disk, and run the command again.'
-        if error.filename is not None:
-            text = f'{error.filename} cannot be used ({error.strerror}): check that the path is right and may be used.'
-    elif isinstance(error, UnicodeEncodeError):
-        part = error.object[max(error.start - 80, 0):error.end + 80]
-        text = f'{part} cannot be written as {error.encoding}: rename it.'
-    elif isinstance(error, MemoryError):
-        text = f'The memory is not enough ({text or "MemoryError"}): take smaller images or batches.'
-    return printable(' '.join(line.strip() for line in text.splitlines()))

@@ -5,14 +5,13 @@ import csv
 import dataclasses
 import json
 import sys
-from typing import Any, Dict, List
+from typing import List
 
 from .._terminal import printable
 from ..data.imagenet100 import SYNSETS, label_descriptions
-from ..hub.manifest import load_manifest
 from .arguments import AddCommand, add_device, add_model_kwargs, add_reading, best_device, positive
 
-__all__ = ['add_commands', 'create']
+__all__ = ['add_commands']
 
 
 def add_commands(add: AddCommand) -> None:
@@ -60,30 +59,17 @@ def _convert(args: argparse.Namespace) -> None:
     from ..workflow.convert import convert_checkpoint
     conversion = convert_checkpoint(args.checkpoint, args.output, dict(args.model_kwargs))
     options = ', '.join(f'{name}={value!r}' for name, value in conversion.model_args.items())
-    print(f'{conversion.architecture} ({options}) -> {args.output}')
-    print(f"Load it with timm.create_model('local-dir:{args.output}', pretrained=True), after import mlfm_zoo.")
-
-
-def create(name: str, model_args: Dict[str, Any]) -> Any:
-    """Create a pretrained model; errors of timm that do not name the model are chained to one that does."""
-    import timm
-    if ':' not in name and not timm.is_model(name):
-        raise ValueError(f'timm knows no model named {name}: give a registered name, or local-dir:FOLDER for a folder.')
-    if any(c.name == name and c.kind == 'initialisation' for c in load_manifest().values()):
-        raise ValueError(f'{name} is an initialisation, which has yet to be trained on DCT coefficients: train it, and '
-                         'give the trained weights.')
-    try:
-        return timm.create_model(name, pretrained=True, **model_args)
-    except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        what = f'{type(error).__name__}: {error}'.splitlines()[0]
-        raise ValueError(f'{name} could not be loaded ({what}): give a whole folder with config.json and weights, or a '
-                         'registered name.') from error
+    output = printable(args.output)
+    print(f'{conversion.architecture} ({options}) -> {output}')
+    print(f"Load it with timm.create_model('local-dir:{output}', pretrained=True), after import mlfm_zoo.")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from ..workflow.build import build_network
     from ..workflow.evaluate import evaluate
+    model = build_network(args.model, dict(args.model_kwargs), pretrained=True)
     result = evaluate(
-        create(args.model, dict(args.model_kwargs)), args.data, class_names=SYNSETS if args.imagenet100 else None,
+        model, args.data, class_names=SYNSETS if args.imagenet100 else None,
         img_size=args.img_size, batch_size=args.batch_size, num_workers=args.workers, device=best_device(args.device),
         progress=sys.stdout.isatty())
     for name, correct in (('top-1', result.top1), ('top-5', result.top5)):
@@ -91,9 +77,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    from ..workflow.build import build_network
     from ..workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
     files = find_images(args.images)
-    model = create(args.model or best_checkpoint().name, dict(args.model_kwargs))
+    model = build_network(args.model or best_checkpoint().name, dict(args.model_kwargs), pretrained=True)
     predictions: List[Prediction] = []
     faults: List[str] = []
     labels = list(label_descriptions().values()) if args.imagenet100 else None

@@ -3,9 +3,9 @@
 import argparse
 import json
 import shlex
-from pathlib import Path
-from typing import Any, Dict, List
+from typing import List
 
+from .._terminal import printable
 from ..data import imagenet100
 from ..workflow.launch import become_python
 from ..workflow.launch import run as run_script
@@ -95,7 +95,7 @@ def _recipe(args: argparse.Namespace) -> None:
 
 
 def _collect(args: argparse.Namespace) -> None:
-    from ..workflow.collect import compare, read_run
+    from ..workflow.collect import compare, publish_args, read_run
     runs = [read_run(folder) for folder in args.runs]
     rows = compare(runs, args.num_images)
     if args.json:
@@ -117,23 +117,14 @@ def _collect(args: argparse.Namespace) -> None:
     if args.publish is not None and len(with_memory) > 1:
         raise ValueError('Several runs have memory, and one can be published: name its folder alone.')
     for run in with_memory:
-        data_set = str(run.args.get('dataset') or '').rpartition('/')[2].lower()  # of timm's form torch/cifar100
-        name = f'{run.model}.{args.tag or data_set or "in100"}'
-        options: Dict[str, Any] = dict(
-            weights=run.best.checkpoint,
-            namespace=args.publish or 'ORG',
-            top1=round(run.best.top1, 2),
-            data=args.data or str(Path(run.args.get('data_dir') or 'DATA') / 'val'),
-            origin=f"trained with timm's train.py, seed {run.args.get('seed')}, epoch {run.best.number + 1} of "
-                   f'{run.last.number + 1}, the best on the validation images',
-            manifest=args.manifest,
-        )
+        arguments = publish_args(run, args.tag, args.data)
         if args.publish is not None:
-            publish(name=name, model_args=run.model_args, **options)
+            publish(args.manifest, namespace=args.publish, **arguments)
         elif not args.json:
-            command = ['mlfm-zoo', 'publish', name]
-            for option, value in options.items():
+            arguments.update(namespace='ORG', manifest=args.manifest)
+            model_args, command = arguments.pop('model_args'), ['mlfm-zoo', 'publish', arguments.pop('name')]
+            for option, value in arguments.items():
                 command += [f'--{option}', str(value)] if value is not None else []
-            if run.model_args:
-                command += ['--model-kwargs', *(f'{key}={value}' for key, value in run.model_args.items())]
-            print(f'To publish {run.folder}: {shlex.join(command)}')
+            if model_args:
+                command += ['--model-kwargs', *(f'{key}={value}' for key, value in model_args.items())]
+            print(f'To publish {printable(run.folder)}: {printable(shlex.join(command))}')

@@ -63,11 +63,12 @@ def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> Pretrai
         file=str(PACKAGE / checkpoint.file) if checkpoint.file and 'package' in checkpoint.places else None,
         url=source_url(checkpoint) if 'authors' in checkpoint.places else None,
     )
-    if checkpoint.kind == 'warm_start':
-        # images are prepared as timm says for these weights, if they are weights that it knows
-        timm_cfg = timm.get_pretrained_cfg(f'{checkpoint.model.removeprefix("mlfm_")}.{checkpoint.tag}')
-        if timm_cfg is not None:
-            return dataclasses.replace(timm_cfg, **location)
+    timm_name = f'{checkpoint.model.removeprefix("mlfm_")}.{checkpoint.tag}'
+    if checkpoint.kind == 'warm_start' and timm.is_model_pretrained(timm_name):
+        # images are prepared as timm says for its weights
+        timm_cfg = timm.get_pretrained_cfg(timm_name)
+        assert timm_cfg is not None
+        return dataclasses.replace(timm_cfg, **location)
     cfg = dict(base_cfg, num_classes=checkpoint.num_classes, license=checkpoint.license, **location)
     if checkpoint.input_size != tuple(base_cfg['input_size']):
         stride = base_cfg['input_size'][-1] // base_cfg['pool_size'][-1]

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 
 from .files import CheckpointError, Weights, compare_file
 from .manifest import PACKAGE, Checkpoint, checkpoints_of
-from .released import fetch_released, read_record, released_file
+from .released import fetch_released, find_released, released_model_args
 
 __all__ = ['CheckpointError', 'cached_checkpoint', 'fetch_checkpoint', 'find_checkpoint', 'verify_checkpoint']
 
@@ -73,19 +73,18 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
         CheckpointError: The file cannot be fetched, or is not the one that the manifest names.
     """
     place = checkpoint.places[0]
-    if place == 'authors':
-        path = fetch_released(checkpoint, cache_dir)
-    elif place == 'hub':
-        path = _fetch_from_hub(checkpoint, cache_dir)
+    if place == 'package':
+        assert checkpoint.file
+        path = PACKAGE / checkpoint.file
     else:
-        path = _in_package(checkpoint)
+        path = (fetch_released if place == 'authors' else _fetch_from_hub)(checkpoint, cache_dir)
     try:
         verify_checkpoint(path, checkpoint)
     except CheckpointError as error:
         if place == 'package':
             raise
         raise CheckpointError(f'{str(error)[:-1]}; {_remove_from_cache(path)}') from error
-    return Weights(path, read_record(path, checkpoint)['model_args'] if place == 'authors' else {})
+    return Weights(path, released_model_args(path) if place == 'authors' else {})
 
 
 def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Optional[Path]:
@@ -98,26 +97,24 @@ def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Pat
     Returns:
         Its path; None if it is not here.
     """
-    place = checkpoint.places[0] if checkpoint.available else None
-    if place == 'package':
-        return _in_package(checkpoint)
-    if place == 'authors':
-        path = released_file(checkpoint, cache_dir)
-        return path if path.exists() else None
-    if place == 'hub':
-        assert checkpoint.hub_repo and checkpoint.file
-        found = try_to_load_from_cache(
-            checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir)
-        return Path(found) if isinstance(found, str) else None
-    return None
+    if not checkpoint.available:
+        return None
+    if checkpoint.places[0] == 'authors':
+        return find_released(checkpoint, cache_dir)
+    assert checkpoint.file
+    if checkpoint.places[0] == 'package':
+        return PACKAGE / checkpoint.file
+    assert checkpoint.hub_repo
+    found = try_to_load_from_cache(
+        checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir)
+    return Path(found) if isinstance(found, str) else None
 
 
 def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
     """Compare the file of a checkpoint with everything that is known of it.
 
     A file from the Hub is compared with the manifest's size and SHA-256. Where the manifest has no SHA-256, the one or
-    the git blob id by which the Hub names the file is taken. A converted file is compared with what was recorded when
-    it was made.
+    the git blob id by which the Hub names the file is taken. A converted file is named by its SHA-256 too.
 
     Args:
         path: The file, as `cached_checkpoint` returns it.
@@ -129,22 +126,14 @@ def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
     Raises:
         CheckpointError: The file differs.
     """
-    size, sha256, blob = checkpoint.size, checkpoint.sha256, None
-    cached_name = path.resolve().name  # in the Hub client's cache: an LFS file's SHA-256, any other's git blob id
-    if checkpoint.places[0] == 'authors':
-        record = read_record(path, checkpoint)
-        size, sha256 = record['size'], record['sha256']
-    elif sha256 is None and re.fullmatch('[0-9a-f]{64}', cached_name):
-        sha256 = cached_name
-    elif sha256 is None and re.fullmatch('[0-9a-f]{40}', cached_name):
-        blob = cached_name
+    # the manifest does not know the file that this machine converted
+    size, sha256 = (None, None) if checkpoint.places[0] == 'authors' else (checkpoint.size, checkpoint.sha256)
+    digits = path.resolve().stem  # in the Hub client's cache: an LFS file's SHA-256, any other's git blob id
+    if sha256 is None and re.fullmatch('[0-9a-f]{64}', digits):
+        sha256 = digits
+    blob = digits if sha256 is None and re.fullmatch('[0-9a-f]{40}', digits) else None
     compare_file(path, checkpoint.title, size, sha256, blob)
     return sha256 is not None or blob is not None
-
-
-def _in_package(checkpoint: Checkpoint) -> Path:
-    assert checkpoint.file
-    return PACKAGE / checkpoint.file
 
 
 def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]) -> Path:
@@ -161,20 +150,19 @@ def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]
 
 def _download_fault(error: Exception, checkpoint: Checkpoint, cache: Path) -> str:
     """Why a download failed, and what to do."""
-    if isinstance(error, GatedRepoError):
-        return 'the repository is gated; ask for access on its page, then log in with `hf auth login`'
-    if isinstance(error, RepositoryNotFoundError):
-        return 'there is no such repository, or it is private; log in with `hf auth login` if it is yours'
-    if isinstance(error, RevisionNotFoundError):
-        return f'the repository has no commit {checkpoint.commit}; update mlfm_zoo or its manifest'
-    if isinstance(error, LocalEntryNotFoundError):
-        if constants.HF_HUB_OFFLINE:
-            return f'HF_HUB_OFFLINE is set and the cache {cache} does not have them; unset it once'
-        return f'the Hub did not answer and the cache {cache} does not have them; check the network'
-    if isinstance(error, EntryNotFoundError):
-        return 'the repository has no such file at that commit; update mlfm_zoo or its manifest'
-    if isinstance(error, HfHubHTTPError):
-        return f'the Hub answered with an error ({type(error).__name__}); try again later'
+    for kind, fault in (  # from the special to the general
+        (GatedRepoError, 'the repository is gated; ask for access on its page, then log in with `hf auth login`'),
+        (RepositoryNotFoundError, 'there is no such repository, or it is private; log in with `hf auth login` if it is '
+                                  'yours'),
+        (RevisionNotFoundError, f'the repository has no commit {checkpoint.commit}; update mlfm_zoo or its manifest'),
+        (LocalEntryNotFoundError,
+         f'HF_HUB_OFFLINE is set and the cache {cache} does not have them; unset it once' if constants.HF_HUB_OFFLINE
+         else f'the Hub did not answer and the cache {cache} does not have them; check the network'),
+        (EntryNotFoundError, 'the repository has no such file at that commit; update mlfm_zoo or its manifest'),
+        (HfHubHTTPError, f'the Hub answered with an error ({type(error).__name__}); try again later'),
+    ):
+        if isinstance(error, kind):
+            return fault
     if isinstance(error, OSError) and error.strerror:
         return f'the cache {cache} cannot be written to ({error.strerror}); free space there, or name another cache_dir'
     return f'the transfer broke off ({type(error).__name__}); try again'

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 KINDS = ('embedded', 'paper', 'trained', 'warm_start', 'initialisation')
-OF_TIMM = ('warm_start', 'initialisation')  # kinds whose files are in timm's own repositories
+OF_TIMM = ('warm_start', 'initialisation')  # kinds whose files on the Hub are in timm's own repositories
 PLACES = ('package', 'hub', 'authors')
 SCHEMA_VERSION = 2
 PACKAGE = Path(__file__).parents[1]
@@ -44,8 +44,8 @@ class Checkpoint:
         model: Registered name of the network.
         tag: Tag of the weights; `model.tag` is what `timm.create_model` takes.
         kind: 'embedded' (in the package), 'paper' (the authors' weights, converted), 'trained' (by this project's
-            recipes), 'warm_start' (timm's weights in the trunk, memory at identity), or 'initialisation' (timm's
-            weights of a trunk on RGB images, from which a network on DCT coefficients starts).
+            recipes), 'warm_start' (weights without memory in the trunk, memory at identity), or 'initialisation'
+            (timm's weights of a trunk on RGB images, from which a network on DCT coefficients starts).
         places: Where `pretrained=True` can take the weights from, the preferred place first: 'package', 'hub' (`repo`
             and `file`) or 'authors' (`source_repo` and what follows). Empty if they are available nowhere.
         license: SPDX name of the weights' licence, lower case.
@@ -59,10 +59,11 @@ class Checkpoint:
         num_classes: Outputs of the classifier.
         input_size: Image (channels, height, width) that accuracy is measured at.
         memory: Whether the weights are of the network with its memory, or of the one that `memory=False` builds.
-        source_repo: Repository that the weights were released in, for kind 'paper'.
+        source_repo: Repository that the weights were released in, for the place 'authors'.
         source_commit: Its commit.
         source_path: Path of the file there.
         source_blob: Git blob id of the file there.
+        source_sha256: First digits of the file's SHA-256, 8 at least; None where they are not known.
         source_size: Bytes of the file there; None where it is not known.
         reported: Accuracies in percent that others report, by what reports them.
         measured: Accuracies in percent that this project measured, by what was measured.
@@ -88,6 +89,7 @@ class Checkpoint:
     source_commit: Optional[str] = None
     source_path: Optional[str] = None
     source_blob: Optional[str] = None
+    source_sha256: Optional[str] = None
     source_size: Optional[int] = None
     reported: Dict[str, float] = dataclasses.field(default_factory=dict)
     measured: Dict[str, float] = dataclasses.field(default_factory=dict)
@@ -144,6 +146,15 @@ PATTERNS = {
     'source_repo': (r'github\.com/[\w.-]+/[\w.-]+', 'github.com/owner/name'),
     'source_commit': HEX40,
     'source_blob': HEX40,
+    'source_sha256': (r'[0-9a-f]{8,64}', '8 to 64 hexadecimal digits'),
+}
+
+# Fields that a checkpoint needs which is available from a place.
+NEEDED = {
+    'package': ('file', 'sha256', 'size'),
+    'hub': ('file', 'repo', 'commit', 'sha256', 'size'),
+    'authors': ('source_repo', 'source_commit', 'source_path', 'source_blob'),
+    'nowhere': ('recipe',),
 }
 
 
@@ -214,20 +225,19 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
         raise ManifestError(
             f'{path} has version {reprlib.repr(document["version"])}, expected {SCHEMA_VERSION}: update mlfm_zoo, or '
             'the manifest.')
-    if not isinstance(document['checkpoints'], list):
-        raise ManifestError(f'{path}: "checkpoints" must be a list.')
+    paper = document.get('paper', {})
+    if not isinstance(document['checkpoints'], list) or not isinstance(paper, dict):
+        raise ManifestError(f'{path}: "checkpoints" must be a list, and "paper" a mapping.')
     checkpoints: Dict[Key, Checkpoint] = {}
     for i, entry in enumerate(document['checkpoints'], start=1):
         checkpoint = _checkpoint(entry, f'{path}, entry {i}')
         if checkpoint.key in checkpoints:
             raise ManifestError(f'{path}, entry {i}: {checkpoint.title} is listed twice.')
         checkpoints[checkpoint.key] = checkpoint
-    return Manifest(checkpoints, _paper(document.get('paper', {}), path))
+    return Manifest(checkpoints, _paper(paper, path))
 
 
 def _paper(section: Any, path: Path) -> Dict[str, PaperAccuracy]:
-    if not isinstance(section, dict):
-        raise ManifestError(f'{path}: "paper" must be a mapping.')
     for model, value in section.items():
         if not (isinstance(value, list) and len(value) == 2 and all(map(_is_percentage, value))):
             raise ManifestError(
@@ -243,12 +253,17 @@ def _checkpoint(entry: Any, where: str) -> Checkpoint:
     fields = {field.name: field for field in dataclasses.fields(Checkpoint)}
     if unknown := [name for name in entry if name not in fields]:
         raise ManifestError(f'{where}: the field {unknown[0]!r} is unknown, expected one of {", ".join(fields)}.')
-    required = [name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
-    if missing := [name for name in required if name not in entry]:
+    needed = [name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in entry]:
         raise ManifestError(f'{where}: the field {missing[0]!r} is missing.')
     types = get_type_hints(Checkpoint)
     checkpoint = Checkpoint(**{name: _value(value, types[name], name, where) for name, value in entry.items()})
-    _check(checkpoint, where)
+    for place in checkpoint.places or ('nowhere',):
+        # other people's repositories are pinned where their commits are known
+        pinned = place != 'hub' or checkpoint.kind not in OF_TIMM
+        for name in NEEDED[place] if pinned else ('file', 'repo'):
+            if getattr(checkpoint, name) is None:
+                raise ManifestError(f'{where}: it is available from {place}, so it needs the field "{name}".')
     return checkpoint
 
 
@@ -264,7 +279,8 @@ def _value(value: Any, kind: Any, name: str, where: str) -> Any:
         good, expected = _is_count(value), 'a whole number, 0 or more'
     elif kind is str:
         pattern, expected = PATTERNS.get(name, ('.+', 'a line of text'))
-        good = isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) is not None
+        # what a terminal would act on is in no name and no licence
+        good = isinstance(value, str) and value.isprintable() and bool(re.fullmatch(pattern, value, re.ASCII))
     elif name == 'places':
         good, expected = isinstance(value, list) and all(v in PLACES for v in value), f'some of {", ".join(PLACES)}'
     elif name == 'input_size':
@@ -284,26 +300,6 @@ def _is_count(value: Any) -> bool:
 
 def _is_percentage(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 100
-
-
-def _check(c: Checkpoint, where: str) -> None:
-    """Refuse fields that contradict each other."""
-    needed = {
-        'package': ('file', 'sha256', 'size'),
-        # other people's repositories are pinned where their commits are known
-        'hub': ('file', 'repo') if c.kind in OF_TIMM else ('file', 'repo', 'commit', 'sha256', 'size'),
-        'authors': ('source_repo', 'source_commit', 'source_path', 'source_blob'),
-    }
-    for place in c.places:
-        for name in needed[place]:
-            if getattr(c, name) is None:
-                raise ManifestError(f'{where}: it is available from the {place}, so it needs the field "{name}".')
-    if ('package' in c.places) != (c.kind == 'embedded'):
-        raise ManifestError(f'{where}: what is in the package, and nothing else, is of the kind embedded.')
-    if not c.places and c.recipe is None:
-        raise ManifestError(f'{where}: it is available nowhere, so "recipe" must say how to make it.')
-    if c.measured and c.command is None:
-        raise ManifestError(f'{where}: it has measured figures, so "command" must say what measured them.')
 
 
 def checkpoints_of(model: str) -> List[Checkpoint]:

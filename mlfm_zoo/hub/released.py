@@ -3,7 +3,7 @@
 The file comes from the authors' repository at the manifest's commit, or from what `MLFM_ZOO_PAPER_MIRROR` names
 instead: a folder with a clone of the repository, or an http(s) address that stands for its root. Its size and git blob
 id are compared before it is parsed. The converted file is kept below HF_HOME, in the Hub client's folder for files of
-other libraries, with its size and SHA-256 beside it.
+other libraries. Its name is its SHA-256; its header says what it was made from.
 """
 
 import contextlib
@@ -12,23 +12,21 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, Optional, Tuple, Union
 from urllib.parse import quote
 
 import safetensors.torch
 from filelock import FileLock
 from huggingface_hub import constants, get_session
-from huggingface_hub.utils import tqdm
 
 from .._files import UNFINISHED, written_whole
 from ..convert import Conversion, convert_state_dict, read_checkpoint
 from .files import CheckpointError, compare_file
 from .manifest import Checkpoint
 
-__all__ = ['fetch_released', 'read_record', 'released_file', 'source_url']
+__all__ = ['fetch_released', 'find_released', 'released_model_args', 'source_url']
 
 MIRROR = 'MLFM_ZOO_PAPER_MIRROR'
 MAX_SIZE = 1 << 30  # bytes of a file whose size the manifest does not know
@@ -42,20 +40,18 @@ def source_url(checkpoint: Checkpoint) -> str:
     return f'https://raw.githubusercontent.com/{repository}/{checkpoint.source_commit}/{quote(checkpoint.source_path)}'
 
 
-def released_file(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Path:
-    """Return where the converted file of a checkpoint is kept.
+def find_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Optional[Path]:
+    """Look for the converted file of a checkpoint on this machine.
 
     Args:
         checkpoint: A checkpoint that is available from the authors.
         cache_dir: Folder to use instead of the Hub client's own.
 
     Returns:
-        Its path, whether the file exists or not.
+        Its path; None if it is not here.
     """
-    assert checkpoint.source_blob
-    name = checkpoint.name if checkpoint.memory else f'{checkpoint.name}.trunk'
-    root = Path(cache_dir or constants.HF_ASSETS_CACHE, 'mlfm_zoo')
-    return root / f'{name}.{checkpoint.source_blob[:16]}' / 'model.safetensors'
+    files = _folder(checkpoint, cache_dir).glob('*.safetensors')
+    return next((file for file in files if re.fullmatch('[0-9a-f]{64}', file.stem) and file.is_file()), None)
 
 
 def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Path:
@@ -73,62 +69,65 @@ def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]
     Raises:
         CheckpointError: The file cannot be fetched, is not the one that the manifest names, or holds another network.
     """
-    path = released_file(checkpoint, cache_dir)
+    path = find_released(checkpoint, cache_dir)
+    if path is not None:  # nothing is written beside a file that is there: the cache may be read-only
+        return path
+    folder = _folder(checkpoint, cache_dir)
     try:
-        if not path.exists():  # nothing is written beside a file that is there: the cache may be read-only
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix('.lock')):
-                if not path.exists():  # another process may have made it meanwhile
-                    _make(path, checkpoint)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / '.lock'):
+            # another process may have made it meanwhile
+            return find_released(checkpoint, cache_dir) or _make(folder, checkpoint)
     except OSError as error:
         raise CheckpointError(
-            f'The weights of {checkpoint.title} cannot be kept in {path.parent} ({error.strerror}): free space there, '
+            f'The weights of {checkpoint.title} cannot be kept in {folder} ({error.strerror}): free space there, '
             'name another cache_dir, or set HF_HOME.') from error
-    return path
 
 
-def read_record(path: Path, checkpoint: Checkpoint) -> Dict[str, Any]:
-    """Read what was recorded of a converted file when it was made.
+def released_model_args(path: Path) -> Dict[str, Any]:
+    """Read which options of the memory the network of a converted file was recognized to have.
 
     Args:
-        path: The converted file.
-        checkpoint: What it was made from.
+        path: The converted file, verified.
 
     Returns:
-        `size` and `sha256` of the file, and `model_args`, the options of the memory that it was recognized to have.
-
-    Raises:
-        CheckpointError: The record is missing or damaged.
+        Arguments of the network.
     """
-    try:
-        record = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
-        return dict(size=record['size'], sha256=record['sha256'], model_args=dict(record['model_args']))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f'The file of {checkpoint.title} at {path} lacks its record.') from error
+    with safetensors.safe_open(path, 'pt') as file:
+        return json.loads(file.metadata()['mlfm_zoo'])['model_args']
 
 
-def _make(path: Path, checkpoint: Checkpoint) -> None:
-    """Fetch, verify and convert a checkpoint. The weights are written last, so that they always have their record."""
-    for left in path.parent.glob(f'{UNFINISHED}*'):  # by killed processes: this one holds the lock
+def _folder(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]) -> Path:
+    assert checkpoint.source_blob
+    name = checkpoint.name if checkpoint.memory else f'{checkpoint.name}.trunk'
+    return Path(cache_dir or constants.HF_ASSETS_CACHE, 'mlfm_zoo', f'{name}.{checkpoint.source_blob[:16]}')
+
+
+def _make(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Fetch, verify and convert a checkpoint into a folder that this process has locked."""
+    for left in folder.glob(f'{UNFINISHED}*'):  # by killed processes
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
-        source = Path(folder, 'source')
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as scratch:
+        source = Path(scratch, 'source')
         where = _fetch(checkpoint, source)
         compare_file(
-            source, f'{checkpoint.title} at {where}', checkpoint.source_size, blob=checkpoint.source_blob)
+            source, f'{checkpoint.title} at {where}', checkpoint.source_size, checkpoint.source_sha256,
+            checkpoint.source_blob)
         try:
             conversion = convert_state_dict(read_checkpoint(source))
         except ValueError as error:
             text = str(error).replace(str(source), where)
             raise CheckpointError(f'The weights of {checkpoint.title} cannot be converted: {text}') from error
     _check_network(conversion, checkpoint, where)
-    content = safetensors.torch.save(conversion.state_dict)
     record = dict(
-        size=len(content), sha256=hashlib.sha256(content).hexdigest(), source=where, source_blob=checkpoint.source_blob,
+        source=where, source_blob=checkpoint.source_blob,
         model_args={k: v for k, v in conversion.model_args.items() if k.startswith('memory_')})
-    path.with_suffix('.json').write_text(json.dumps(record, indent=2), encoding='utf-8')
+    # one entry: safetensors writes several in any order, and the same weights would have several names
+    content = safetensors.torch.save(conversion.state_dict, {'mlfm_zoo': json.dumps(record)})
+    path = folder / f'{hashlib.sha256(content).hexdigest()}.safetensors'
     with written_whole(path) as unfinished:
         unfinished.write_bytes(content)
+    return path
 
 
 def _check_network(conversion: Conversion, checkpoint: Checkpoint, where: str) -> None:
@@ -138,85 +137,61 @@ def _check_network(conversion: Conversion, checkpoint: Checkpoint, where: str) -
 
     args = conversion.model_args
     found = describe(conversion.architecture, args.get('memory', True), args['num_classes'])
-    expected = describe(checkpoint.model, checkpoint.memory, checkpoint.num_classes)
+    has_memory = checkpoint.memory and checkpoint.kind != 'warm_start'  # whose memory is made beside the file's trunk
+    expected = describe(checkpoint.model, has_memory, checkpoint.num_classes)
     if found != expected or 'channel_multiplier' in args:
         raise CheckpointError(
             f'The file {where} holds {found}, expected {expected} for {checkpoint.title}: correct its manifest entry.')
 
 
 def _fetch(checkpoint: Checkpoint, target: Path) -> str:
-    """Copy the authors' file to a path; returns where it came from."""
+    """Copy the authors' file to a path; return where it came from, without a password or a token."""
     assert checkpoint.source_path
     mirror = os.environ.get(MIRROR) or ''
-    limit = checkpoint.source_size or MAX_SIZE
-    if mirror and not mirror.startswith(('http://', 'https://')):
+    clone = f'let {MIRROR} name a clone of {checkpoint.source_repo}'
+    if mirror and '://' not in mirror:
         original = Path(mirror, checkpoint.source_path)
-        try:
-            file = open(original, 'rb')
-        except OSError as error:
-            raise CheckpointError(
-                f'The weights of {checkpoint.title} cannot be read from {original} ({error.strerror}): {MIRROR} must '
-                f'name a clone of {checkpoint.source_repo}.') from error
-        with file:
-            _write(iter(lambda: file.read(CHUNK), b''), target, limit, str(original))
+        if not os.access(original, os.R_OK):
+            raise CheckpointError(f'The weights of {checkpoint.title} cannot be read from {original}: {clone}.')
+        shutil.copyfile(original, target)
         return str(original)
 
     url = f'{mirror.rstrip("/")}/{quote(checkpoint.source_path)}' if mirror else source_url(checkpoint)
-    shown = re.sub('//[^/]*@', '//', url).partition('?')[0]  # without a password or a token
-    start = f'The weights of {checkpoint.title} could not be downloaded from {shown}'
+    where = re.split('[?#]', re.sub('//.*@', '//', url))[0]
+    start = f'The weights of {checkpoint.title} could not be downloaded from {where}'
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(
-            f'{start}: HF_HUB_OFFLINE is set and they are not in the cache; unset it once, or let {MIRROR} name a '
-            f'clone of {checkpoint.source_repo}.')
+            f'{start}: HF_HUB_OFFLINE is set and they are not in the cache; unset it once, or {clone}.')
     try:
-        with _response(url) as (status, size, chunks):
+        with _response(url) as (status, chunks), open(target, 'wb') as file:
             if status != 200:
                 again = 'try again later' if status >= 500 else 'update mlfm_zoo or its manifest'
                 raise CheckpointError(f'{start}: the server answered with status {status}; {again}.')
-            hidden = not sys.stderr.isatty()
-            with tqdm(total=size, unit='B', unit_scale=True, desc=checkpoint.title, disable=hidden) as bar:
-                _write(chunks, target, limit, shown, bar.update)
+            limit = checkpoint.source_size or MAX_SIZE
+            for chunk in chunks:
+                file.write(chunk)
+                if file.tell() > limit:
+                    raise CheckpointError(f'The file {where} has more than the {limit:,} bytes that were expected.')
     except CheckpointError:
         raise
     except Exception as error:  # the client raises those of its HTTP library, which differs between its versions
         if isinstance(error, OSError) and error.strerror:  # of the disk
             raise
         raise CheckpointError(
-            f'{start}: there was no answer, or the transfer broke off ({type(error).__name__}); try again, or let '
-            f'{MIRROR} name a clone of {checkpoint.source_repo}.') from error
-    return shown
+            f'{start}: there was no answer, or the transfer broke off ({type(error).__name__}); try again, or '
+            f'{clone}.') from error
+    return where
 
 
 @contextlib.contextmanager
-def _response(url: str) -> Iterator[Tuple[int, Optional[int], Iterator[bytes]]]:
-    """Status, size if it is known, and content of an answer, through the Hub client's own session, with its proxies."""
+def _response(url: str) -> Iterator[Tuple[int, Iterator[bytes]]]:
+    """Status and content of an answer, through the Hub client's own session, with its proxies."""
     session: Any = get_session()
     headers = {'Accept-Encoding': 'identity'}
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     if callable(session.stream):  # httpx, from huggingface_hub 1.0 on; in requests it is a setting
-        opened = session.stream('GET', url, headers=headers, timeout=timeout, follow_redirects=True)
-        content = 'iter_bytes'
+        with session.stream('GET', url, headers=headers, timeout=timeout, follow_redirects=True) as response:
+            yield response.status_code, response.iter_bytes(CHUNK)
     else:
-        opened = session.get(url, headers=headers, timeout=timeout, stream=True)
-        content = 'iter_content'
-    with opened as response:
-        length = response.headers.get('Content-Length', '')
-        yield response.status_code, int(length) if length.isdecimal() else None, getattr(response, content)(CHUNK)
-
-
-def _write(
-        chunks: Iterator[bytes],
-        target: Path,
-        limit: int,
-        where: str,
-        progress: Callable[[int], Any] = lambda size: None,
-) -> None:
-    """Write chunks to a file, and stop when there are more bytes than the limit."""
-    total = 0
-    with open(target, 'wb') as file:
-        for chunk in chunks:
-            total += len(chunk)
-            if total > limit:
-                raise CheckpointError(f'The file {where} has more than {limit:,} bytes, the most that was expected.')
-            file.write(chunk)
-            progress(len(chunk))
+        with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
+            yield response.status_code, response.iter_content(CHUNK)

@@ -12,10 +12,12 @@ import yaml
 
 from .._files import read_pickle
 from ..convert import read_checkpoint
+from ..models._network import weight_faults
+from .build import build_network
 
 __all__ = [
-    'Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'half_interval', 'num_classes_of', 'read_args',
-    'read_run',
+    'Epoch', 'Run', 'RunError', 'compare', 'difference_interval', 'find_runs', 'half_interval', 'num_classes_of',
+    'publish_args', 'read_args', 'read_run',
 ]
 
 # What this package reads of train.py's arguments, and what they are; each may be None.
@@ -103,6 +105,50 @@ def read_run(folder: Union[str, Path]) -> Run:
     for epoch in {best, last}:
         _check_checkpoint(epoch, args['model'], dict(model_args, memory=memory))
     return Run(folder, args['model'], memory, model_args, args, best, last)
+
+
+def find_runs(folder: Union[str, Path]) -> Tuple[List[Run], List[str]]:
+    """Find the finished runs in a folder of runs, such as that of a study.
+
+    Args:
+        folder: Folder that holds output folders of train.py.
+
+    Returns:
+        The finished runs in the order of their names, and a sentence about each other folder in it.
+
+    Raises:
+        FileNotFoundError: The folder is not there.
+    """
+    runs, faults = [], []
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_dir():
+            try:
+                runs.append(read_run(path))
+            except (OSError, ValueError) as error:
+                faults.append(str(error))
+    return runs, faults
+
+
+def publish_args(run: Run, tag: Optional[str] = None, data: Optional[Union[str, Path]] = None) -> Dict[str, Any]:
+    """Say how the best epoch of a run is published.
+
+    Args:
+        run: The run.
+        tag: Tag of the weights; that of the run's data set if None, 'in100' if the run does not name one.
+        data: Validation images; those of the run if None.
+
+    Returns:
+        Arguments of `publish.build_repository`: name, weights, top1, data, origin and model_args.
+    """
+    data_set = str(run.args.get('dataset') or '').rpartition('/')[2].lower()  # of timm's form torch/cifar100
+    return dict(
+        name=f'{run.model}.{tag or data_set or "in100"}',
+        weights=run.best.checkpoint,
+        top1=round(run.best.top1, 2),
+        data=data or Path(run.args.get('data_dir') or 'DATA') / 'val',
+        origin=f"trained with timm's train.py, seed {run.args.get('seed')}, epoch {run.best.number + 1} of "
+               f'{run.last.number + 1}, the best on the validation images',
+        model_args=run.model_args)
 
 
 def half_interval(top1: float, num_images: int) -> float:
@@ -252,13 +298,6 @@ def _check_checkpoint(epoch: Epoch, model: str, model_args: Dict[str, Any]) -> N
         weights = read_checkpoint(epoch.checkpoint)
     except ValueError as error:
         raise RunError(str(error)) from error
-    num_classes = num_classes_of(model, weights)
-    try:
-        network = timm.create_model(model, device='meta', **{**model_args, 'num_classes': num_classes})
-    except TypeError as error:
-        raise RunError(f"{model} takes no such arguments as the run's model_kwargs, {model_args}: {error}.") from error
-    expected = {name: value.shape for name, value in network.state_dict().items()}
-    counters = {name for name in expected if name.endswith('num_batches_tracked')}  # frozen norms have none
-    if {**expected, **{name: value.shape for name, value in weights.items()}} != expected or (
-            expected.keys() - weights.keys() - counters):
+    network = build_network(model, {**model_args, 'num_classes': num_classes_of(model, weights), 'device': 'meta'})
+    if weight_faults(network.state_dict(), weights):
         raise RunError(f'{epoch.checkpoint} has weights of another network than {model} with {model_args}.')

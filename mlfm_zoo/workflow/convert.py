@@ -1,17 +1,17 @@
 """From a released checkpoint to a folder that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads."""
 
+import filecmp
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Mapping, Optional, Union
 
-import timm
-
-from .._files import UNFINISHED, written_whole
+from .._files import UNFINISHED, one_at_a_time, written_whole
 from .._timm import save_model
 from ..convert import Conversion, convert_state_dict, read_checkpoint
 from ..models._network import refuse_misfit, weight_faults
 from ..models.gssdnet import FixedConv2d
+from .build import build_network
 
 __all__ = ['convert_checkpoint']
 
@@ -40,14 +40,9 @@ def convert_checkpoint(
         RuntimeError: The file lacks parameters of the network that it looks like, or they have other shapes.
     """
     output = Path(output)
-    if output.is_file() or output.is_dir() and any(not p.name.startswith(UNFINISHED) for p in output.iterdir()):
-        raise FileExistsError(f'{output} exists and is not empty: name another folder, or remove it.')
+    _refuse_others(output)
     conversion = convert_state_dict(read_checkpoint(path), model_args)
-    try:
-        model = timm.create_model(conversion.architecture, **conversion.model_args)
-    except TypeError as error:
-        raise ValueError(
-            f'The arguments {conversion.model_args} do not fit {conversion.architecture}: correct them.') from error
+    model = build_network(conversion.architecture, conversion.model_args)
     kernels = {f'{name}.weight': m.weight for name, m in model.named_modules() if isinstance(m, FixedConv2d)}
     state_dict = {**kernels, **conversion.state_dict}  # which may lack kernels that are fixed
     faults = weight_faults(model.state_dict(), state_dict)
@@ -57,7 +52,19 @@ def convert_checkpoint(
     with tempfile.TemporaryDirectory() as made:
         save_model(model, Path(made), model_args=conversion.model_args)
         output.mkdir(parents=True, exist_ok=True)
-        with written_whole(output / 'config.json') as config, written_whole(output / 'model.safetensors') as weights:
-            shutil.copyfile(Path(made, 'model.safetensors'), weights)
-            shutil.copyfile(Path(made, 'config.json'), config)
+        with one_at_a_time(output):
+            _refuse_others(output, Path(made, 'model.safetensors'))
+            with written_whole(output / 'config.json') as config, written_whole(output / 'model.safetensors') as file:
+                shutil.copyfile(Path(made, 'model.safetensors'), file)
+                shutil.copyfile(Path(made, 'config.json'), config)
     return conversion
+
+
+def _refuse_others(output: Path, weights: Optional[Path] = None) -> None:
+    """Refuse a folder that holds more than a killed run left: unfinished files, or the same weights alone."""
+    names = [p.name for p in output.iterdir() if not p.name.startswith(UNFINISHED)] if output.is_dir() else []
+    if names == ['model.safetensors'] and (
+            weights is None or filecmp.cmp(weights, output / names[0], shallow=False)):
+        return
+    if names or output.is_file():
+        raise FileExistsError(f'{output} exists and is not empty: name another folder, or remove it.')

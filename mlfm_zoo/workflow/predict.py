@@ -155,11 +155,13 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
 
     Raises:
         OSError: The file cannot be written.
-        ValueError: The extension is unknown, or there are too many images for one picture.
+        ValueError: The extension is unknown, the file is one of the images, or there are too many images.
     """
     output = Path(output)
     if len(predictions) > MAX_TILES:
         raise ValueError(f'{len(predictions)} images do not fit in one picture: give at most {MAX_TILES}.')
+    if any(output.exists() and output.samefile(prediction.file) for prediction in predictions):
+        raise ValueError(f'{output} is one of the images: name another file.')
     if output.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f'{output} has no ending of a picture: give one such as .png.')
     font = ImageFont.load_default(13)

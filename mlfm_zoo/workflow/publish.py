@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple, Union
 
 import timm
 import torch
@@ -17,23 +17,29 @@ import torch.nn as nn
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import validate_repo_id
 from timm.data import resolve_data_config, resolve_model_data_config
 
-from .._files import written_whole
+from .._files import one_at_a_time, written_whole
 from .._timm import config_of, save_model
 from ..convert import read_checkpoint
 from ..data import imagenet100
 from ..hub.files import CheckpointError, file_digest
 from ..hub.loading import fetch_checkpoint
-from ..hub.manifest import Checkpoint, ManifestError, load_manifest, manifest_path, read_manifest
+from ..hub.manifest import Checkpoint, Key, ManifestError, load_manifest, manifest_path, read_manifest
+from .build import build_network
 from .card import IMAGENET100, dataset_of, make_card
-from .collect import num_classes_of, read_args
+from .collect import find_runs, num_classes_of, publish_args, read_args
 from .evaluate import evaluate
 
-__all__ = ['Repository', 'build_repository', 'target_manifest', 'upload_repository', 'write_manifest_entry']
+__all__ = [
+    'Repository', 'build_repository', 'describe', 'releases_to_publish', 'runs_to_publish', 'target_manifest',
+    'upload_repository', 'write_manifest_entry',
+]
 
 # Points of top-1 accuracy that a measured figure may be off the one given: both are rounded to two decimals.
 FIGURE_TOLERANCE = 0.01
+RUN_TOLERANCE = 0.5  # the same where train.py measured the one given, which may have done it in half precision
 
 
 class Repository(NamedTuple):
@@ -47,11 +53,13 @@ def build_repository(
         weights: Optional[Union[str, Path]],
         namespace: str,
         folder: Union[str, Path],
+        manifest: Union[str, Path],
         model_args: Optional[Dict[str, Any]] = None,
         origin: Optional[str] = None,
         license: str = 'apache-2.0',
         data: Optional[Union[str, Path]] = None,
         top1: Optional[float] = None,
+        tolerance: float = FIGURE_TOLERANCE,
         progress: bool = False,
 ) -> Repository:
     """Build a checkpoint's whole repository in a folder and verify it.
@@ -61,71 +69,66 @@ def build_repository(
         weights: File of weights, safetensors or a pickle that is read with `weights_only=True`. Arguments of the
             training run are taken from an args.yaml beside it, if there is one. None takes the authors' weights that
             the manifest lists: fetched, verified and converted.
-        namespace: Organisation or user on the Hub.
+        namespace: Organization or user on the Hub.
         folder: Existing empty folder to build in.
+        manifest: Manifest that will get the entry; only checked here.
         model_args: Arguments that build the network, beside the registered ones.
         origin: Where the weights come from, in words; what the manifest says of them if None.
-        license: Licence of the weights, unless the manifest names one.
+        license: License of the weights, unless the manifest names one.
         data: Image folder to validate on.
         top1: Top-1 accuracy in percent that `data` has to reproduce.
+        tolerance: Points by which it may be missed.
         progress: Whether to print how far validation is.
 
     Returns:
         The repository.
 
     Raises:
-        ManifestError: A field, such as the license, cannot stand in a manifest.
+        ManifestError: The manifest cannot be written, or a field, such as the license, cannot stand in it.
         ValueError: The name, the weights or the origin is missing or wrong, or the accuracy is not reproduced.
         RuntimeError: The weights do not fit, or do not give the same outputs once saved.
+        OSError: The folder cannot be written.
     """
-    folder = Path(folder)
+    folder, manifest = Path(folder), Path(manifest)
     model_name, _, tag = name.partition('.')
     is_ours = timm.is_model(model_name) and timm.model_entrypoint(model_name).__module__.startswith('mlfm_zoo.models.')
     if not is_ours or not re.fullmatch(r'[a-z0-9_]+', tag):
         raise ValueError(f'{name!r} is no name for weights, expected a registered network and a tag, like '
                          'mlfm_resnet50.in100.')
-    if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', namespace):
-        raise ValueError(f'{namespace!r} is no name of an organisation or user.')
+    try:
+        validate_repo_id(f'{namespace}/{name}')
+    except ValueError as error:
+        raise ValueError(f'{namespace!r} is no name of an organization or user of the Hub: correct it.') from error
     known = load_manifest().get((model_name, tag, True))
     if weights is None:
-        if known is None or 'authors' not in known.places:
+        if known is None or known.kind != 'paper' or 'authors' not in known.places:
             raise ValueError(f'{name} is not available from its authors: give a file of weights, with --weights.')
         weights, model_args = fetch_checkpoint(dataclasses.replace(known, places=('authors',)))
-    weights = Path(weights)
+    if origin is None and known is None:
+        raise ValueError(f'The manifest does not know {name}: say with --origin where the weights come from.')
     if top1 is not None and data is None:
         raise ValueError('A top-1 accuracy is given, but no data to reproduce it on: give --data too.')
 
+    weights = Path(weights)
     state_dict = read_checkpoint(weights)
     num_classes = num_classes_of(model_name, state_dict)
-    model = timm.create_model(model_name, **dict(model_args or {}, num_classes=num_classes)).eval()
+    model = build_network(model_name, dict(model_args or {}, num_classes=num_classes)).eval()
     model.load_state_dict(state_dict)
     training_file = weights.with_name('args.yaml')
     training_args = read_args(training_file) if training_file.is_file() else {}
     if training_args:
         _take_data_config(model, training_args)
-    if origin is None and known is None:
-        raise ValueError(f'The manifest does not know {name}: say with --origin where the weights come from.')
-
+        (folder / 'args.yaml').write_text(yaml.safe_dump(training_args), encoding='utf-8')
     of_imagenet100 = dataset_of(tag, num_classes, training_args) == IMAGENET100
     save_model(model, folder, _labels(model, of_imagenet100), model_args)
-    file = folder / 'model.safetensors'
     _verify_outputs(model, folder)
-    measured = {}
-    if data is not None:
-        result = evaluate(
-            model, data, class_names=imagenet100.SYNSETS if of_imagenet100 else None, progress=progress)
-        measured = {name: round(100 * correct / result.total, 2)
-                    for name, correct in (('top-1', result.top1), ('top-5', result.top5))}
-        if top1 is not None and abs(measured['top-1'] - top1) > FIGURE_TOLERANCE:
-            raise ValueError(f'Top-1 accuracy on {data} is {measured["top-1"]:.2f} %, not the {top1:.2f} % given: '
-                             'find out why before publishing.')
+
+    file = folder / 'model.safetensors'
     entry: Dict[str, Any] = dict(
         model=model_name, tag=tag, repo=f'{namespace}/{name}', file=file.name,
         sha256=file_digest(file), size=file.stat().st_size, num_params=sum(p.numel() for p in model.parameters()),
         num_classes=model.num_classes, input_size=tuple(config_of(model)['input_size']),
     )
-    if measured:
-        entry.update(measured=measured, command=f'mlfm-zoo evaluate {name} DATA')
     if origin is not None:
         entry['origin'] = origin
     if known is not None:
@@ -133,12 +136,29 @@ def build_repository(
         checkpoint = dataclasses.replace(known, recipe=None, places=places, commit=None, **entry)
     else:
         checkpoint = Checkpoint(kind='trained', license=license, places=('hub',), **entry)
-    with tempfile.TemporaryDirectory() as scratch:  # a wrong field is found before anything is uploaded
-        write_manifest_entry(dataclasses.replace(checkpoint, commit='0' * 40), Path(scratch, 'manifest.yaml'))
-    if training_args:
-        (folder / 'args.yaml').write_text(yaml.safe_dump(training_args), encoding='utf-8')
+    _check_manifest(checkpoint, manifest)
+    if data is not None:
+        result = evaluate(
+            model, data, class_names=imagenet100.SYNSETS if of_imagenet100 else None, progress=progress)
+        measured = {which: round(100 * correct / result.total, 2)
+                    for which, correct in (('top-1', result.top1), ('top-5', result.top5))}
+        if top1 is not None and abs(measured['top-1'] - top1) > tolerance:
+            raise ValueError(f'Top-1 accuracy on {data} is {measured["top-1"]:.2f} %, not the {top1:.2f} % given: '
+                             'find out why before publishing.')
+        checkpoint = dataclasses.replace(checkpoint, measured=measured, command=f'mlfm-zoo evaluate {name} DATA')
     (folder / 'README.md').write_text(make_card(checkpoint, model_args, training_args), encoding='utf-8')
     return Repository(folder, checkpoint)
+
+
+def _check_manifest(checkpoint: Checkpoint, path: Path) -> None:
+    """Write an entry into a copy of a manifest, so that what is wrong is found before anything is uploaded."""
+    if not os.access(path.parent, os.W_OK):
+        raise ManifestError(f'{path} cannot be written: name a manifest in a folder that you may write to.')
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch, path.name)
+        if path.exists():
+            copy.write_bytes(path.read_bytes())
+        write_manifest_entry(dataclasses.replace(checkpoint, commit='0' * 40), copy)
 
 
 def upload_repository(repository: Repository) -> Checkpoint:
@@ -199,17 +219,17 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
         OSError: The manifest cannot be written.
         ManifestError: The manifest is broken; it stays as it was.
     """
-    text = path.read_text(encoding='utf-8') if path.exists() else 'version: 2\n\ncheckpoints:\n'
     lines = _entry_lines(checkpoint)
     third = '(?!    memory: false$)' if checkpoint.memory else '    memory: false\n'
     block = re.compile(
         rf'^  - model: {re.escape(checkpoint.model)}\n    tag: {re.escape(checkpoint.tag)}\n{third}(?:    .*\n)*',
         re.MULTILINE)
-    if block.search(text):
-        text = block.sub(lambda _: lines, text, count=1)
-    else:
-        text = f'{text.rstrip()}\n\n{lines}'
-    with written_whole(path) as unfinished:
+    with one_at_a_time(path.parent), written_whole(path) as unfinished:
+        text = path.read_text(encoding='utf-8') if path.exists() else 'version: 2\n\ncheckpoints:\n'
+        if block.search(text):
+            text = block.sub(lambda _: lines, text, count=1)
+        else:
+            text = f'{text.rstrip()}\n\n{lines}'
         unfinished.write_text(text, encoding='utf-8')
         if read_manifest(unfinished).checkpoints.get(checkpoint.key) != checkpoint:
             raise ManifestError(f'{path} is not in the form that this program writes: add {checkpoint.name} by hand.')
@@ -226,6 +246,63 @@ def _entry_lines(checkpoint: Checkpoint) -> str:
             name: value for name, value in fields.items() if name not in ('model', 'tag')})
     dumped = yaml.safe_dump([fields], sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
     return ''.join(f'  {line}\n' for line in dumped.splitlines())
+
+
+def runs_to_publish(
+        folder: Union[str, Path],
+        tag: str,
+        manifest: Path,
+        data: Optional[Union[str, Path]] = None,
+) -> Tuple[List[Dict[str, Any]], List[str]]:
+    """Choose what to publish of a folder of runs: of each network with memory, the finished run of the lowest seed.
+
+    Args:
+        folder: Folder that holds output folders of train.py.
+        tag: Tag of the weights.
+        manifest: Manifest that gets the entries. Networks that it has on the Hub under this tag are left out.
+        data: Validation images; those of each run if None.
+
+    Returns:
+        Arguments of `build_repository` for each run, and a sentence about each network and run that is left out.
+
+    Raises:
+        FileNotFoundError: The folder is not there.
+        ManifestError: The manifest is broken.
+    """
+    runs, left_out = find_runs(folder)
+    chosen: Dict[str, Dict[str, Any]] = {}
+    published = _published(manifest)
+    for run in sorted((run for run in runs if run.memory), key=lambda run: int(run.args.get('seed') or 0)):
+        if run.model_args:
+            left_out.append(f'{run.folder} has arguments of its own, {run.model_args}: publish it under another tag.')
+        elif (run.model, tag, True) in published:
+            left_out.append(f'{run.model}.{tag} is published already.')
+        else:
+            chosen.setdefault(run.model, dict(publish_args(run, tag, data), tolerance=RUN_TOLERANCE))
+    return [*chosen.values()], [*dict.fromkeys(left_out)]
+
+
+def releases_to_publish(manifest: Path) -> List[Dict[str, Any]]:
+    """List the weights with memory of the paper's authors that are not on the Hub yet.
+
+    Args:
+        manifest: Manifest that gets the entries.
+
+    Returns:
+        Arguments of `build_repository` for each of them.
+
+    Raises:
+        ManifestError: The manifest is broken.
+    """
+    published = _published(manifest)
+    return [dict(name=c.name, weights=None) for c in load_manifest().values()
+            if c.kind == 'paper' and c.memory and c.key not in published]
+
+
+def _published(manifest: Path) -> Set[Key]:
+    """Keys of the checkpoints that are on the Hub, by the manifests in use and by the one that is written."""
+    written = read_manifest(manifest).checkpoints if manifest.exists() else {}
+    return {key for key, c in {**load_manifest(), **written}.items() if 'hub' in c.places}
 
 
 def _take_data_config(model: nn.Module, training_args: Dict[str, Any]) -> None:
@@ -250,7 +327,7 @@ def _labels(model: nn.Module, of_imagenet100: bool) -> Dict[str, Any]:
 
 def _verify_outputs(model: nn.Module, folder: Path) -> None:
     """Check that the folder, loaded as users load it, gives the outputs of the network that was saved."""
-    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    loaded = build_network(f'local-dir:{folder}', pretrained=True).eval()
     image = torch.randn(1, *config_of(model)['input_size'], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         if not torch.equal(loaded(image), model(image)):

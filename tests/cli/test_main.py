@@ -15,7 +15,8 @@ import mlfm_zoo
 from helpers.authors_form import mobilenetv2, released
 from helpers.disks import full_disk
 from mlfm_zoo.cli import main
-from mlfm_zoo.cli.main import _sentence, make_parser
+from mlfm_zoo.cli.errors import sentence
+from mlfm_zoo.cli.main import make_parser
 
 COMMAND = [sys.executable, '-m', 'mlfm_zoo']
 
@@ -138,7 +139,7 @@ def test_missing_image_in_a_worker(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         list(torch.utils.data.DataLoader(Missing(), num_workers=1))
     assert 'Traceback' in str(error.value)
-    assert _sentence(error.value) == f"No such file or directory: '{tmp_path}/missing.png'"
+    assert sentence(error.value) == f"No such file or directory: '{tmp_path}/missing.png'"
 
 
 def test_interrupted():

@@ -28,12 +28,9 @@ def paths(tmp_path_factory):
 
 # %s is the folder of `paths`; what a writer is given as its output lies below a file, where nobody can write
 WRONG = [
-    'list mlfm_nothing', 'list resnet50', 'list mlfm_nothing --json', 'list mlfm_resnet18.nothing',
-    'info mlfm_nothing', 'info resnet50', 'info mlfm_resnet18.nothing',
-    'verify mlfm_nothing', 'verify resnet50', 'verify mlfm_resnet18.nothing',
-    'download mlfm_nothing', 'download mlfm_resnet18.nothing', 'download resnet50',
-    'card mlfm_nothing', 'card mlfm_resnet18.nothing', 'card mlfm_resnet50.in100',
-    'recipe mlfm_nothing', 'recipe resnet50', 'recipe test_mlfm_resnet',
+    'list mlfm_nothing --json', 'list resnet50', 'info resnet50', 'info mlfm_resnet18.nothing',
+    'verify mlfm_nothing', 'verify mlfm_resnet18.nothing', 'download mlfm_resnet18.nothing', 'download resnet50',
+    'card mlfm_nothing', 'card mlfm_resnet50.in100', 'recipe mlfm_nothing', 'recipe test_mlfm_resnet',
     'collect %s/nothing', 'collect %s/empty', 'collect %s/text.txt', 'collect %s/digits',
     'convert %s/nothing --output %s/out', 'convert %s/empty --output %s/out', 'convert %s/empty.file --output %s/out',
     'convert %s/text.txt --output %s/out', 'convert %s/authors.pth --output %s/digits',
@@ -47,16 +44,14 @@ WRONG = [
     'evaluate test_mlfm_resnet %s/digits/val --device nothing',
     'evaluate test_mlfm_resnet %s/digits/val --device cuda:99',
     'publish mlfm_nothing.x --weights %s/authors.pth --namespace org --origin x',
-    'publish test_mlfm_resnet.x --weights %s/nothing --namespace org --origin x',
     'publish test_mlfm_resnet.x --weights %s/empty --namespace org --origin x',
-    'publish test_mlfm_resnet.x --weights %s/empty.file --namespace org --origin x',
+    'publish --all %s/nothing --tag x --namespace org', 'predict %s/digits --model nothing',
     'publish test_mlfm_resnet.x --weights %s/text.txt --namespace org --origin x',
     'publish test_mlfm_resnet.x --weights %s/truncated.safetensors --namespace org --origin x',
     'publish test_mlfm_resnet.x --weights {weights} --namespace org --origin x --data %s/nothing',
     'publish test_mlfm_resnet.x --weights {weights} --namespace org --origin x --data %s/empty',
     'publish test_mlfm_resnet.x --weights {weights} --namespace org --origin x --manifest %s/empty',
     'publish test_mlfm_resnet.x --weights {weights} --namespace org --origin x --manifest %s/text.txt',
-    'publish test_mlfm_resnet.x --weights {weights} --namespace org/x --origin x',
 ]
 
 

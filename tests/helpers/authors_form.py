@@ -4,14 +4,15 @@ import torch
 
 
 def conv(name, out_chs, in_chs, kernel=1, bias=False):
-    weights = {f'{name}.weight': torch.randn(out_chs, in_chs, kernel, kernel)}
+    # of a size that keeps outputs near 1: in a network of wild weights rounding would grow
+    weights = {f'{name}.weight': torch.randn(out_chs, in_chs, kernel, kernel) / (in_chs * kernel ** 2) ** 0.5}
     return weights | ({f'{name}.bias': torch.randn(out_chs)} if bias else {})
 
 
 def norm(name, chs):
     return {
         f'{name}.weight': torch.rand(chs), f'{name}.bias': torch.randn(chs), f'{name}.running_mean': torch.randn(chs),
-        f'{name}.running_var': torch.rand(chs), f'{name}.num_batches_tracked': torch.tensor(7)}
+        f'{name}.running_var': 0.5 + torch.rand(chs), f'{name}.num_batches_tracked': torch.tensor(7)}
 
 
 def unit(name, chs, memory_chs, supplement=True):

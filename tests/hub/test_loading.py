@@ -133,16 +133,6 @@ def test_a_file_that_the_hub_names_by_its_git_blob_id(zoo):
     assert not zoo.cached() and zoo.loads(**fields)
 
 
-def test_unfinished_files_of_others_are_kept(zoo):
-    """They may belong to a download that is running in another process."""
-    blobs = zoo.cache / 'models--org--name' / 'blobs'
-    blobs.mkdir(parents=True)
-    (blobs / 'other.incomplete').write_bytes(b'half')
-    zoo.server.fault = 'short'
-    zoo.refusal()
-    assert (blobs / 'other.incomplete').read_bytes() == b'half'
-
-
 def test_what_the_hub_does_not_give(zoo):
     for fields, expected in (
         (dict(repo='org/none'), f'from org/none/{FILE}: there is no such repository, or it is private'),

@@ -1,5 +1,7 @@
 """From a released file to a folder that timm loads, through the command line."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import timm
 import torch
@@ -49,10 +51,42 @@ def test_weights_that_do_not_fit(tmp_path, capsys):
 def test_output_that_is_there_is_kept(tmp_path, capsys):
     torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
     (tmp_path / 'converted').mkdir()
-    (tmp_path / 'converted' / 'mine').write_text('kept')
-    assert main(['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(tmp_path / 'converted')]) == 1
-    assert 'exists and is not empty' in capsys.readouterr().err
-    assert (tmp_path / 'converted' / 'mine').read_text() == 'kept'
+    for name in ('mine', 'model.safetensors'):
+        file = tmp_path / 'converted' / name
+        file.write_text('kept')
+        assert main(['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(file.parent)]) == 1
+        assert 'exists and is not empty' in capsys.readouterr().err
+        assert file.read_text() == 'kept'
+        file.unlink()
+
+
+def test_a_killed_run_is_finished(tmp_path):
+    """One that was killed after it moved the weights to their place, and before config.json followed."""
+    torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
+    command = ['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(tmp_path / 'converted')]
+    assert main(command) == 0
+    config = tmp_path / 'converted' / 'config.json'
+    written = config.read_bytes()
+    config.unlink()
+    assert main(command) == 0 and config.read_bytes() == written
+
+
+def test_two_runs_into_one_folder(tmp_path):
+    """One of them makes the folder, from its own file alone, and the other fails."""
+    for width in (0.1, 0.35):
+        torch.save(mobilenetv2(width), tmp_path / f'{width}.pth')
+
+    def convert(width):
+        try:
+            return convert_checkpoint(tmp_path / f'{width}.pth', tmp_path / 'converted')
+        except FileExistsError:
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        [conversion] = filter(None, pool.map(convert, (0.1, 0.35)))
+    model = timm.create_model(f'local-dir:{tmp_path}/converted', pretrained=True)
+    assert model.pretrained_cfg['architecture'] == conversion.architecture
+    assert torch.equal(model.conv_stem.weight, conversion.state_dict['conv_stem.weight'])
 
 
 def test_output_may_be_an_empty_folder(tmp_path, monkeypatch):

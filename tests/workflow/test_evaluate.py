@@ -91,21 +91,3 @@ def test_damaged_folders(tmp_path, capsys):
     for text in ('{"num_classes": 10}', '{"archi', '[]', ''):
         config.write_text(text)
         assert 'could not be loaded' in one_line_error(capsys, f'local-dir:{tmp_path}', tmp_path)
-
-
-@pytest.mark.parametrize('option, value', [('--img-size', '0'), ('--batch-size', 'x')])
-def test_options_out_of_range(option, value, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(['evaluate', 'test_mlfm_resnet', '.', f'{option}={value}'])
-    assert stop.value.code == 2 and 'is not a whole number above 0' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('model, data, message', [
-    ('test_mlfm_resnet', 'nowhere', 'no folder at nowhere'),
-    ('test_mlfm_resnet', '', 'holds no images'),
-    ('mlfm_resnet99', '', 'timm knows no model named mlfm_resnet99'),
-    ('mlfm_resnet50', '', 'are not published'),
-    ('local-dir:nowhere', '', 'nowhere'),
-])
-def test_bad_input(model, data, message, tmp_path, capsys):
-    assert message in one_line_error(capsys, model, data or tmp_path)

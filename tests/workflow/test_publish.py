@@ -2,270 +2,322 @@
 
 import dataclasses
 import json
-import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load, load_file, save_file
 
 from digits import load_split
-from helpers.hub_server import TOKEN, HubServer
-from helpers.networks import ALL, GSSDNET, WEIGHTS
+from helpers.disks import full_disk
+from helpers.hub_server import TOKEN, HubServer, point_client_at
+from helpers.networks import SMALL, SMALL_GSSDNET, WEIGHTS
 from helpers.reference import REFERENCE, load_fill, needs_reference
+from helpers.runs import write_run
 from helpers.user import User
 from mlfm_zoo.cli import main
 from mlfm_zoo.data.imagenet100 import SYNSETS
-from mlfm_zoo.hub.manifest import load_manifest, read_manifest
+from mlfm_zoo.hub.manifest import load_manifest, own_checkpoints, read_manifest
 from mlfm_zoo.workflow.publish import write_manifest_entry
 
-ROOT = Path(__file__).parents[2]
+NAME = 'test_mlfm_resnet.mine'
+REPO = f'org/{NAME}'
+DIGITS = own_checkpoints()['test_mlfm_resnet', 'digits', True]
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch, tmp_path):
+    """A Hub that this process talks to, a manifest of its own and an empty cache."""
     with HubServer() as server:
+        point_client_at(monkeypatch, server.endpoint)
+        write_manifest_entry(DIGITS, tmp_path / 'manifest.yaml')
+        monkeypatch.setenv('MLFM_ZOO_MANIFEST', str(tmp_path / 'manifest.yaml'))
+        for name in ('HF_HUB_CACHE', 'HF_ASSETS_CACHE'):
+            monkeypatch.setattr(constants, name, str(tmp_path / name))
         yield server
 
 
 @pytest.fixture
-def user(server, tmp_path):
-    return User(server, tmp_path)
+def manifest(tmp_path):
+    """What was published into the manifest."""
+    def published():
+        checkpoints = read_manifest(tmp_path / 'manifest.yaml').checkpoints
+        del checkpoints[DIGITS.key]
+        return checkpoints
+    return published
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command that must end with exit code 0, and returns what it prints."""
+    def run(*command):
+        assert main([*map(str, command)]) == 0, capsys.readouterr().err
+        printed = capsys.readouterr()
+        assert TOKEN not in printed.out + printed.err
+        return printed.out
+    return run
+
+
+@pytest.fixture
+def fail(capsys):
+    """Runs a command that must fail with one sentence, and returns it."""
+    def fail(*command):
+        capsys.readouterr()
+        assert main([*map(str, command)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith('error: ') and error.count('\n') == 1, error
+        return error
+    return fail
+
+
+def publish(*options, name=NAME, weights=WEIGHTS, origin='a test'):
+    """The command that publishes weights."""
+    return ['publish', name, '--weights', weights, '--namespace', 'org', '--origin', origin, *options]
 
 
 @pytest.fixture(scope='module')
 def digits(tmp_path_factory):
-    """The held-out digits as an image folder."""
+    """Sixty of the held-out digits as an image folder."""
     root = tmp_path_factory.mktemp('digits')
     _, test = load_split()
-    for i, (image, label) in enumerate(zip(test.images, test.labels.tolist())):
+    for i, (image, label) in enumerate(zip(test.images[:60], test.labels.tolist())):
         (root / str(label)).mkdir(exist_ok=True)
         image.save(root / str(label) / f'{i}.png')
     return root
 
 
-LOGITS = '''
-model = timm.create_model({name!r}, pretrained=True).eval()
-image = torch.randn(1, *model.pretrained_cfg['input_size'], generator=torch.Generator().manual_seed(1))
-with torch.inference_mode():
-    print(json.dumps(model(image).tolist()))
-'''
-
-
-def assert_same_logits(actual, model):
-    image = torch.randn(1, *model.pretrained_cfg['input_size'], generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        torch.testing.assert_close(torch.tensor(actual), model.eval()(image), rtol=1e-4, atol=1e-4)
-
-
-def failed(result):
-    assert result.returncode == 1 and 'Traceback' not in result.stderr, result.stderr
-    error = result.stderr.splitlines()[-1]
-    assert error.startswith('error: '), result.stderr
-    return error
-
-
-def test_publish_and_load(server, user, digits, capsys):
-    (user.home / 'run').mkdir()
-    weights = user.home / 'run' / 'model_best.pth.tar'
+def test_publish_and_load(server, manifest, run, fail, digits, tmp_path):
+    (tmp_path / 'run').mkdir()
+    weights = tmp_path / 'run' / 'model_best.pth.tar'
     torch.save({'state_dict': load_file(WEIGHTS), 'epoch': 3}, weights)  # as timm's train.py writes it
     weights.with_name('args.yaml').write_text('epochs: 40\nopt: adamw\nlr: 0.004\n')
-    options = ['--origin', 'made up for a test', '--data', digits, '--top1', '100.0']
+    command = publish('--data', digits, '--top1', '100.0', weights=weights, origin='made up for a test')
 
-    dry = ['publish', 'test_mlfm_resnet.mine', '--weights', weights, '--namespace', 'org', '--manifest', user.manifest]
-    assert main([str(word) for word in [*dry, *options, '--dry-run']]) == 0
-    printed = capsys.readouterr().out
+    printed = run(*command, '--dry-run')
     for text in ('model.safetensors', 'config.json', 'README.md', 'args.yaml', 'library_name: timm',
                  'made up for a test', 'top-1 | 100.00 %', 'epochs 40', 'dry run'):
         assert text in printed, text
-    assert not server.requests and not user.manifest.exists()
+    assert not server.requests and not manifest()
 
-    result = user.publish('test_mlfm_resnet.mine', weights, *options)
-    assert result.returncode == 0, result.stderr
-    assert TOKEN not in result.stdout + result.stderr
-    files = server.files('org/test_mlfm_resnet.mine')
+    run(*command)
+    files = server.files(REPO)
     assert {'model.safetensors', 'config.json', 'README.md', 'args.yaml'} <= set(files)
     assert json.loads(files['config.json'])['architecture'] == 'test_mlfm_resnet'
     assert sum(method == 'POST' and '/commit/' in path for method, path in server.requests) == 1
-    entry = read_manifest(user.manifest).checkpoints['test_mlfm_resnet', 'mine', True]
-    assert entry.commit == server.repos['org/test_mlfm_resnet.mine'].main
+    entry = manifest()['test_mlfm_resnet', 'mine', True]
+    assert entry.commit == server.repos[REPO].main
     assert entry.size == len(files['model.safetensors']) and entry.measured == {'top-1': 100.0, 'top-5': 100.0}
 
-    model = timm.create_model('test_mlfm_resnet', pretrained=True)
-    server.clear()
-    assert_same_logits(user.code(LOGITS.format(name='test_mlfm_resnet.mine')), model)
-    assert server.requests
-    assert_same_logits(user.code(LOGITS.format(name='hf-hub:org/test_mlfm_resnet.mine')), model)
-
-    blob = next(p for p in user.home.rglob('blobs/*') if p.stat().st_size == entry.size)
-    damaged = bytearray(blob.read_bytes())
+    image, expected = torch.randn(1, 3, 64, 64), timm.create_model('test_mlfm_resnet', pretrained=True).eval()
+    published = timm.create_model(f'hf-hub:{REPO}', pretrained=True).eval()
+    with torch.inference_mode():
+        assert torch.equal(published(image), expected(image))
+    path = Path(run('download', NAME).strip())
+    damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
-    blob.chmod(0o644)
-    blob.write_bytes(damaged)
-    assert 'differ from the manifest' in failed(user.command('verify'))
-    assert user.command('download', 'test_mlfm_resnet.mine').returncode == 1 and not blob.exists()
+    path.write_bytes(damaged)
+    assert 'differ from the manifest' in fail('verify', NAME)
+    assert 'SHA-256' in fail('download', NAME) and not path.exists()
 
 
-def test_refusals(server, user, digits, capsys):
-    def run(name, weights, *options):
-        command = ['publish', name, '--weights', weights, '--namespace', 'org', '--manifest', user.manifest, *options]
-        assert main([str(word) for word in command]) == 1
-        return capsys.readouterr().err.splitlines()[-1]
+def test_refusals(server, manifest, fail, digits, tmp_path, monkeypatch):
+    broken, foreign = tmp_path / 'broken.yaml', tmp_path / 'foreign.yaml'
+    broken.write_text('version: 2')
+    foreign.write_text('version: 2\ncheckpoints: []\n')  # not in the form that the program extends
+    for command, expected in (
+        (publish(name='test_mlfm_resnet'), 'no name for weights'), (publish(name='resnet18.x'), 'no name for weights'),
+        (publish(weights='none.pth'), 'no checkpoint at'),
+        (publish('--data', digits, '--top1', '99'), 'not the 99.00 % given'),
+        (publish('--top1', '99'), 'no data to reproduce'),
+        (publish('--model-kwargs', 'memory_update=cat'), 'do not fit'),
+        (publish('--model-kwargs', 'layers=(1,)'), 'ZeroDivisionError'),
+        (publish('--license', ''), "license is '', expected a line of text"),
+        (publish(origin='two\nlines'), r"origin is 'two\nlines', expected a line"),
+        (publish('--dry-run', origin='\x1b[31m'), r"origin is '\x1b[31m', expected a line"),
+        (publish('--namespace', 'a--b'), 'no name of an organization'),
+        (publish('--manifest', broken), 'must hold "version" and "checkpoints"'),
+        (publish('--manifest', foreign), 'is not valid YAML'),
+        (publish('--manifest', tmp_path / 'nowhere' / 'a.yaml'), 'cannot be written'),
+        (publish()[:-2], 'does not know'), (['publish', '--namespace', 'org'], 'Give one of'),
+        (publish('--authors'), 'Give one of'), (['publish', *publish('--authors')[2:]], 'leave them out'),
+        (['publish', '--all', tmp_path, '--namespace', 'org'], '--all and --tag go together'),
+        (['publish', 'mlfm_resnet18.a1_in1k', '--namespace', 'org'], 'is not available from its authors'),
+    ):
+        assert expected in (error := fail(*command)), error
+    assert not server.requests and not manifest()
+    monkeypatch.setenv('HF_TOKEN', 'hf_wrong')
+    assert 'hf auth login' in fail(*publish())
+    assert not manifest()
 
-    def publish(name='test_mlfm_resnet.mine', weights=WEIGHTS, *options):
-        return run(name, weights, '--origin', 'a test', *options)
 
-    assert 'no name for weights' in publish('test_mlfm_resnet')
-    assert 'no name for weights' in publish('resnet18.mine')
-    assert 'no checkpoint at' in publish(weights='none.pth')
-    assert 'not the 99.00 % given' in publish('test_mlfm_resnet.mine', WEIGHTS, '--data', digits, '--top1', '99')
-    assert 'no data to reproduce' in publish('test_mlfm_resnet.mine', WEIGHTS, '--top1', '99')
-    assert 'do not fit' in publish('test_mlfm_resnet.mine', WEIGHTS, '--model-kwargs', 'memory_update=cat')
-    assert "license is '', expected a line of text" in publish('test_mlfm_resnet.mine', WEIGHTS, '--license', '')
-    for option in ((), ('--dry-run',)):
-        assert r"origin is 'two\nlines', expected a line" in run(
-            'test_mlfm_resnet.mine', WEIGHTS, '--origin', 'two\nlines', *option)
-    assert 'does not know' in run('test_mlfm_resnet.mine', WEIGHTS)
-    (user.home / 'broken.yaml').write_text('version: 2')
-    assert 'must hold "version" and "checkpoints"' in publish(
-        'test_mlfm_resnet.mine', WEIGHTS, '--manifest', user.home / 'broken.yaml')
-    assert not server.requests and not user.manifest.exists()
-    user.token = 'hf_wrong'
-    assert 'hf auth login' in failed(user.publish('test_mlfm_resnet.mine', WEIGHTS, '--origin', 'a test'))
-    assert not user.manifest.exists()
+def test_full_disk(server, manifest, run, fail, tmp_path):
+    """Before the upload nothing is left; after it, the same command finishes the work."""
+    for limit in (0, 300_000):
+        with full_disk(limit):
+            assert 'A file cannot be written or read (File too large): check the disk' in fail(*publish())
+    assert not server.requests and not manifest()
+    file = tmp_path / 'manifest.yaml'
+    text = file.read_text() + '# a long comment\n' * 30_000
+    file.write_text(text)
+    with full_disk(400_000):
+        error = fail(*publish())
+    assert 'A file cannot be written (File too large): free space' in error
+    assert not server.requests and file.read_text() == text
+    assert not [*tmp_path.glob('.unfinished-*')]
+    run(*publish())
+    assert [*manifest()] == [('test_mlfm_resnet', 'mine', True)]
 
 
-def test_publishing_again_finishes_the_work(server, user):
+def test_publishing_again_finishes_the_work(server, manifest, run, fail, tmp_path):
     """After an upload that broke off, and after one that was stopped before the manifest was written."""
     server.cut_uploads = True
-    assert 'was not published' in failed(user.publish('test_mlfm_resnet.mine', WEIGHTS, '--origin', 'a test'))
-    assert not user.manifest.exists()
-    assert 'model.safetensors' not in server.files('org/test_mlfm_resnet.mine')
+    assert 'was not published' in fail(*publish())
+    assert not manifest() and 'model.safetensors' not in server.files(REPO)
     server.cut_uploads = False
-    entries = []
+    empty, entries = (tmp_path / 'manifest.yaml').read_text(), []
     for _ in range(2):
-        result = user.publish('test_mlfm_resnet.mine', WEIGHTS, '--origin', 'a test')
-        assert result.returncode == 0, result.stderr
-        entries.append(user.manifest.read_text())
-        user.manifest.unlink()
+        run(*publish())
+        entries.append(manifest())
+        (tmp_path / 'manifest.yaml').write_text(empty)
     assert entries[0] == entries[1]
-    published = load(server.files('org/test_mlfm_resnet.mine')['model.safetensors'])
+    published = load(server.files(REPO)['model.safetensors'])
     assert published.keys() == (weights := load_file(WEIGHTS)).keys()
     assert all(torch.equal(published[k], v) for k, v in weights.items())
 
 
+def test_all_runs_of_a_folder(server, manifest, run, fail, digits, tmp_path):
+    """The finished runs with memory, one a network, verified, evaluated and resumed; what is left out is said."""
+    weights = load_file(WEIGHTS)
+    runs = tmp_path / 'runs'
+    for seed in (2, 1):
+        write_run(runs / f'memory{seed}', [99.8, 100.0], seed=seed, weights=lambda m: m.load_state_dict(weights))
+    write_run(runs / 'baseline', [60.0, 70.0], model_kwargs={'memory': False})
+    write_run(runs / 'other', [1.0, 2.0], model_kwargs={'memory_update': 'cat'})
+    write_run(runs / 'unfinished', [1.0, 2.0], epochs=3)
+    other = 'mlfm_mobilenetv2_010'
+    write_run(runs / 'wrong', [1.0, 99.0], model=other, crop_pct=0.5)
+    command = ['publish', '--all', runs, '--namespace', 'org', '--tag', 'digits_seen', '--data', digits]
+    error = fail(*command, '--dry-run')
+    assert f'1 of 2 were not published, {other}.digits_seen' in error and not server.requests and not manifest()
+    fail(*command)
+    [entry] = manifest().values()
+    assert entry.name == 'test_mlfm_resnet.digits_seen' and entry.kind == 'trained'
+    assert entry.measured == {'top-1': 100.0, 'top-5': 100.0} and 'seed 1, epoch 2 of 2' in entry.origin
+    shutil.rmtree(runs / 'wrong')
+    server.clear()
+    printed = run(*command)
+    for text in ('unfinished is not finished', 'other has arguments of its own', 'digits_seen is published already',
+                 '0 were published'):
+        assert text in printed, printed
+    assert not server.requests
+
+
 def test_manifest_is_kept_around_a_new_entry(tmp_path):
     file = tmp_path / 'manifest.yaml'
-    known = load_manifest()['test_mlfm_resnet', 'digits', True]
     for tag in ('a', 'b', 'a'):
-        write_manifest_entry(dataclasses.replace(known, tag=tag), file)
+        write_manifest_entry(dataclasses.replace(DIGITS, tag=tag), file)
         file.write_text(file.read_text().replace('  - model', '  # kept\n  - model', 1))
     assert list(read_manifest(file).checkpoints) == [('test_mlfm_resnet', 'a', True), ('test_mlfm_resnet', 'b', True)]
     assert file.read_text().count('# kept') == 3
+    tags = [f'tag{i}' for i in range(8)]  # at once, none of which may be lost
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda tag: write_manifest_entry(dataclasses.replace(DIGITS, tag=tag), file), tags))
+    assert {tag for _, tag, _ in read_manifest(file).checkpoints} == {'a', 'b', *tags}
 
 
-def test_timms_own_hub_functions(server, user):
-    repo = user.code('''
-model = timm.create_model('test_mlfm_resnet', pretrained=True)
-timm.models.push_to_hf_hub(model, 'org/pushed', safe_serialization=True)
-cfg, name, args = timm.models.load_model_config_from_hf('org/pushed')
-again = timm.create_model('hf-hub:org/pushed', pretrained=True)
-same = all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
-print(json.dumps([name, cfg['num_classes'], same]))
-''')
-    assert repo == ['test_mlfm_resnet', 10, True]
+def test_timms_own_hub_functions(server):
+    model = timm.create_model('test_mlfm_resnet', pretrained=True)
+    timm.models.push_to_hf_hub(model, 'org/pushed', safe_serialization=True)
+    cfg, name, _ = timm.models.load_model_config_from_hf('org/pushed')
+    assert (name, cfg['num_classes']) == ('test_mlfm_resnet', 10)
+    again = timm.create_model('hf-hub:org/pushed', pretrained=True)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
 
 
 @needs_reference
-def test_authors_checkpoint(server, user):
-    """Convert, publish, load by the plain name: the authors' outputs and their 27 of 50 photos."""
-    checkpoint = REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar'
-    assert user.command('convert', checkpoint, '--output', 'converted').returncode == 0
-    result = user.publish('mlfm_mobilenetv2_010.paper_in100', user.home / 'converted' / 'model.safetensors')
-    assert result.returncode == 0, result.stderr
-    entry = read_manifest(user.manifest).checkpoints['mlfm_mobilenetv2_010', 'paper_in100', True]
-    assert entry.kind == 'paper' and entry.places == ('hub', 'authors')
-    assert entry.source_blob == 'a4b96fee3a10beb0fbea1ed47834bdd1375303d8'
-    config = json.loads(server.files('org/mlfm_mobilenetv2_010.paper_in100')['config.json'])
-    assert config['label_names'] == list(SYNSETS)
-    assert config['label_descriptions']['n01440764'].startswith('tench')
-
-    save_file({'image': torch.from_numpy(load_fill().image('input', (2, 3, 224, 224)))},
-              user.home / 'image.safetensors')
-    logits = torch.tensor(user.code('''
-from safetensors.torch import load_file
-model = timm.create_model('mlfm_mobilenetv2_010', pretrained=True).eval()
-with torch.inference_mode():
-    print(json.dumps(model(load_file('image.safetensors')['image']).tolist()))
-'''))
-    golden = load_file(REFERENCE / 'golden' / 'mobilenetv2_0.1_mlfm_authors_224.safetensors')['logits']
-    assert (logits - golden).abs().max() / golden.abs().max() < 1e-4
-    photos = REFERENCE / 'imagenet100_samples' / 'val'
-    evaluated = user.command('evaluate', 'mlfm_mobilenetv2_010', photos, '--imagenet100', '--img-size', '224')
-    assert 'top-1: 27 of 50' in evaluated.stdout and 'top-5: 44 of 50' in evaluated.stdout
-
-
-@pytest.mark.slow
-@needs_reference
-def test_republish_the_authors_own_in_one_command(server, user, tmp_path, monkeypatch):
-    """Fetched, verified, converted, published with its provenance, and loaded by the same name from the Hub."""
+def test_the_authors_own(server, manifest, run, fail, tmp_path, monkeypatch):
+    """Fetched, verified, converted, published with their provenance, resumed, and loaded with the source gone."""
     known = load_manifest()['mlfm_mobilenetv2_010', 'paper_in100', True]
     source = tmp_path / 'clone' / known.source_path
     source.parent.mkdir(parents=True)
     shutil.copy(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', source)
     monkeypatch.setenv('MLFM_ZOO_PAPER_MIRROR', str(tmp_path / 'clone'))
-    publish = ['publish', known.name, '--namespace', 'org', '--manifest', user.manifest]
-    assert 'Nothing was uploaded' in user.command(*publish, '--dry-run').stdout
-    result = user.command(*publish)
-    assert result.returncode == 0, result.stderr
-    entry = read_manifest(user.manifest).checkpoints[known.key]
+    command = ['publish', '--authors', '--namespace', 'org']
+    assert '4 of 5 were not published' in fail(*command, '--dry-run') and not server.requests
+    assert '4 of 5 were not published' in fail(*command)  # whose files are not here
+    entry = manifest()[known.key]
     assert entry.places == ('hub', 'authors') and entry.commit and entry.sha256
     assert (entry.source_blob, entry.origin, entry.reported) == (known.source_blob, known.origin, known.reported)
-    card = server.files(f'org/{known.name}')['README.md'].decode()
+    files = server.files(f'org/{known.name}')
+    card = files['README.md'].decode()
     for text in (
         known.source_blob, known.source_commit, 'Fuzhi Wu', 'license: apache-2.0', '62.86 % | the authors, not',
     ):
         assert text in card, text
-    source.unlink()
+    config = json.loads(files['config.json'])
+    assert config['label_names'] == list(SYNSETS)
+    assert config['label_descriptions']['n01440764'].startswith('tench')
+    assert '4 of 4 were not published' in fail(*command)
+
+    shutil.rmtree(tmp_path / 'clone')
+    shutil.rmtree(tmp_path / 'HF_ASSETS_CACHE')
     server.clear()
-    shutil.rmtree(next(user.home.rglob('assets')))
-    [update, cfg] = user.code('\n'.join([
-        'model = timm.create_model("mlfm_mobilenetv2_010", pretrained=True)',
-        'print(json.dumps([model.memory.stem.update, model.pretrained_cfg["hf_hub_id"]]))']))
-    assert update == 'cat' and cfg == f'org/{known.name}@{entry.commit}' and server.requests
-    for name in ('mlfm_resnet18.mine', 'mlfm_resnet18.a1_in1k'):
-        message = failed(user.command('publish', name, '--namespace', 'org'))
-        assert 'is not available from its authors: give a file' in message
+    model = timm.create_model('mlfm_mobilenetv2_010', pretrained=True, cache_dir=str(tmp_path / 'empty')).eval()
+    image = torch.from_numpy(load_fill().image('input', (2, 3, 224, 224)))
+    golden = load_file(REFERENCE / 'golden' / 'mobilenetv2_0.1_mlfm_authors_224.safetensors')['logits']
+    with torch.inference_mode():
+        assert (model(image) - golden).abs().max() / golden.abs().max() < 1e-4
+    assert server.requests
+
+
+LOADED = '''
+from huggingface_hub import constants
+from pathlib import Path
+from mlfm_zoo.hub.loading import CheckpointError
+def load(name, kwargs):
+    model = timm.create_model(name, pretrained=True, **kwargs).eval()
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return model(image).tolist()
+found = {}
+for name, (kwargs, size) in json.loads(Path('networks.json').read_text()).items():
+    logits = [load(name, kwargs)]
+    constants.HF_HUB_OFFLINE = True
+    logits.append(load(name, kwargs))
+    blob = next(p for p in Path('hub').rglob('blobs/*') if p.stat().st_size == size)
+    blob.write_bytes(blob.read_bytes()[:-1] + b'x')
+    try:
+        load(name, kwargs)
+    except CheckpointError as error:
+        refused = str(error)
+    constants.HF_HUB_OFFLINE = False
+    found[name] = [*logits, load(name, kwargs), refused]
+print(json.dumps(found))
+'''
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ALL + GSSDNET)
-def test_round_trip_of_every_network(server, user, name):
-    """Publish, load from an empty cache, offline, after damage in the cache, and after another revision."""
-    torch.manual_seed(0)
-    model = timm.create_model(name)
-    save_file(model.state_dict(), user.home / 'weights.safetensors')
-    result = user.publish(f'{name}.in100', user.home / 'weights.safetensors', '--origin', 'untrained, for a test')
-    assert result.returncode == 0, result.stderr
-    (user.home / 'weights.safetensors').unlink()
-    server.clear()
-    assert_same_logits(user.code(LOGITS.format(name=name)), model)
-    assert server.requests
-    server.clear()
-    assert_same_logits(user.code(LOGITS.format(name=name), offline=True), model)
-    assert not server.requests
-    if name == 'mlfm_resnet50':
-        assert_same_logits(user.code(LOGITS.format(name='hf-hub:org/mlfm_resnet50.in100')), model)
-    size = read_manifest(user.manifest).checkpoints[name, 'in100', True].size
-    blob = next(p for p in user.home.rglob('blobs/*') if p.stat().st_size == size)
-    with open(blob, 'r+b') as f:
-        f.seek(-1, os.SEEK_END)
-        last = f.read(1)[0]
-        f.seek(-1, os.SEEK_END)
-        f.write(bytes([last ^ 1]))
-    damaged = user.command('download', name)
-    assert 'SHA-256' in failed(damaged) and not blob.exists()
-    server.commit(f'org/{name}.in100', {'model.safetensors': b'another revision'})
-    assert_same_logits(user.code(LOGITS.format(name=name)), model)
+def test_round_trip_of_each_kind_of_network(server, manifest, run, tmp_path):
+    """By name from an empty cache, offline, and after damage in the cache, with another revision on the Hub."""
+    user = User(server, tmp_path)
+    expected, networks = {}, {}
+    for name, kwargs in {**SMALL, **SMALL_GSSDNET}.items():
+        torch.manual_seed(0)
+        model = timm.create_model(name, **kwargs).eval()
+        save_file(model.state_dict(), tmp_path / 'weights.safetensors')
+        options = ['--model-kwargs', *(f'{k}={v}' for k, v in kwargs.items())]
+        run(*publish(*options, name=f'{name}.in100', weights=tmp_path / 'weights.safetensors'))
+        image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            expected[name] = model(image)
+        networks[name] = kwargs, manifest()[name, 'in100', True].size
+        server.commit(f'org/{name}.in100', {'model.safetensors': b'another revision'})
+    (tmp_path / 'networks.json').write_text(json.dumps(networks))
+    for name, (*logits, refused) in user.code(LOADED).items():
+        assert 'SHA-256' in refused
+        for values in logits:
+            torch.testing.assert_close(torch.tensor(values), expected[name], rtol=1e-4, atol=1e-4)

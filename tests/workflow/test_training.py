@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import two_processes
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 import helpers.launcher
 from helpers.digit_folders import write_digits
 from helpers.hub_server import HubServer
-from helpers.networks import ALL, SMALL
+from helpers.networks import SMALL
 from helpers.user import IMPORTS, User
 from mlfm_zoo.cli import main
 from mlfm_zoo.hub.manifest import read_manifest
@@ -72,25 +71,14 @@ def cancelled_by_a_norm(name):
     return name.startswith('memory.') and name.endswith('gate.conv.bias')
 
 
-def check_gradients(name, size, **kwargs):
-    torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=10, **kwargs).train()
-    nn.functional.cross_entropy(model(torch.randn(4, 3, size, size)), torch.arange(4)).backward()
-    names = [n for n, _ in model.named_parameters() if n.startswith('memory.') and not cancelled_by_a_norm(n)]
-    assert names
-    without = [n for n, p in model.named_parameters() if n in names and (p.grad is None or not p.grad.any())]
-    assert not without, without
-
-
 @pytest.mark.parametrize('name', SMALL)
 def test_every_memory_parameter_gets_a_gradient(name):
-    check_gradients(name, 64, **SMALL[name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ALL)
-def test_every_memory_parameter_gets_a_gradient_in_all_networks(name):
-    check_gradients(name, 96)
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **SMALL[name]).train()
+    nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4)).backward()
+    gradients = {n: p.grad for n, p in model.named_parameters()
+                 if n.startswith('memory.') and not cancelled_by_a_norm(n)}
+    assert gradients and all(grad is not None and grad.any() for grad in gradients.values())
 
 
 @pytest.mark.parametrize('name', SMALL)
@@ -103,15 +91,7 @@ def test_all_norms_become_synchronised(name):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in converted.modules())
 
 
-def test_two_processes_agree_with_one(tmp_path):
-    names = ['test_mlfm_resnet', 'mlfm_convnext_tiny_k3_par1_4']
-    file = tmp_path / 'two.pt'
-    subprocess.run([*TORCHRUN, two_processes.__file__, str(file), *names], check=True, env=environment(),
-                   capture_output=True)
-    for name, state_dict in torch.load(file, weights_only=True).items():
-        torch.testing.assert_close(state_dict, two_processes.train(name), rtol=1e-7, atol=1e-9, msg=name)
-
-
+@pytest.mark.slow
 def test_same_seed_same_curve(few_digits, tmp_path):
     """With augmentation and a worker process."""
     for experiment, seed in (('a', '1'), ('b', '1'), ('c', '2')):
@@ -120,9 +100,9 @@ def test_same_seed_same_curve(few_digits, tmp_path):
     assert len(a) == 2 and a == b != c
 
 
-@pytest.mark.parametrize('name', ['test_mlfm_resnet', 'mlfm_mobilenetv2_010'])
-def test_options_of_train(name, few_digits, tmp_path):
+def test_options_of_train(few_digits, tmp_path):
     """Moving average, clipping, accumulation, mixed precision, channels_last and checkpointing together."""
+    name = 'mlfm_mobilenetv2_010'
     train(few_digits, tmp_path, 'run', '--model', name, '--img-size', '64', '--model-ema', '--model-ema-decay', '0.9',
           '--clip-grad', '1', '--grad-accum-steps', '2', '--amp', '--amp-dtype', 'bfloat16', '--channels-last',
           '--grad-checkpointing')
@@ -143,14 +123,14 @@ def test_walk_from_images_to_the_hub_and_back(tmp_path, capsys):
     data = write_digits(tmp_path / 'digits', 1437, 360)
     runs = tmp_path / 'runs'
     options = ['--no-aug', '--seed', '3']
-    train(data, runs, 'whole', *options, epochs=6, processes=2)
-    train(data, runs, 'baseline', *options, '--model-kwargs', 'memory=False', epochs=6, processes=2)
+    train(data, runs, 'whole', *options, epochs=4, processes=2)
+    train(data, runs, 'baseline', *options, '--model-kwargs', 'memory=False', epochs=4, processes=2)
 
     killed = subprocess.Popen(
-        command(data, runs, 'resumed', *options, epochs=6, processes=2), env=environment(), start_new_session=True,
+        command(data, runs, 'resumed', *options, epochs=4, processes=2), env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     summary = runs / 'resumed' / 'summary.csv'
-    while not (summary.exists() and len(curve(summary.parent)) >= 3):
+    while not (summary.exists() and len(curve(summary.parent)) >= 2):
         assert killed.poll() is None
         time.sleep(0.05)
     time.sleep(0.5)  # into the next epoch
@@ -158,7 +138,7 @@ def test_walk_from_images_to_the_hub_and_back(tmp_path, capsys):
     killed.wait()
     assert main(['collect', str(runs / 'resumed')]) == 1
     assert 'is not finished, it has' in capsys.readouterr().err
-    train(data, runs, 'resumed', *options, '--resume', str(runs / 'resumed' / 'last.pth.tar'), epochs=6, processes=2)
+    train(data, runs, 'resumed', *options, '--resume', str(runs / 'resumed' / 'last.pth.tar'), epochs=4, processes=2)
     whole, resumed = (state(runs / name / 'last.pth.tar') for name in ('whole', 'resumed'))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[k], resumed[k]) for k in whole)
     assert read_run(runs / 'resumed').best[:2] == read_run(runs / 'whole').best[:2]
@@ -182,4 +162,4 @@ def test_walk_from_images_to_the_hub_and_back(tmp_path, capsys):
         assert entry.measured['top-1'] == pytest.approx(best['memory']['mean'], abs=0.01)
         evaluated = user.command('evaluate', 'test_mlfm_resnet.walked', data / 'val')
         assert f'({entry.measured["top-1"]:.2f} %)' in evaluated.stdout, evaluated.stderr
-        assert 'epochs 6' in server.files('org/test_mlfm_resnet.walked')['README.md'].decode()
+        assert 'epochs 4' in server.files('org/test_mlfm_resnet.walked')['README.md'].decode()
