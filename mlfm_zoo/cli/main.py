@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from .. import __version__
 from .._terminal import printable
-from . import checkpoints, dct, frequency, models, segmentation, training
+from . import checkpoints, dct, export, frequency, models, segmentation, training
 
 __all__ = ['main', 'make_parser']
 
@@ -69,7 +69,7 @@ def make_parser(chosen: Optional[str] = None) -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for group in (checkpoints, training, models, frequency, dct):
+    for group in (checkpoints, training, models, export, frequency, dct):
         group.add_commands(add)
     segmentation.add_commands(add, with_options=chosen in (None, 'segment'))
     return parser
