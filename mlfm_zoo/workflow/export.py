@@ -242,7 +242,12 @@ def write_graph(
                 torch.jit.script(model).save(str(file))
                 return
             program = torch.export.export(model, (example,), dynamic_shapes=({dim: Dim.DYNAMIC for dim in dims},))
-            WRITERS[form](program, file)
+            if form == 'onnx':
+                _write_onnx(program, file)
+            elif form == 'openvino':
+                _write_openvino(program, file, [-1 if i in dims else n for i, n in enumerate(example.shape)])
+            else:
+                torch._inductor.aoti_compile_and_package(program, package_path=str(file))
     except Exception as error:  # of any kind: the compilers meet the network's own code
         less = f', or leave out dynamic={dynamic!r}' if dims else ''
         raise ValueError(
@@ -251,25 +256,18 @@ def write_graph(
 
 
 def _write_onnx(program: Any, file: Path) -> None:
-    onnx = torch.onnx.export(program, dynamo=True, input_names=['image'], output_names=['logits'], verbose=False)
-    assert onnx is not None
-    onnx.save(str(file))
+    graph = torch.onnx.export(program, dynamo=True, input_names=['image'], output_names=['logits'], verbose=False)
+    assert graph is not None
+    graph.save(str(file))
 
 
-def _write_openvino(program: Any, file: Path) -> None:
+def _write_openvino(program: Any, file: Path, shape: List[int]) -> None:
     import openvino
     graph = openvino.convert_model(program)
+    graph.reshape(shape)  # all sides are dynamic until then, for which engines are slower
     for name, port in (('image', graph.inputs[0]), ('logits', graph.outputs[0])):
         port.get_tensor().set_names({name})
     openvino.save_model(graph, file, compress_to_fp16=False)
-
-
-def _write_aoti(program: Any, file: Path) -> None:
-    torch._inductor.aoti_compile_and_package(program, package_path=str(file))
-
-
-WRITERS: Dict[str, Callable[[Any, Path], None]] = {
-    'onnx': _write_onnx, 'openvino': _write_openvino, 'aoti': _write_aoti}
 
 
 def quantize(source: Path, target: Path, batches: List[torch.Tensor]) -> None:
@@ -282,6 +280,7 @@ def quantize(source: Path, target: Path, batches: List[torch.Tensor]) -> None:
     """
     arrays = [batch.numpy() for batch in batches]
     if source.suffix == ENDINGS['onnx']:
+        import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -293,8 +292,11 @@ def quantize(source: Path, target: Path, batches: List[torch.Tensor]) -> None:
 
         prepared = source.with_stem('prepared')
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        # All operations but norms: where convolutions alone are int8, what is between them goes back and forth. A norm
+        # would have one scale for all channels.
+        norms = [node.name for node in onnx.load(prepared).graph.node if node.op_type == 'BatchNormalization']
         quantize_static(
-            prepared, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+            prepared, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_exclude=norms,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
     else:
         import nncf
