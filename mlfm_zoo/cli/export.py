@@ -104,9 +104,9 @@ def _network(args: argparse.Namespace) -> Any:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        fault = str(error).splitlines()[1].strip()[:200]
-        raise ValueError(f'{args.checkpoint} holds the weights of another network than {args.model} ({fault}): name '
-                         'that network, and give its arguments with --model-kwargs.') from error
+        fault = ' '.join(str(error).split())[:200]
+        raise ValueError(f'{args.checkpoint} does not fit {args.model} ({fault}): name the network that was trained, '
+                         'and its arguments with --model-kwargs.') from error
     return model
 
 

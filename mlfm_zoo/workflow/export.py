@@ -4,6 +4,7 @@ ONNX, OpenVINO and AOTInductor get the graph that `torch.export` makes; TorchScr
 """
 
 import copy
+import logging
 import random
 import shutil
 import tempfile
@@ -167,8 +168,8 @@ def export_network(
                 f'expected at most {TOLERANCE:.0e}, and was not written: export to another format.')
         if calibration is not None and not check.error <= INT8_TOLERANCE:
             raise RuntimeError(
-                f'The int8 file of {model_name(model)} is wrong by {check.error:.0%} of the norm of the logits, expected '
-                f'at most {INT8_TOLERANCE:.0%}, and was not written: export in float32, or calibrate on other images.')
+                f'The int8 file of {model_name(model)} is wrong by {check.error:.0%} of the norm of the logits, '
+                f'expected at most {INT8_TOLERANCE:.0%}, and was not written: export in float32, or calibrate on other images.')
         _move(made, file)
     return check
 
@@ -241,7 +242,7 @@ def write_graph(
             if form == 'torchscript':
                 torch.jit.script(model).save(str(file))
                 return
-            program = torch.export.export(model, (example,), dynamic_shapes=({dim: Dim.DYNAMIC for dim in dims},))
+            program = torch.export.export(model, (example,), dynamic_shapes=(dict.fromkeys(dims, Dim.DYNAMIC),))
             if form == 'onnx':
                 _write_onnx(program, file)
             elif form == 'openvino':
@@ -262,7 +263,7 @@ def _write_onnx(program: Any, file: Path) -> None:
 
 
 def _write_openvino(program: Any, file: Path, shape: List[int]) -> None:
-    import openvino
+    openvino = require_extra('openvino', 'export', 'Exporting to openvino')
     graph = openvino.convert_model(program)
     graph.reshape(shape)  # all sides are dynamic until then, for which engines are slower
     for name, port in (('image', graph.inputs[0]), ('logits', graph.outputs[0])):
@@ -276,35 +277,41 @@ def quantize(source: Path, target: Path, batches: List[torch.Tensor]) -> None:
     Args:
         source: File of ONNX or OpenVINO.
         target: File to write.
-        batches: Batches of images that the ranges of activations are taken from.
+        batches: Batches of images, from which the ranges of activations are taken.
+
+    Raises:
+        RuntimeError: A library is missing.
     """
     arrays = [batch.numpy() for batch in batches]
     if source.suffix == ENDINGS['onnx']:
-        import onnx
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
+        _quantize_onnx(source, target, arrays)
+        return
+    nncf = require_extra('nncf', 'export', 'int8 of OpenVINO')
+    openvino = require_extra('openvino', 'export', 'int8 of OpenVINO')
+    nncf.set_log_level(logging.ERROR)
+    graph = nncf.quantize(
+        openvino.Core().read_model(source), nncf.Dataset(arrays), preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(arrays))
+    openvino.save_model(graph, target, compress_to_fp16=False)
 
-        class Reader(CalibrationDataReader):
-            feeds = iter([{'image': array} for array in arrays])
 
-            def get_next(self):
-                return next(self.feeds, None)
+def _quantize_onnx(source: Path, target: Path, arrays: List[Any]) -> None:
+    onnx = require_extra('onnx', 'export', 'int8 of ONNX')
+    quantization = require_extra('onnxruntime.quantization', 'export', 'int8 of ONNX')
+    feeds = iter([{'image': array} for array in arrays])
 
-        prepared = source.with_stem('prepared')
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        # All operations but norms: where convolutions alone are int8, what is between them goes back and forth. A norm
-        # would have one scale for all channels.
-        norms = [node.name for node in onnx.load(prepared).graph.node if node.op_type == 'BatchNormalization']
-        quantize_static(
-            prepared, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_exclude=norms,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-    else:
-        import nncf
-        import openvino
-        graph = nncf.quantize(
-            openvino.Core().read_model(source), nncf.Dataset(arrays), preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(arrays))
-        openvino.save_model(graph, target, compress_to_fp16=False)
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
+        def get_next(self) -> Any:
+            return next(feeds, None)
+
+    prepared = source.with_stem('prepared')
+    quantization.quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    # All operations but norms. Where convolutions alone are int8, everything between them costs a conversion to float32
+    # and back. A norm would get one scale for all its channels.
+    norms = [node.name for node in onnx.load(prepared).graph.node if node.op_type == 'BatchNormalization']
+    quantization.quantize_static(
+        prepared, target, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True, nodes_to_exclude=norms,
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8)
 
 
 def _open_file(file: Path) -> Callable[[torch.Tensor], torch.Tensor]:
