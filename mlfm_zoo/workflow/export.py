@@ -169,7 +169,8 @@ def export_network(
         if calibration is not None and not check.error <= INT8_TOLERANCE:
             raise RuntimeError(
                 f'The int8 file of {model_name(model)} is wrong by {check.error:.0%} of the norm of the logits, '
-                f'expected at most {INT8_TOLERANCE:.0%}, and was not written: export in float32, or calibrate on other images.')
+                f'expected at most {INT8_TOLERANCE:.0%}, and was not written: export in float32, or calibrate on other '
+                'images.')
         _move(made, file)
     return check
 
