@@ -38,13 +38,13 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 import timm
 import torch
+from speed import compare, cpu_name, spread
 from torch import nn
 
 import mlfm_zoo
 from mlfm_zoo.workflow.cost import count_cost
 from mlfm_zoo.workflow.export import ENDINGS, quantize, read_photos, write_graph
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
-from speed import compare, cpu_name, spread
 
 ENGINES = {'onnx': 'ONNX Runtime', 'openvino': 'OpenVINO', 'aoti': 'AOTInductor', 'compile': 'torch.compile'}
 HAVE_INT8 = ('onnx', 'openvino')
