@@ -259,6 +259,28 @@ def table(rows: List[Row]) -> str:
     return text
 
 
+def docs_tables(folder: Path, picture: Path) -> str:
+    """What docs/export.md shows of a folder of results; draws its picture too.
+
+    Args:
+        folder: Folder of results.csv and settings.json.
+        picture: Picture to draw, beside the page.
+
+    Returns:
+        Markdown.
+    """
+    rows = read_rows(folder)
+    if not rows:
+        return 'Not measured yet.\n'
+    draw(rows, picture)
+    versions = ', '.join(f'{name} {value}' for name, value in json.loads((folder / 'settings.json').read_text()).items())
+    return (
+        f'Time of a network with memory as a ratio to its plain trunk: as it is, after `fuse()`, and after '
+        f'`fuse(trunk=True)`. Medians of {rows[0]["rounds"]} rounds; `benchmarks/results/{folder.name}` '
+        f'has quartiles, milliseconds and the ratios to the trunk folded. *Fastest* is with memory. {versions}.\n\n'
+        f'![Time against multiply-adds in each engine]({picture.name})\n{table(rows)}')
+
+
 def draw(rows: List[Row], file: Path) -> None:
     """Draw time against arithmetic, a panel for each engine and precision, at the largest batch and most threads.
 
