@@ -273,7 +273,8 @@ def docs_tables(folder: Path, picture: Path) -> str:
     if not rows:
         return 'Not measured yet.\n'
     draw(rows, picture)
-    versions = ', '.join(f'{name} {value}' for name, value in json.loads((folder / 'settings.json').read_text()).items())
+    settings = json.loads((folder / 'settings.json').read_text())
+    versions = ', '.join(f'{name} {value}' for name, value in settings.items())
     return (
         f'Time of a network with memory as a ratio to its plain trunk: as it is, after `fuse()`, and after '
         f'`fuse(trunk=True)`. Medians of {rows[0]["rounds"]} rounds; `benchmarks/results/{folder.name}` '
@@ -330,8 +331,7 @@ def main() -> None:
     everything = timm.list_models('mlfm_*', exclude_filters='mlfm_filtered')
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--output', type=Path, required=True, help='folder of results.csv and settings.json')
-    parser.add_argument('--networks', nargs='+', default=everything, choices=everything, metavar='NAME',
-                        help='networks (default: all 34)')
+    parser.add_argument('--networks', nargs='+', default=everything, metavar='NAME', help='networks (default: all 34)')
     parser.add_argument('--engines', nargs='+', default=['onnx', 'openvino', 'aoti'], choices=ENGINES)
     parser.add_argument('--precisions', nargs='+', default=['float32', 'int8'], choices=['float32', 'int8'])
     parser.add_argument('--batches', nargs='+', type=int, default=[8, 1], metavar='N')
