@@ -31,7 +31,7 @@ test-timm: $(VENV)/.test
 test-lower-bounds:
 	$(PYTHON) -m venv $(VENV)-lower
 	$(VENV)-lower/bin/pip install --quiet -e '.[test]' -c tests/lower-bounds.txt
-	$(VENV)-lower/bin/python -m pytest -m 'not slow' -n 2 --deselect tests/models/test_export.py::test_onnx --deselect tests/models/test_export.py::test_int8_keeps_the_digits --deselect tests/models/test_dct_networks.py::test_onnx --deselect tests/segmentation/test_segmentation_network.py::test_export $(ARGS)
+	$(VENV)-lower/bin/python -m pytest -m 'not slow' -n 2 --deselect tests/workflow/test_export.py --deselect tests/cli/test_cli_export.py --deselect tests/models/test_dct_networks.py::test_onnx --deselect tests/segmentation/test_segmentation_network.py::test_export $(ARGS)
 
 # Style and likely bugs, types, and docstrings against signatures, as pyproject.toml configures them.
 check: $(VENV)/.check

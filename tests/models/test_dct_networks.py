@@ -9,10 +9,10 @@ from transformers import TimmWrapperForImageClassification
 
 from helpers.networks import DCT, lived_in
 from helpers.smooth_pictures import MEAN, STD, pixels
-from int8 import export_onnx
 from mlfm_zoo._timm import save_model
 from mlfm_zoo.dct import to_dct
 from mlfm_zoo.workflow.cost import count_cost
+from mlfm_zoo.workflow.export import write_graph
 
 SHORT = dict(layers=(1, 1, 1, 1))
 
@@ -159,7 +159,7 @@ def test_onnx(name, tmp_path):
     torch.manual_seed(0)
     small = dict(SHORT, channels=(16, 24, 32, 40)) if 'resnet' in name else {}
     model = lived_in(timm.create_model(name, num_classes=5, **small))
-    export_onnx(model, tmp_path / 'model.onnx', 64)
+    write_graph(model, tmp_path / 'model.onnx', 'onnx', (3, 64, 64), dynamic='all')
     session = onnxruntime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
     for batch, *sides in ((1, 64, 64), (3, 65, 97), (2, 128, 96)):
         image = torch.randn(batch, 3, *sides)

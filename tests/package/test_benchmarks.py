@@ -22,6 +22,31 @@ def run(script, *args):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+
+@pytest.mark.slow
+def test_deploy(tmp_path, monkeypatch):
+    """Each cell is measured once: the same command has nothing left to do, and one more thread is added."""
+    command = ['deploy.py', '--output', tmp_path, '--networks', 'test_mlfm_resnet', '--engines', 'onnx', 'openvino',
+               '--batches', 2, '--rounds', 6, '--threads']
+    done = run(*command, 1)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(BENCHMARKS)  # whose files import each other
+    deploy = runpy.run_path(str(BENCHMARKS / 'deploy.py'))
+    rows = deploy['read_rows'](tmp_path)
+    arms = ['plain', 'plain folded', 'memory', 'fused', 'fused folded']
+    cells = [(engine, precision) for engine in ('onnx', 'openvino') for precision in ('float32', 'int8')]
+    assert [(r['engine'], r['precision'], r['arm']) for r in rows] == [(*cell, arm) for cell in cells for arm in arms]
+    for row in rows:
+        assert 0 < float(row['ms_low']) <= float(row['ms']) <= float(row['ms_high'])
+        for reference, column in (('plain', 'to_plain'), ('plain folded', 'to_folded')):
+            assert row['arm'] != reference or float(row[column]) == 1
+    assert run(*command, 1).returncode == 0 and deploy['read_rows'](tmp_path) == rows
+    assert run(*command, 1, 2).returncode == 0
+    assert deploy['read_rows'](tmp_path)[:20] == rows and len(deploy['read_rows'](tmp_path)) == 40
+    page = deploy['docs_tables'](tmp_path, tmp_path / 'deploy.png')
+    assert page.count('| `test_mlfm_resnet` |') == 2 and (tmp_path / 'deploy.png').stat().st_size > 1000
+
+
 def test_speed(tmp_path, monkeypatch):
     command = ['test_mlfm_resnet', '--no-wavelets', '--folded', '--rounds', 6, '--batch-size', 2, '--output', tmp_path]
     done = run('speed.py', *command)

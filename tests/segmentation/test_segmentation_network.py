@@ -15,9 +15,9 @@ from helpers.hub_server import HubServer
 from helpers.networks import lived_in
 from helpers.segmentation import KINDS, create
 from helpers.user import User
-from int8 import export_onnx
 from mlfm_zoo.memory import LowFrequencyMemory
 from mlfm_zoo.segmentation import SegmentationNetwork, create_model, segmentation_loss
+from mlfm_zoo.workflow.export import write_graph
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -129,7 +129,7 @@ def test_gradient_checkpointing(kind):
 def test_export(kind, tmp_path):
     """One ONNX graph for all sizes, and compiled."""
     model = lived_in(create(kind))
-    export_onnx(model, tmp_path / 'model.onnx', 64)
+    write_graph(model, tmp_path / 'model.onnx', 'onnx', (3, 64, 64), dynamic='all')
     session = onnxruntime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
     for batch, *sides in ((1, 64, 64), (3, 65, 97), (2, 33, 47)):
         image = torch.randn(batch, 3, *sides)
