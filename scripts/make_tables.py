@@ -455,6 +455,11 @@ def attach_table() -> str:
         f'{", ".join(listed)}.\n')
 
 
+def deploy_tables() -> str:
+    """Time in inference engines; draws its picture too."""
+    return run_benchmark('deploy.py')['docs_tables'](ROOT / 'benchmarks/results/deploy', ROOT / 'docs/deploy.png')
+
+
 TABLES: Dict[str, Callable[[], str]] = {
     'README': readme_table,
     'models': models_table,
@@ -468,6 +473,7 @@ TABLES: Dict[str, Callable[[], str]] = {
     'cost': cost_tables,
     'segmentation': segmentation_tables,
     'jpeg': jpeg_table,
+    'deploy': deploy_tables,
     'attach': attach_table,
     'weights': attach_table,
 }
