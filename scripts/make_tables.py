@@ -530,8 +530,8 @@ trunk's, for images of even sides and of those odd ones that the trunk takes.
 
 
 def attach_page() -> str:
-    """docs/backbone.md with its count of the networks that take a memory, between two marks, made anew."""
-    page = DOCS / 'backbone.md'
+    """docs/weights.md with its count of the networks that take a memory, between two marks, made anew."""
+    page = DOCS / 'weights.md'
     if timm.__version__ != COUNTED_TIMM:
         return page.read_text()
     files: Dict[str, List[str]] = {}
@@ -576,7 +576,7 @@ def main() -> int:
     args = parser.parse_args()
     pages = {
         ROOT / 'README.md': readme(), DOCS / 'models.md': models_page(), DOCS / 'checkpoints.md': checkpoints_page(),
-        DOCS / 'results.md': results_page(), DOCS / 'cost.md': cost_page(), DOCS / 'backbone.md': attach_page(),
+        DOCS / 'results.md': results_page(), DOCS / 'cost.md': cost_page(), DOCS / 'weights.md': attach_page(),
         DOCS / 'segmentation.md': segmentation_page()}
     if args.check:
         return int(any(not path.exists() or path.read_text() != made for path, made in pages.items()))
