@@ -83,7 +83,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Give every picture of the page its width and height, so that nothing moves while it loads."""
+    """Give every picture its width and height, so that nothing moves while it loads, and the search dialog its name."""
     folder = Path(page.file.abs_dest_path).parent
 
     def sized(tag: 're.Match[str]') -> str:
@@ -95,6 +95,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
         width, height = _size(folder / unquote(attributes['src']), config)
         return f'<img width="{width}" height="{height}" loading="lazy"{tag[0][4:]}'
 
+    output = output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
     return re.sub(r'<img\b[^>]*>', sized, output)
 
 

@@ -258,7 +258,7 @@ def network_page(name: str) -> str:
             '## Memory',
             'A memory unit sits after each of these modules of the trunk. *Level* is how often the image was halved for '
             'the band that the unit sees. [How the memory works](../memory.md) explains both.',
-            table(['site', 'level', 'channels', 'memory that arrives', 'update', 'sees the image'], sites),
+            table(['site', 'level', 'channels', 'channels of the memory', 'update', 'sees the image'], sites),
             'Options that `timm.create_model` takes:',
             table(['option', 'what it sets'], memory_options(type(model).options_cls)),
         ]
@@ -342,7 +342,7 @@ def networks_table() -> str:
         ('network', ''), ('family', ''), ('params (M)', 'number'), ('MAdds (G)', 'number'),
         ('top-1 reported, trunk', 'number'), ('top-1 reported', 'number'), ('time, times trunk', 'number'), ('weights', ''))
     rows = []
-    for name in network_names():
+    for name in sorted(network_names(), key=lambda name: NETWORK_KINDS.index(kind_of(name))):
         kind, cost = kind_of(name), counted[name, '']
         trunk, reported = '', ''
         if name in paper_accuracies():
