@@ -5,10 +5,14 @@ model cards; the papers' figures; what benchmarks/speed.py has measured, in benc
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
+import io
+import os
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from unittest import mock
 
 import timm
 import torch.nn as nn
@@ -16,6 +20,7 @@ import torch.nn as nn
 from make_tables import DCT_PAPER, GSSDNET_PAPER, costs, read_measured
 from mlfm_zoo import LowFrequencyMemoryUnit
 from mlfm_zoo.cli.main import make_parser
+from mlfm_zoo.data import imagenet100
 from mlfm_zoo.hub.manifest import Checkpoint, own_checkpoints, paper_accuracies
 from mlfm_zoo.workflow import card as cards
 
@@ -384,9 +389,6 @@ def commands_page() -> str:
     Returns:
         Markdown.
     """
-    def width(prog: str) -> argparse.HelpFormatter:
-        return argparse.HelpFormatter(prog, width=80)
-
     sections = [
         '# Command line',
         'Everything that the command does and takes. `python -m mlfm_zoo` is the same as `mlfm-zoo`.',
@@ -395,16 +397,24 @@ def commands_page() -> str:
         '```sh\nto=~/.local/share/bash-completion/completions\nmlfm-zoo --print-completion bash > $to/mlfm-zoo\n```',
         '`zsh`, `fish` and `tcsh` work too.']
 
-    def describe(parser: argparse.ArgumentParser, level: int) -> None:
-        parser.formatter_class = width
-        text = parser.format_help()
-        sections.extend([f'{"#" * level} {parser.prog}', f'```text\n{text.strip()}\n```'])
+    def section(name: str, text: str) -> None:
+        sections.extend([f'{"#" * min(2 + name.count(" "), 4)} {name}', f'```text\n{text.strip()}\n```'])
+
+    def describe(parser: argparse.ArgumentParser) -> None:
+        section(parser.prog, parser.format_help())
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
-                for child in action.choices.values():
-                    describe(child, min(level + 1, 4))
+                for name, child in action.choices.items():
+                    if name == 'imagenet100':  # a program of its own
+                        for argv in ([], ['prepare'], ['verify']):
+                            with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+                                imagenet100.main([*argv, '--help'])
+                            section(' '.join([child.prog, *argv]), text.getvalue())
+                    else:
+                        describe(child)
 
-    describe(make_parser(), 2)
+    with mock.patch.dict(os.environ, COLUMNS='80'):  # the width that argparse writes for
+        describe(make_parser())
     return '\n\n'.join(sections) + '\n'
 
 
