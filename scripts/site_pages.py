@@ -1,7 +1,7 @@
 """The pages of the site that are made when it is built: networks, checkpoints, the command line, the manifest's fields.
 
 Each fact comes from its source: the registered networks; results/networks.csv with their counts; weights_manifest.yaml;
-model cards; the papers' figures; what benchmarks/speed.py has measured, in benchmarks/results; the parsers of the command.
+model cards; the papers' figures; what benchmarks/speed.py has measured, in benchmarks/results; the command's parsers.
 """
 
 import argparse
@@ -129,7 +129,7 @@ def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
         what = 'this network trained with its memory' if name.startswith('mlfm_') else 'this network trained'
         lines.append(f"**Not trained.** No weights of {what} exist, neither the authors' nor this project's.")
     if warm:
-        lines.append(f"Warm starts, with timm's ImageNet-1k weights in the trunk and a memory that has learned nothing: "
+        lines.append("Warm starts, with timm's ImageNet-1k weights in the trunk and a memory that has learned nothing: "
                      f'{links(warm)}.')
     if starts:
         lines.append(f"To start a training from, no classifiers: {links(starts)}.")
@@ -238,7 +238,8 @@ def network_page(name: str) -> str:
         ['features before the classifier', model.num_features],
         ['class', f'`{type(model).__module__}.{type(model).__name__}`'],
     ]
-    arguments = ['features_only=True', 'num_classes=10' if name.startswith('dct_') else 'in_chans=1, num_classes=10']
+    other_data = 'num_classes=10' if name.startswith('dct_') else 'in_chans=1, num_classes=10'
+    arguments = ['features_only=True', other_data]
     if has_memory:
         arguments.insert(0, 'memory=False')
     lines = [f"timm.create_model('{name}')", *(f"timm.create_model(\n    '{name}', {rest})" for rest in arguments)]
@@ -256,13 +257,13 @@ def network_page(name: str) -> str:
         f'```python\nimport timm, mlfm_zoo\n\n{create}\n```',
         '## Size',
         table(['network', 'parameters (M)', 'multiply-adds (G)', 'activations (M)', 'image'], size, True),
-        'Counted by `mlfm_zoo.workflow.cost.count_cost`; multiply-adds are those of convolutions and linear layers.',
+        'Counted by `mlfm_zoo.workflow.cost.count_cost`. Multiply-adds are those of convolutions and linear layers.',
     ]
     if has_memory:
         sections += [
             '## Memory',
-            'A memory unit sits after each of these modules of the trunk. *Level* is how often the image was halved for '
-            'the band that the unit sees. [How the memory works](../memory.md) explains both.',
+            'A memory unit sits after each of these modules of the trunk. *Level* is how often the image was halved '
+            'for the band that the unit sees. [How the memory works](../memory.md) explains both.',
             table(['site', 'level', 'channels', 'channels of the memory', 'update', 'sees the image'], sites),
             'Options that `timm.create_model` takes:',
             table(['option', 'what it sets'], memory_options(type(model).options_cls)),
@@ -345,7 +346,8 @@ def networks_table() -> str:
     counted, times = costs(), read_measured('inference')['results']
     columns = (
         ('network', ''), ('family', ''), ('params (M)', 'number'), ('MAdds (G)', 'number'),
-        ('top-1 reported, trunk', 'number'), ('top-1 reported', 'number'), ('time, times trunk', 'number'), ('weights', ''))
+        ('top-1 reported, trunk', 'number'), ('top-1 reported', 'number'), ('time, times trunk', 'number'),
+        ('weights', ''))
     rows = []
     for name in sorted(network_names(), key=lambda name: NETWORK_KINDS.index(kind_of(name))):
         kind, cost = kind_of(name), counted[name, '']
@@ -363,10 +365,10 @@ def networks_table() -> str:
             f'<a href="networks/{name}/"><code>{name}</code></a>', kind.title, f'{cost["params"] / 1e6:.2f}',
             f'{cost["madds"] / 1e9:.3f}', trunk, reported, time, weights]
         rows.append('<tr>' + ''.join(
-            f'<td{" class=number" if numeric else ""}>{cell}</td>' for (_, numeric), cell in zip(columns, cells)) + '</tr>')
+            f'<td class="{align}">{cell}</td>' for (_, align), cell in zip(columns, cells)) + '</tr>')
     heads = ''.join(
-        f'<th scope="col" aria-sort="none"{" class=number" if numeric else ""}><button type="button">{title}</button></th>'
-        for title, numeric in columns)
+        f'<th scope="col" aria-sort="none" class="{align}"><button type="button">{title}</button></th>'
+        for title, align in columns)
     families = ''.join(f'<option>{kind.title}</option>' for kind in NETWORK_KINDS)
     return f'''<div class="networks" markdown="0">
 <p class="networks-filters">
