@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+import mlfm_zoo
 from helpers.digit_folders import write_digits
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
-SLOW = {'docs/backbone.md', 'docs/segmentation.md', 'docs/tutorials/camvid.md'}  # more than half a minute each
+SLOW = {'docs/backbone.md'}  # more than half a minute
 LANGUAGES = ('python', 'sh', 'text', 'json', 'yaml')
 
 FENCE = re.compile(r'(?:<!-- not run: ([^>]+) -->\n\n?)?^( *)```(\w*)[^\n]*\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
@@ -82,6 +83,10 @@ def test_blocks_run(page, work_folder):
     result = subprocess.run(
         [sys.executable, script], cwd=work_folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert result.returncode == 0, result.stdout
+
+
+def test_badge_has_the_version():
+    assert f'badge/version-{mlfm_zoo.__version__}-' in (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
