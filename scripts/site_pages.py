@@ -338,7 +338,7 @@ def checkpoint_page(checkpoint: Checkpoint) -> str:
 
 
 def networks_table() -> str:
-    """The table of all networks on the site's first page, which a visitor sorts and filters (docs/networks.js).
+    """The table of all networks on the site's first page, which a visitor sorts and filters (docs/site.js).
 
     Returns:
         HTML.

@@ -16,7 +16,7 @@ PAGES = sorted(p.relative_to(SITE).as_posix().removesuffix('index.html') for p i
 # Of each kind one: pictures, drawings, wide tables, made pages, signatures, a notebook, long code.
 SAMPLE = [
     '', 'memory/', 'models/', 'cost/', 'commands/', 'networks/mlfm_mobilenetv2_010/',
-    'checkpoints/mlfm_mobilenetv2_010.paper_in100/',
+    'checkpoints/', 'checkpoints/mlfm_mobilenetv2_010.paper_in100/', 'results/',
     'api/memory/', 'api/segmentation/', 'notebooks/tour/', 'weights/',
 ]
 

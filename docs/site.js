@@ -1,3 +1,8 @@
+// Wide tables scroll by keyboard too.
+window.addEventListener('load', () => {
+  for (const wrap of document.querySelectorAll('.md-typeset__scrollwrap')) wrap.tabIndex = 0
+})
+
 // Sorts and filters the table of networks on the first page.
 document.addEventListener('DOMContentLoaded', () => {
   const root = document.querySelector('.networks')
