@@ -1,4 +1,4 @@
-"""Fine-tune a network with memory on one's own images.
+"""Fine-tune a network with memory on your own images.
 
     python examples/fine_tune.py FOLDER [--model mlfm_mobilenetv2_100]
 
@@ -43,9 +43,12 @@ def fine_tune(
             interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'],
             use_prefetcher=False, device=torch.device(device))
         for split, dataset in datasets.items()}
-    if model.memory.units()[0].is_identity():  # a warm start: the memory has learnt nothing yet
+    if not len(loaders['train']):
+        raise SystemExit(f'{folder}/train has {len(datasets["train"])} images, fewer than a batch of {batch_size}: '
+                         'give more images or a smaller --batch-size.')
+    if model.memory.units()[0].is_identity():  # a warm start: the memory has learned nothing yet
         mlfm_zoo.calibrate_memory(model, loaders['train'])
-    if freeze_trunk:  # all but memory and classifier
+    if freeze_trunk:  # all except memory and classifier
         model.requires_grad_(False)
         model.memory.requires_grad_(True)
         model.get_classifier().requires_grad_(True)
@@ -79,9 +82,10 @@ if __name__ == '__main__':
     parser.add_argument('--model', default='mlfm_mobilenetv2_100')
     parser.add_argument('--in-chans', type=int, default=3)
     parser.add_argument('--epochs', type=int, default=5)
+    parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--lr', type=float, default=1e-3)
     parser.add_argument('--freeze-trunk', action='store_true')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     args = parser.parse_args()
-    fine_tune(args.folder, args.model, args.in_chans, args.epochs, lr=args.lr, freeze_trunk=args.freeze_trunk,
-              device=args.device)
+    fine_tune(args.folder, args.model, args.in_chans, args.epochs, args.batch_size, args.lr,
+              freeze_trunk=args.freeze_trunk, device=args.device)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -14,36 +15,43 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from PIL import Image
 
+from mlfm_zoo import __version__
 from mlfm_zoo.hub.manifest import own_checkpoints
 from run_notebook import markdown_of, run
 from site_pages import (
     NETWORK_KINDS,
     checkpoint_page,
     checkpoint_path,
+    commands_page,
     kind_of,
     link_names,
+    manifest_page,
     network_names,
     network_page,
     network_path,
+    networks_table,
 )
 
 log = logging.getLogger('mkdocs.plugins.site_hooks')  # its warnings fail a strict build
 
 NOTEBOOK = 'notebooks/tour.ipynb'
+NETWORKS_MARK = '<!-- the table of all networks -->'
 TABLES = ('models.md', 'checkpoints.md', 'results.md', 'cost.md')  # whose rows begin with names
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the made pages to the navigation, in folded groups."""
+    """Add the made pages to the navigation, in folded groups, and version and date to the footer."""
     sections: Dict[str, List[Any]] = {title: items for entry in config.nav for title, items in entry.items()}
-    sections['Guide'].insert(0, NOTEBOOK.replace('.ipynb', '.md'))
+    reference: Dict[str, Any] = {title: items for entry in sections['Reference'] if isinstance(entry, dict)
+                                 for title, items in entry.items()}
     for kind in NETWORK_KINDS:
         names = [name for name in network_names() if kind_of(name) is kind]
-        sections['Networks'].append({kind.title: [{name: network_path(name)} for name in names]})
+        reference['Networks'].append({kind.title: [{name: network_path(name)} for name in names]})
         checkpoints = [c for c in own_checkpoints().values() if c.model in names]
         if checkpoints:
             pages = [{c.title: checkpoint_path(c)} for c in checkpoints]
-            sections['Checkpoints'].append({kind.title: pages})
+            reference['Checkpoints'].append({kind.title: pages})
+    config.copyright = f'mlfm_zoo {__version__}, {time.strftime("%d %B %Y")}. Apache-2.0.'
     return config
 
 
@@ -52,6 +60,7 @@ def _made() -> Dict[str, Any]:
     """The content of each made file, once a process, since `mkdocs serve` builds again and again."""
     made: Dict[str, Any] = {network_path(name): network_page(name) for name in network_names()}
     made.update((checkpoint_path(c), checkpoint_page(c)) for c in own_checkpoints().values())
+    made.update({'commands.md': commands_page(), 'manifest.md': manifest_page()})
     notebook = nbformat.read(Path(__file__).parents[1] / 'docs' / NOTEBOOK, as_version=4)
     page, pictures = markdown_of(run(notebook), 'tour')
     made[NOTEBOOK.replace('.ipynb', '.md')] = page
@@ -67,12 +76,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Link names in the tables to their pages."""
+    """Link names in the tables to their pages, and put the table of all networks into the first page."""
+    if page.file.src_uri == 'index.md':
+        return markdown.replace(NETWORKS_MARK, networks_table())
     return link_names(markdown) if page.file.src_uri in TABLES else markdown
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Give every picture of the page its width and height, so that nothing moves while it loads."""
+    """Give every picture its width and height, so that nothing moves while it loads, and the search dialog its name."""
     folder = Path(page.file.abs_dest_path).parent
 
     def sized(tag: 're.Match[str]') -> str:
@@ -84,13 +95,17 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
         width, height = _size(folder / unquote(attributes['src']), config)
         return f'<img width="{width}" height="{height}" loading="lazy"{tag[0][4:]}'
 
+    output = output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
     return re.sub(r'<img\b[^>]*>', sized, output)
 
 
 def _size(built: Path, config: MkDocsConfig) -> Any:
-    """Size of a picture by the path that it has in the built site."""
+    """Width and height of a picture by the path that it has in the built site."""
     path = built.resolve().relative_to(Path(config.site_dir).resolve()).as_posix()
     content = _made().get(path)
     if content is not None:
         return Image.open(BytesIO(content)).size
-    return Image.open(Path(config.docs_dir) / path).size
+    source = Path(config.docs_dir) / path
+    if source.suffix == '.svg':
+        return re.findall(r'<svg [^>]*width="(\d+)" height="(\d+)"', source.read_text(encoding='utf-8'))[0]
+    return Image.open(source).size

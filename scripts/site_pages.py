@@ -1,23 +1,36 @@
-"""The pages of the site that are made when it is built: one for each network and one for each checkpoint.
+"""The pages of the site that are made when it is built: networks, checkpoints, the command line, the manifest's fields.
 
-What they say comes from where it is kept: the registered networks, counted on the meta device; weights_manifest.yaml;
-model cards; the papers' figures in make_tables.py; and what benchmarks/speed.py has measured, in benchmarks/results.
+Each fact comes from its source: the registered networks; results/networks.csv with their counts; weights_manifest.yaml;
+model cards; the papers' figures; what benchmarks/speed.py has measured, in benchmarks/results; the command's parsers.
 """
 
+import argparse
+import contextlib
 import dataclasses
+import functools
+import io
+import os
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from unittest import mock
 
 import timm
 import torch.nn as nn
 
-from make_tables import DCT_PAPER, GSSDNET_PAPER, read_measured
+from make_tables import DCT_PAPER, GSSDNET_PAPER, costs, read_measured
 from mlfm_zoo import LowFrequencyMemoryUnit
+from mlfm_zoo.cli.main import make_parser
+from mlfm_zoo.data import imagenet100
 from mlfm_zoo.hub.manifest import Checkpoint, own_checkpoints, paper_accuracies
-from mlfm_zoo.workflow.card import KINDS, make_card
-from mlfm_zoo.workflow.cost import Cost, cost_of, count_cost
+from mlfm_zoo.workflow import card as cards
 
-__all__ = ['Kind', 'checkpoint_page', 'checkpoint_path', 'link_names', 'network_names', 'network_page', 'network_path']
+__all__ = [
+    'Kind', 'checkpoint_page', 'checkpoint_path', 'commands_page', 'link_names', 'manifest_page', 'network_names',
+    'network_page', 'network_path', 'networks_table',
+]
+
+# Cards of one network differ in their weights and not in its cost, which takes most of the time to build the site.
+cards.count_cost = functools.lru_cache(maxsize=None)(cards.count_cost)
 
 
 class Kind(NamedTuple):
@@ -100,7 +113,7 @@ def links(checkpoints: Sequence[Checkpoint]) -> str:
 
 def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
     """What weights a network has, and what is not trained, as the first thing that its page says."""
-    of_kind: Dict[str, List[Checkpoint]] = {kind: [] for kind in KINDS}
+    of_kind: Dict[str, List[Checkpoint]] = {kind: [] for kind in cards.KINDS}
     for checkpoint in checkpoints:
         of_kind[checkpoint.kind].append(checkpoint)
     warm, starts = of_kind['warm_start'], of_kind['initialisation']
@@ -125,9 +138,9 @@ def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
     return note('success' if trained else 'warning', 'What is trained', '\n'.join(lines))
 
 
-def cost_rows(costs: Dict[str, Cost]) -> List[List[str]]:
-    return [[what, f'{cost.params / 1e6:.2f}', f'{cost.madds / 1e9:.3f}', f'{cost.activations / 1e6:.2f}',
-             f'{cost.input_size[-2]} x {cost.input_size[-1]}'] for what, cost in costs.items()]
+def cost_row(what: str, cost: Dict[str, Any]) -> List[str]:
+    return [what, f'{cost["params"] / 1e6:.2f}', f'{cost["madds"] / 1e9:.3f}', f'{cost["activations"] / 1e6:.2f}',
+            f'{cost["input_size"]} x {cost["input_size"]}']
 
 
 def memory_sites(model: nn.Module) -> List[List[Any]]:
@@ -154,12 +167,12 @@ def trunk_of(name: str) -> str:
 
 
 def accuracy(name: str, checkpoints: Sequence[Checkpoint]) -> str:
-    """The paper's figures, marked as such, and what was measured, with the command."""
+    """What papers report, marked as such, and what was measured, with the command."""
     rows = []
     if name in paper_accuracies():
         trunk, memory = paper_accuracies()[name]
-        paper = 'the paper; not evaluated here'
-        rows += [[f'ImageNet100 top-1, {what}', f'{value:.2f} %', paper]
+        source = "the authors' README; not evaluated here"
+        rows += [[f'ImageNet100 top-1, {what}', f'{value:.2f} %', source]
                  for what, value in (('trunk alone', trunk), ('with memory', memory))]
     if name in GSSDNET_PAPER:
         rows += [[f'{data} top-1', f'{value} %', 'the paper; not evaluated here']
@@ -190,9 +203,9 @@ def measured_cost(name: str) -> Optional[str]:
         commands += [result['command']] if result else []
     if not rows:
         return None
-    about = (f"Against the plain trunk, which is 1: {measured['threads']} cores of {measured['machine']}, torch "
+    about = (f"Relative to the plain trunk: {measured['threads']} cores of {measured['machine']}, torch "
              f"{measured['torch']}, batch {measured['batch_size']} at {measured['size']}, median and quartiles. "
-             '*Noise* is a difference that drowns in it; [cost](../cost.md) tells more.')
+             '*Noise* is a difference smaller than its own uncertainty. [Cost](../cost.md) has more.')
     commands_text = '\n'.join(commands)
     return f"{about}\n\n{table(['what', 'times the trunk', ''], rows)}\n\n```sh\n{commands_text}\n```"
 
@@ -212,9 +225,10 @@ def network_page(name: str) -> str:
     model = timm.create_model(name, device='meta')
     config = model.pretrained_cfg
     sites = memory_sites(model)
-    costs = {'with memory' if has_memory else f'`{name}`': cost_of(model, tuple(config['input_size']))}
+    counted = costs()
+    size = [cost_row('with memory' if has_memory else f'`{name}`', counted[name, ''])]
     if has_memory:
-        costs = {'trunk alone, `memory=False`': count_cost(name, memory=False), **costs}
+        size.insert(0, cost_row('trunk alone, `memory=False`', counted[name, 'memory=False']))
     kind = kind_of(name)
     facts = [
         ['kind', f'[{kind.title}](../{kind.guide})'],
@@ -228,7 +242,11 @@ def network_page(name: str) -> str:
     arguments = ['features_only=True', other_data]
     if has_memory:
         arguments.insert(0, 'memory=False')
-    create = '\n'.join(f"model = timm.create_model('{name}', {argument})" for argument in arguments)
+    lines = [f"timm.create_model('{name}')", *(f"timm.create_model(\n    '{name}', {rest})" for rest in arguments)]
+    first = next((c for c in checkpoints if c.available), None)
+    if first:
+        lines.insert(1, f"timm.create_model(\n    '{first.name}', pretrained=True)")
+    create = '\n'.join(f'model = {line}' for line in lines)
     sections = [
         '---\nsearch:\n  boost: 4\n---',  # before pages that only mention it
         f'# {name}',
@@ -236,18 +254,17 @@ def network_page(name: str) -> str:
         (entrypoint.__doc__ or type(model).__doc__ or '').strip().splitlines()[0],
         table(['what', 'value'], facts),
         '## How to create it',
-        f"```python\nimport timm, mlfm_zoo\n\nmodel = timm.create_model('{name}')\n{create}\n```",
+        f'```python\nimport timm, mlfm_zoo\n\n{create}\n```',
         '## Size',
-        table(['network', 'parameters (M)', 'multiply-adds (G)', 'activations (M)', 'image'], cost_rows(costs), True),
-        'Counted on the meta device by `mlfm_zoo.workflow.cost.count_cost`; multiply-adds are those of convolutions '
-        'and linear layers.',
+        table(['network', 'parameters (M)', 'multiply-adds (G)', 'activations (M)', 'image'], size, True),
+        'Counted by `mlfm_zoo.workflow.cost.count_cost`. Multiply-adds are those of convolutions and linear layers.',
     ]
     if has_memory:
         sections += [
             '## Memory',
-            'A unit after each of these modules of the trunk; *level* is how often the image was halved for the band '
-            'that the unit sees.',
-            table(['site', 'level', 'channels', 'memory that arrives', 'update', 'sees the image'], sites),
+            'A memory unit sits after each of these modules of the trunk. *Level* is how often the image was halved '
+            'for the band that the unit sees. [How the memory works](../memory.md) explains both.',
+            table(['site', 'level', 'channels', 'channels of the memory', 'update', 'sees the image'], sites),
             'Options that `timm.create_model` takes:',
             table(['option', 'what it sets'], memory_options(type(model).options_cls)),
         ]
@@ -258,7 +275,7 @@ def network_page(name: str) -> str:
     sections.append('## Weights')
     if checkpoints:
         rows = [[f'[`{c.title}`](../{checkpoint_path(c)})', c.kind, c.license, c.num_classes] for c in checkpoints]
-        sections.append(table(['name', 'kind', 'licence', 'classes'], rows))
+        sections.append(table(['name', 'kind', 'license', 'classes'], rows))
     else:
         sections.append('None. [The checkpoints](../checkpoints.md) lists all that exist.')
     return '\n\n'.join(sections) + '\n'
@@ -273,7 +290,7 @@ def file_rows(checkpoint: Checkpoint) -> List[List[str]]:
         ['tag', f'`{checkpoint.tag}`'],
         ['kind', checkpoint.kind],
         ['from', ', then '.join(places[place] for place in checkpoint.places) or 'nowhere yet'],
-        ['licence', checkpoint.license],
+        ['license', checkpoint.license],
     ]
     if checkpoint.repo or checkpoint.file:
         rows += [
@@ -301,8 +318,8 @@ def checkpoint_page(checkpoint: Checkpoint) -> str:
     Returns:
         Markdown.
     """
-    _, _, card = make_card(checkpoint).partition('\n---\n')  # after the metadata
-    text = KINDS[checkpoint.kind]
+    _, _, card = cards.make_card(checkpoint).partition('\n---\n')  # after the metadata
+    text = cards.KINDS[checkpoint.kind]
     heading, _, rest = card.strip().replace(f' {text}', '', 1).partition('\n\n')  # which is said first
     trained = checkpoint.kind in ('trained', 'paper', 'embedded')
     if not checkpoint.measured:
@@ -318,3 +335,110 @@ def checkpoint_page(checkpoint: Checkpoint) -> str:
         (details + after).strip(),
     ]
     return '\n\n'.join(sections) + '\n'
+
+
+def networks_table() -> str:
+    """The table of all networks on the site's first page, which a visitor sorts and filters (docs/site.js).
+
+    Returns:
+        HTML.
+    """
+    counted, times = costs(), read_measured('inference')['results']
+    columns = (
+        ('network', ''), ('family', ''), ('params (M)', 'number'), ('MAdds (G)', 'number'),
+        ('top-1 reported, trunk', 'number'), ('top-1 reported', 'number'), ('time, times trunk', 'number'),
+        ('weights', ''))
+    rows = []
+    for name in sorted(network_names(), key=lambda name: NETWORK_KINDS.index(kind_of(name))):
+        kind, cost = kind_of(name), counted[name, '']
+        trunk, reported = '', ''
+        if name in paper_accuracies():
+            trunk, reported = (f'{value:.2f}' for value in paper_accuracies()[name])
+        elif name in GSSDNET_PAPER or name in DCT_PAPER:
+            reported = f'{GSSDNET_PAPER[name][-1] if name in GSSDNET_PAPER else DCT_PAPER[name]:.2f}'
+        kinds = [c.kind for c in own_checkpoints().values() if c.model == name and c.available]
+        weights = next((text for key, text in (
+            ('trained', 'own'), ('paper', "authors'"), ('embedded', 'in the package'), ('warm_start', "timm's, trunk"),
+            ('initialisation', "timm's, to start")) if key in kinds), 'none')
+        time = f'{times[name]["variants"]["memory"]["ratio"]["median"]:.2f}' if name in times else ''
+        cells = [
+            f'<a href="networks/{name}/"><code>{name}</code></a>', kind.title, f'{cost["params"] / 1e6:.2f}',
+            f'{cost["madds"] / 1e9:.3f}', trunk, reported, time, weights]
+        rows.append('<tr>' + ''.join(
+            f'<td class="{align}">{cell}</td>' for (_, align), cell in zip(columns, cells)) + '</tr>')
+    heads = ''.join(
+        f'<th scope="col" aria-sort="none" class="{align}"><button type="button">{title}</button></th>'
+        for title, align in columns)
+    families = ''.join(f'<option>{kind.title}</option>' for kind in NETWORK_KINDS)
+    return f'''<div class="networks" markdown="0">
+<p class="networks-filters">
+<label>Filter <input type="search" placeholder="resnet50"></label>
+<label>Family <select><option value="">all</option>{families}</select></label>
+<label><input type="checkbox"> with weights</label>
+<span role="status">{len(rows)} networks</span>
+</p>
+<div class="networks-scroll" tabindex="0" role="region" aria-label="Table of networks">
+<table class="networks-table"><thead><tr>{heads}</tr></thead><tbody>
+{chr(10).join(rows)}
+</tbody></table>
+</div>
+</div>'''
+
+
+def commands_page() -> str:
+    """Make the page of the command line from its parsers.
+
+    Returns:
+        Markdown.
+    """
+    sections = [
+        '# Command line',
+        'Everything that the command does and takes. `python -m mlfm_zoo` is the same as `mlfm-zoo`.',
+        '```sh\nmlfm-zoo list\nmlfm-zoo predict photo.jpg\n```',
+        'With `pip install \'.[completion]\'` in a clone of this repository the shell completes commands and options:',
+        '```sh\nto=~/.local/share/bash-completion/completions\nmlfm-zoo --print-completion bash > $to/mlfm-zoo\n```',
+        '`zsh`, `fish` and `tcsh` work too.']
+
+    def section(name: str, text: str) -> None:
+        sections.extend([f'{"#" * min(2 + name.count(" "), 4)} {name}', f'```text\n{text.strip()}\n```'])
+
+    def describe(parser: argparse.ArgumentParser) -> None:
+        section(parser.prog, parser.format_help())
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, child in action.choices.items():
+                    if name == 'imagenet100':  # a program of its own
+                        for argv in ([], ['prepare'], ['verify']):
+                            with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+                                imagenet100.main([*argv, '--help'])
+                            section(' '.join([child.prog, *argv]), text.getvalue())
+                    else:
+                        describe(child)
+
+    with mock.patch.dict(os.environ, COLUMNS='80'):  # the width that argparse writes for
+        describe(make_parser())
+    return '\n\n'.join(sections) + '\n'
+
+
+def manifest_page() -> str:
+    """Make the page of the manifest's fields from the record that reads them.
+
+    Returns:
+        Markdown.
+    """
+    text = re.split(r'\n {4}Attributes:\n', Checkpoint.__doc__ or '')[1]
+    meaning = {name: ' '.join(said.split()) for name, said in re.findall(
+        r'^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)', text, re.MULTILINE | re.DOTALL)}
+    rows = [[
+        f'`{field.name}`', 'yes' if field.default is field.default_factory is dataclasses.MISSING else '',
+        meaning[field.name].replace('|', '\\|')] for field in dataclasses.fields(Checkpoint)]
+    return '\n\n'.join([
+        "# The manifest's fields",
+        'You can list checkpoints of your own in a file of the same form as `weights_manifest.yaml`, and name it in '
+        '`MLFM_ZOO_MANIFEST`. Its entries join those of the package, and replace those of the same model and tag.',
+        '```yaml\nversion: 2\ncheckpoints:\n  - model: mlfm_resnet18\n    tag: mine\n    kind: trained\n'
+        '    places: [hub]\n    repo: ORG/mlfm_resnet18.mine\n    file: model.safetensors\n    num_classes: 10\n'
+        '    input_size: [3, 224, 224]\n    license: apache-2.0\n    origin: trained on my photographs\n```',
+        'Then `timm.create_model(\'mlfm_resnet18.mine\', pretrained=True)` loads and verifies it. `mlfm-zoo publish '
+        '--manifest FILE` writes such entries.',
+        table(['field', 'required', 'meaning'], rows)]) + '\n'

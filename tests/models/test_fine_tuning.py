@@ -45,6 +45,13 @@ def test_example(data, options, monkeypatch, capsys):
     assert float(re.findall(r'top-1 ([\d.]+) %', printed)[-1]) > 80, printed
 
 
+def test_example_with_less_than_a_batch(data, monkeypatch):
+    script = str(ROOT / 'examples' / 'fine_tune.py')
+    monkeypatch.setattr(sys, 'argv', [script, str(data), '--model', 'test_mlfm_resnet', '--batch-size', '321'])
+    with pytest.raises(SystemExit, match=r'train has 320 images, fewer than a batch of 321: give more images'):
+        runpy.run_path(script, run_name='__main__')
+
+
 def test_example_from_a_warm_start(data, trained_trunk, tmp_path):
     """A trunk that tells digits apart, from a Hub: the example calibrates its memory and keeps what it knows."""
     trunk, *_ = trained_trunk

@@ -12,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from find_browser import launch
@@ -116,7 +117,7 @@ def test_menu_opens_on_a_phone(open_page, address):
     page = open_page('phone')
     page.goto(address, wait_until='load')
     page.locator('label.md-header__button[for=__drawer]').click()
-    page.locator('.md-nav--primary').get_by_text('Checkpoints', exact=True).first.wait_for(state='visible')
+    page.locator('.md-nav--primary').get_by_text('Explanation', exact=True).first.wait_for(state='visible')
 
 
 def test_search_finds_a_network(open_page, address):
@@ -129,6 +130,52 @@ def test_search_finds_a_network(open_page, address):
     result.click()
     page.wait_for_url(re.compile('/networks/mlfm_regnety_004/'))
     assert page.locator('h1').inner_text().startswith('mlfm_regnety_004')
+
+
+@pytest.mark.parametrize('words, name', [('resnet50 pretrained', 'mlfm_resnet50'), ('regnety 004', 'mlfm_regnety_004')])
+def test_search_finds_parts_of_names(open_page, address, words, name):
+    page = open_page()
+    page.goto(address, wait_until='load')
+    page.locator('.md-search__input').click()
+    page.locator('.md-search__input').press_sequentially(words)
+    found = page.locator(f'.md-search-result__link[href*="{name}"]').first
+    found.wait_for(state='attached', timeout=30_000)
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_no_serious_accessibility_finding(open_page, address, scheme):
+    page = open_page(color_scheme=scheme)
+    serious = []
+    for path in SAMPLE:
+        page.goto(address + path, wait_until='load')
+        page.wait_for_timeout(500)  # colors change slowly
+        serious += [f'{path}: {found["id"]}: {found["nodes"][0]["html"]}'
+                    for found in Axe().run(page).response['violations'] if found['impact'] in ('serious', 'critical')]
+    assert not serious, '\n'.join(serious)
+
+
+def test_table_of_networks_sorts_and_filters(open_page, address):
+    page = open_page()
+    page.goto(address, wait_until='load')
+    table = page.locator('.networks-table')
+    shown = table.locator('tbody tr:not([hidden])')
+    everything = shown.count()
+    assert everything == 60
+    page.locator('.networks select').select_option('MobileNetV2')
+    assert shown.count() == 5
+    page.get_by_label('with weights').check()
+    page.locator('.networks input[type=search]').fill('075')
+    expect(page.locator('.networks [role=status]')).to_have_text('1 networks')
+    assert shown.inner_text().startswith('mlfm_mobilenetv2_075')
+    page.locator('.networks input[type=search]').fill('')
+    page.locator('.networks select').select_option('')
+    page.get_by_label('with weights').uncheck()
+    head = table.locator('th', has_text='params')
+    for order in ('ascending', 'descending'):
+        head.get_by_role('button').click()
+        assert head.get_attribute('aria-sort') == order
+        params = [float(text) for text in table.locator('tbody td:nth-child(3)').all_inner_texts()]
+        assert len(params) == everything and params == sorted(params, reverse=order == 'descending')
 
 
 def test_colours_toggle_and_stay(open_page, address):

@@ -13,9 +13,10 @@ import pytest
 SITE = Path(os.environ.get('MLFM_ZOO_SITE', Path(__file__).parents[2] / 'site'))
 PAGES = sorted(p.relative_to(SITE).as_posix().removesuffix('index.html') for p in SITE.rglob('*.html'))
 
-# Of each kind one: pictures, wide tables, made pages, signatures, a notebook, long code.
+# Of each kind one: pictures, drawings, wide tables, made pages, signatures, a notebook, long code.
 SAMPLE = [
-    '', 'models/', 'cost/', 'networks/mlfm_mobilenetv2_010/', 'checkpoints/mlfm_mobilenetv2_010.paper_in100/',
+    '', 'memory/', 'models/', 'cost/', 'commands/', 'networks/mlfm_mobilenetv2_010/',
+    'checkpoints/', 'checkpoints/mlfm_mobilenetv2_010.paper_in100/', 'results/',
     'api/memory/', 'api/segmentation/', 'notebooks/tour/', 'weights/',
 ]
 
