@@ -235,14 +235,14 @@ def readme_table() -> str:
          f'{len(authors)} of {len(paper_accuracies())} networks, and their plain trunks (`memory=False`): '
          "the authors' own ImageNet100 weights, downloaded from their repository, verified and converted when first "
          'used',
-         'not evaluated here but for 50 photos with width 0.1; reported by the authors: ' + ', '.join(
+         'only width 0.1 was evaluated here, on 50 photos; reported by the authors: ' + ', '.join(
              f'{c.reported[README]:.2f} %' for c in authors)),
         ('trained on ImageNet100 by this project', f'{trained} of {len(paper_accuracies())} networks', '-'),
         (', '.join(f'`{c.name}`' for c in kinds['embedded']),
          'in the package: a tiny network for tests and demos, which knows handwritten digits only', measured),
         (f'`{warm[0].name}` and {len(warm) - 1} more warm starts',
          f"of {len({c.model for c in warm})} networks: timm's ImageNet-1k weights in the trunk, and a memory that has "
-         'learnt nothing yet', '-'),
+         'learned nothing yet', '-'),
         (widths(released), "warm starts too, with the ImageNet-1k weights of d-li14's repository",
          'not evaluated here'),
         (f"`{kinds['initialisation'][0].name}` and {len(kinds['initialisation']) - 1} more",

@@ -14,14 +14,14 @@ from .released import source_url
 
 __all__ = ['default_cfgs_from_manifest']
 
-# What the name of a network alone stands for: the first of these kinds that can be had, and else nothing.
+# What the name of a network alone stands for: the first of these kinds that is available, else nothing.
 DEFAULT_KINDS = ('trained', 'paper', 'embedded')
 
 
 def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str, DefaultCfg]:
-    """Pretrained configs of a family, with a tag for each checkpoint of the manifest that can be had.
+    """Pretrained configs of a family, with a tag for each available checkpoint of the manifest.
 
-    A network whose ImageNet100 weights cannot be had has a config without tag and without weights as its default:
+    A network without ImageNet100 weights has a config without tag and without weights as its default:
     its warm starts are had by their tags only, never in the place of weights that do not exist.
 
     A manifest of one's own (`MLFM_ZOO_MANIFEST`) that cannot be read is a warning here, and an error where a checkpoint

@@ -76,7 +76,7 @@ def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
 def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
     """Give a timm model a memory that starts at the identity, its own weights untouched.
 
-    In eval mode the model puts out what it did before. In training mode each output gate normalises by the batch; see
+    In eval mode the model returns what it did before. In training mode each output gate normalizes by the batch; see
     `calibrate_memory`, which keeps the model's function there too.
 
     Args:
@@ -127,7 +127,7 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
     if not units:
         raise ValueError(f'{model_name(model)} has no memory to calibrate: attach one first.')
     if not all(unit.is_identity() for unit in units):
-        raise ValueError('The memory is not at identity, so setting its output gates would change what it has learnt: '
+        raise ValueError('The memory is not at identity, so setting its output gates would change what it has learned: '
                          'calibrate a warm start before training.')
     device = units[0].output_gate.weight.device
     counts = [0] * len(units)

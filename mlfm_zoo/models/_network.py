@@ -290,7 +290,7 @@ def refuse_other_weights(
         adapted: Collection[str] = (),
         remedy: str = MEMORY_REMEDY,
 ) -> None:
-    """Refuse weights that do not fit, but for what timm adapts: shapes of `adapted`, and the classifier."""
+    """Refuse weights that do not fit, except for what timm adapts: shapes of `adapted`, and the classifier."""
     classifiers = classifier_prefixes(model)
     expected, given = (
         {k: v for k, v in weights.items() if not k.startswith(classifiers)}

@@ -20,7 +20,7 @@ __all__ = ['MLFMMobileNetV3']
 
 @memory_family(MobileNetV3)
 class MLFMMobileNetV3(EfficientNetMemory, MobileNetV3):
-    """MobileNetV3 with a memory unit after the stem and after every stage, but for two.
+    """MobileNetV3 with a memory unit after the stem and after every stage except two.
 
     A first stage that keeps the stem's resolution has none, nor has a last one that keeps that of the stage before,
     which is a part of the head: MobileNetV2 has none after its stages of 16 and 320 channels either.

@@ -18,7 +18,7 @@ class Cost(NamedTuple):
     Attributes:
         params: Parameters.
         madds: Multiply-adds of convolutions and linear layers, half of what torch's FlopCounterMode counts.
-        activations: Elements that convolutions and linear layers put out.
+        activations: Elements of the outputs of convolutions and linear layers.
         input_size: The image (channels, height, width).
     """
     params: int

@@ -76,7 +76,7 @@ print(json.dumps([before[1], after[1], after[0].memory.units()[0].is_identity()]
 
 @needs_reference
 def test_example_from_the_authors_weights(tmp_path):
-    """Other classes and other channels on a memory that has learnt, which is not calibrated away."""
+    """Other classes and other channels on a memory that has learned, which is not calibrated away."""
     known = load_manifest()['mlfm_mobilenetv2_010', 'paper_in100', True]
     source = tmp_path / 'clone' / known.source_path
     source.parent.mkdir(parents=True)
