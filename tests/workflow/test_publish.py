@@ -99,7 +99,7 @@ def test_publish_and_load(server, manifest, run, fail, digits, tmp_path):
 
     printed = run(*command, '--dry-run')
     for text in ('model.safetensors', 'config.json', 'README.md', 'args.yaml', 'library_name: timm',
-                 'made up for a test', 'top-1 | 100.00 %', 'epochs 40', 'dry run'):
+                 'made up for a test', 'top-1 on unknown data | 100.00 %', 'epochs 40', 'dry run'):
         assert text in printed, text
     assert not server.requests and not manifest()
 
