@@ -312,9 +312,8 @@ def draw(rows: List[Row], file: Path) -> None:
         axes.set_title(f'{ENGINES[engine]}{", int8" if precision == "int8" else ""}')
     for axes in grid.flat[len(panels):]:
         axes.axis('off')
-    figure.supxlabel('multiply-adds, ratio to the plain trunk')
     figure.supylabel('time, ratio to the plain trunk')
-    figure.suptitle(f'batch {batch}, {threads} threads')
+    figure.suptitle(f'Batch {batch}, {threads} threads; across: multiply-adds, ratio to the plain trunk')
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=4)
     figure.savefig(file, dpi=120)
     plt.close(figure)
