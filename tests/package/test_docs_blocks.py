@@ -19,7 +19,8 @@ from helpers.digit_folders import write_digits
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
-SLOW = {'docs/backbone.md'}  # more than half a minute
+# pages whose blocks train, export, or run larger networks
+SLOW = {'docs/backbone.md', 'docs/detection.md', 'docs/export.md', 'docs/gssdnet.md', 'docs/tutorials/photos.md'}
 LANGUAGES = ('python', 'sh', 'text', 'json', 'yaml')
 
 FENCE = re.compile(r'(?:<!-- not run: ([^>]+) -->\n\n?)?^( *)```(\w*)[^\n]*\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
