@@ -201,7 +201,7 @@ def take_turns(calls: Dict[str, Callable[[], Any]], rounds: int) -> Dict[str, Li
     """Time calls in turns: seconds of one call, for each round."""
     repeats = {}
     for arm, call in calls.items():
-        call()  # compiles, and lays weights out anew
+        call()  # compiles, and lays weights out for the engine
         start = time.perf_counter()
         call()
         repeats[arm] = max(1, round(SECONDS / (time.perf_counter() - start)))

@@ -68,7 +68,7 @@ def overall_table(folder: Path, names: Dict[str, str]) -> List[str]:
 def put(part: str, lines: Sequence[str]) -> None:
     """Put lines between the marks of a part of the page."""
     text = PAGE.read_text(encoding='utf-8')
-    start, end = f'<!-- {part}: made by scripts/frequency_page.py -->\n', '<!-- end of what it made -->'
+    start, end = f'<!-- {part}: made by scripts/frequency_page.py -->\n', '<!-- end of the table -->'
     pattern = re.compile(re.escape(start) + '.*?' + re.escape(end), re.DOTALL)
     replaced, count = pattern.subn(lambda _: start + '\n'.join(lines) + '\n' + end, text)
     assert count == 1, part

@@ -43,7 +43,7 @@ from mlfm_zoo.workflow.collect import difference_interval
 
 # A table without a name has that of its page.
 TABLE = re.compile(
-    r'(<!-- made by scripts/make_tables\.py(?:: (\w+))? -->\n).*?(<!-- end of what it made -->\n)', re.DOTALL)
+    r'(<!-- made by scripts/make_tables\.py(?:: (\w+))? -->\n).*?(<!-- end of the table -->\n)', re.DOTALL)
 
 
 def markdown(columns: Sequence[str], kinds: str, rows: Sequence[Sequence[Any]]) -> str:
@@ -219,7 +219,7 @@ def study_tables() -> str:
 
 
 def readme_table() -> str:
-    """README.md's table of what weights there are."""
+    """README.md's table of weights."""
     kinds = {kind: [c for c in checkpoints() if c.kind == kind] for kind in KINDS}
     measured = ', '.join(
         f'{value:.2f} % ({name}, `{c.command}`)' for c in kinds['embedded'] for name, value in c.measured.items())

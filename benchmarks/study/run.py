@@ -42,6 +42,7 @@ from timm.models import load_state_dict
 import mlfm_zoo
 from mlfm_zoo._files import written_whole
 from mlfm_zoo.frequency import FrequencyFilter, Probe
+from mlfm_zoo.frequency.tables import write_table
 from mlfm_zoo.workflow.collect import Epoch, Run, RunError, read_run
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
@@ -281,11 +282,6 @@ def read_rows(file: Path) -> List[Dict[str, str]]:
         return []
     with open(file, newline='', encoding='utf-8') as f:
         return list(csv.DictReader(f))
-
-
-def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with written_whole(file) as unfinished, open(unfinished, 'w', newline='', encoding='utf-8') as f:
-        csv.writer(f).writerows([columns, *rows])
 
 
 def put(file: Path, plan: Plan, job: Job, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -18,8 +18,9 @@ from typing import Any, Dict, List
 import timm
 import torch
 from plan import Job, read_plan
-from run import RESULTS, read_rows, write_table
+from run import RESULTS, read_rows
 
+from mlfm_zoo.frequency.tables import write_table
 from mlfm_zoo.workflow.launch import KEEP_MEMORY
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -77,7 +77,7 @@ def test_resumed(data, models, analysed, tmp_path):
 
 
 def test_killed_in_the_middle(data, models, tmp_path):
-    """A process that dies, for good; the next one goes on, and the tables are those of one that did not."""
+    """A process that dies, for good; the next one resumes, and the tables are those of one that did not."""
     code = f'''
 import os, sys, timm, mlfm_zoo
 from mlfm_zoo import frequency
@@ -137,7 +137,7 @@ ERRORS = 'model,fy,fx,errors,n,read\n'
     ('fourier.csv', ['', ERRORS, f'{ERRORS}{MODEL},0,0,1,60,60\n', f'{ERRORS}{MODEL},0,0,x,60,60\n', 'no\nrank\n']),
 ])
 def test_damaged_files_of_a_run(name, contents, finished, tmp_path):
-    """What no run can have written is one sentence; the whole file again, and the run goes on."""
+    """What no run can have written is one sentence; the whole file again, and the run resumes."""
     probe, folder = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     whole = (tmp_path / name).read_bytes()
@@ -165,7 +165,7 @@ def test_damaged_files_of_a_run(name, contents, finished, tmp_path):
 
 
 def test_corrupt_images(data, tmp_path, capsys):
-    """Skipped and listed with the reason, also when a batch has no other, and when the analysis goes on."""
+    """Skipped and listed with the reason, also when a batch has no other, and when the analysis resumes."""
     folder = shutil.copytree(data, tmp_path / 'data')
     files = sorted(folder.rglob('*.png'))
     skipped = files[:4] + files[20:22]

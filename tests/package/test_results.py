@@ -106,7 +106,7 @@ def test_times():
 def test_a_page_keeps_its_own_text(tmp_path):
     """Only what stands between the comments is made again; a table that does not exist is an error."""
     page = tmp_path / 'logs.md'
-    mark, end = '<!-- made by scripts/make_tables.py{} -->\n', '<!-- end of what it made -->\n'
+    mark, end = '<!-- made by scripts/make_tables.py{} -->\n', '<!-- end of the table -->\n'
     page.write_text(f'# Mine\n\n{mark.format("")}old\n{end}\nmine\n{mark.format(": gssdnet_models")}{end}')
     assert make_tables.with_tables(page) == (
         f'# Mine\n\n{mark.format("")}{make_tables.logs_table()}{end}\nmine\n'
