@@ -97,7 +97,10 @@ def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
     network: Any = model  # has the methods of the family's class from here on
     network.__class__ = FAMILIES[trunk_cls]
     try:
-        network.add_memory(network.options_cls(**memory_options))
+        options = network.options_cls.take_from(memory_options)
+        for name in memory_options:
+            raise TypeError(f'{name!r} is not an option of the memory, expected {", ".join(vars(options))}.')
+        network.add_memory(options)
     except BaseException:
         network.__class__ = trunk_cls
         raise
@@ -121,7 +124,8 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
         The same model, in the mode it was in.
 
     Raises:
-        ValueError: The model has no memory, its memory is not at identity, or the loader is empty.
+        ValueError: The model has no memory, its memory is not at identity, its output gates are pruned or
+            parametrized, or the loader is empty.
     """
     units: List[LowFrequencyMemoryUnit] = [m for m in model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
     if not units:
@@ -129,6 +133,8 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
     if not all(unit.is_identity() for unit in units):
         raise ValueError('The memory is not at identity, so setting its output gates would change what it has learned: '
                          'calibrate a warm start before training.')
+    if not all({'weight', 'bias'} <= unit.output_gate.state_dict().keys() for unit in units):
+        raise ValueError('An output gate is pruned or parametrized, so its weights cannot be set: calibrate first.')
     device = units[0].output_gate.weight.device
     counts = [0] * len(units)
     # in float64 on the CPU, where a sum over many images keeps its digits

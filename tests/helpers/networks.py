@@ -67,3 +67,22 @@ def lived_in(model: torch.nn.Module) -> torch.nn.Module:
     for _ in range(2):
         model(1 + 2 * torch.randn(4, 3, 64, 64))
     return model.eval()
+
+
+@torch.inference_mode()
+def assert_nothing_overwritten(model: torch.nn.Module) -> None:
+    """Fails if a feature, memory or band that a memory unit is given changes during a pass."""
+    handed = []
+
+    def keep(unit, args):
+        x, memory, bands = args
+        handed.extend((tensor, tensor.clone()) for tensor in (memory, *bands, x))
+
+    def compare(unit, args, output):
+        assert torch.equal(*handed[-1])
+
+    for unit in model.memory.units():
+        unit.register_forward_pre_hook(keep)
+        unit.register_forward_hook(compare)
+    model(torch.randn(2, 3, 64, 96))
+    assert handed and all(torch.equal(tensor, copy) for tensor, copy in handed)

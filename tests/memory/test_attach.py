@@ -8,9 +8,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.models import group_parameters, reparameterize_model
+from torch.nn.utils import parametrizations, prune
 
 import mlfm_zoo
-from helpers.networks import lived_in
+from helpers.networks import assert_nothing_overwritten, lived_in
 from mlfm_zoo._timm import FeatureGetterNet
 from mlfm_zoo.memory.attach import FAMILIES
 
@@ -112,7 +113,7 @@ def test_options_and_refusals():
     plain = timm.create_model('resnet18')
     with pytest.raises(ValueError, match='memory_update'):
         mlfm_zoo.attach_memory(plain, memory_update='mul')
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="'memory_gate' is not an option of the memory, expected memory_update, .*split"):
         mlfm_zoo.attach_memory(plain, memory_gate=1)
     assert type(plain) is timm.models.ResNet and not hasattr(plain, 'memory')
 
@@ -168,6 +169,21 @@ def test_calibration_refuses(trained_trunk):
         mlfm_zoo.calibrate_memory(timm.create_model('test_mlfm_resnet', pretrained=True), [images[:2]])
     with pytest.raises(ValueError, match='loader is empty'):
         mlfm_zoo.calibrate_memory(mlfm_zoo.attach_memory(timm.create_model('test_resnet')), [])
+    for change in (prune.identity, parametrizations.weight_norm):  # both compute the weight from other tensors
+        model = mlfm_zoo.attach_memory(copy.deepcopy(trunk))
+        change(model.memory.layer2[0].output_gate, 'bias')
+        with pytest.raises(ValueError, match='pruned or parametrized'):
+            mlfm_zoo.calibrate_memory(model, [images[:2]])
+
+
+@pytest.mark.parametrize('trunk_fused', [False, True])
+@trunks
+def test_nothing_handed_is_overwritten(trunk, trunk_fused):
+    _, model = build(trunk)
+    lived_in(model)
+    if trunk_fused:
+        model.fuse(trunk=True)
+    assert_nothing_overwritten(model)
 
 
 @trunks

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from timm.models import reparameterize_model
 from torch.nn.utils import parametrizations
 
-from helpers.networks import SMALL, lived_in
+from helpers.networks import SMALL, assert_nothing_overwritten, lived_in
 from helpers.reference import REFERENCE, load_fill, needs_reference
 from mlfm_zoo import calibrate_memory
 from mlfm_zoo.memory import LowFrequencyMemoryUnit
@@ -262,20 +262,4 @@ def test_nothing_handed_is_overwritten(name, form):
     model = lived_in(timm.create_model(name, **SMALL[name]))
     if form != 'plain':
         model.fuse(trunk=form == 'trunk fused')
-    handed = []
-
-    def keep(unit, args):
-        x, memory, bands = args
-        handed.extend((tensor, tensor.clone()) for tensor in (memory, *bands))
-        model.feature = x, x.clone()
-
-    def compare(unit, args, output):
-        handed.append(model.feature)
-        assert torch.equal(*model.feature)
-
-    for unit in model.memory.units():
-        unit.register_forward_pre_hook(keep)
-        unit.register_forward_hook(compare)
-    with torch.inference_mode():
-        model(torch.randn(2, 3, 64, 96))
-    assert handed and all(torch.equal(tensor, copy) for tensor, copy in handed)
+    assert_nothing_overwritten(model)
