@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -102,6 +103,34 @@ def test_grad_cam(name):
     with torch.no_grad():
         changed = model(image)[0, 3]
     assert (changed - logit).item() == pytest.approx((kept['feature'].grad * step).sum().item(), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NETWORKS)
+def test_grad_cam_library(name):
+    """Its map is made of the last stage's output and of the gradient that the rest of the network passes to it."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model(name, num_classes=5, **NETWORKS[name]))
+    model.get_classifier().weight.data *= 1000  # a map of tiny values is lost beside the 1e-7 that the library adds
+    image, targets = torch.randn(5, 3, 64, 96), range(5)
+    stage = model.get_submodule(model.feature_info[-1]['module'])
+    kept = []
+    handle = stage.register_forward_hook(lambda module, args, output: kept.append(output))
+    model(image)
+    handle.remove()
+    feature = kept[0].detach().requires_grad_()
+    handle = stage.register_forward_hook(lambda module, args, output: feature)
+    model(image).trace().backward()  # each image has a class of its own
+    handle.remove()
+    expected = (feature.grad.mean((2, 3), keepdim=True) * feature).detach().sum(1, keepdim=True).relu()
+    expected = F.interpolate(expected, size=(64, 96), mode='bilinear')[:, 0]
+    expected = expected - expected.amin((1, 2), keepdim=True)
+    with GradCAM(model, [stage]) as cam:
+        found = torch.from_numpy(cam(image, [ClassifierOutputTarget(target) for target in targets]))
+    assert (expected.amax((1, 2)) > 0).any()
+    torch.testing.assert_close(found, expected / (1e-7 + expected.amax((1, 2), keepdim=True)), rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope='module')
