@@ -37,7 +37,7 @@ test-lower-bounds:
 check: $(VENV)/.check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pydoclint --quiet mlfm_zoo scripts examples benchmarks tests
+	$(BIN)/pydoclint --quiet mlfm_zoo mlfm_zoo_cli scripts examples benchmarks tests
 
 # What the memory costs in time, against the plain trunk and a unit on pytorch_wavelets.
 bench: $(VENV)/.bench

@@ -14,9 +14,9 @@ import torch
 import mlfm_zoo
 from helpers.authors_form import mobilenetv2, released
 from helpers.disks import full_disk
-from mlfm_zoo.cli import main
-from mlfm_zoo.cli.errors import sentence
-from mlfm_zoo.cli.main import make_parser
+from mlfm_zoo_cli import main
+from mlfm_zoo_cli.errors import sentence
+from mlfm_zoo_cli.main import make_parser
 
 COMMAND = [sys.executable, '-m', 'mlfm_zoo']
 
@@ -59,13 +59,13 @@ def test_a_command_loads_what_it_needs():
     code = '''
 import sys
 import mlfm_zoo
-from mlfm_zoo.cli import main
+from mlfm_zoo_cli import main
 assert main(['list', '--pretrained']) == 0
 print(*(name for name in sys.modules if name.startswith('mlfm_zoo.')))
 '''
     loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
-    assert 'mlfm_zoo.cli.segmentation' in loaded and {n for n in loaded if n.startswith('mlfm_zoo.workflow')} == {
-        'mlfm_zoo.workflow', 'mlfm_zoo.workflow.launch'}
+    assert 'mlfm_zoo_cli.segmentation' in loaded and {n for n in loaded if n.startswith('mlfm_zoo.workflow')} == {
+        'mlfm_zoo.workflow', 'mlfm_zoo_cli.launch'}
     assert not [n for n in loaded if n.startswith(('mlfm_zoo.segment', 'mlfm_zoo.detect', 'mlfm_zoo.frequency'))]
 
 
