@@ -152,10 +152,13 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _short(row: Dict[str, Any]) -> str:
-    """Where weights are, in few enough characters for a line of 80: `info` prints the rest."""
-    if row['places'][:1] == ('hub',):
+    """Whose repository has the weights, in few enough characters for a line of 80: `info` prints the rest."""
+    place = row['places'][:1]
+    if place == ('hub',):
         return f'{row["where"].partition("/")[0]} on the Hub'
-    return row['where'].removeprefix("the authors' ").partition(',')[0] if row['kind'] else ''
+    if place == ('authors',):
+        return f'{row["where"].split("/")[1]} on GitHub'
+    return row['where'] if row['kind'] else ''
 
 
 def _info(args: argparse.Namespace) -> None:
