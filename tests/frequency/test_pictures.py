@@ -68,8 +68,8 @@ def test_names_of_anyone(data, models, tmp_path):
 
 
 def test_legends_name_the_folder_of_a_local_model():
-    labels = _labels(['resnet18', 'local-dir:plain', 'local-dir:/runs/a/,memory=False', 'local-dir:1/b', 'local-dir:2/b'])
-    assert list(labels.values()) == ['resnet18', 'plain', 'a,memory=False', 'local-dir:1/b', 'local-dir:2/b']
+    names = 'resnet18', 'local-dir:plain', 'local-dir:/runs/a/,memory=False', 'local-dir:1/b', 'local-dir:2/b'
+    assert list(_labels(names).values()) == ['resnet18', 'plain', 'a,memory=False', 'local-dir:1/b', 'local-dir:2/b']
 
 
 def test_samples_are_filtered_as_in_the_analysis(data, models, tmp_path):
