@@ -11,15 +11,18 @@ test test-slow test-timm test-lower-bounds: export OMP_NUM_THREADS ?= 1
 
 # Creates the embedded pretrained model, classifies held-out digits and draws what the memory holds.
 demo: $(VENV)/.demo
+	@echo 'Classifying held-out digits: some seconds.'
 	$(BIN)/python scripts/demo.py
 
 # The fast suite. Arguments for pytest: make test ARGS='-k unit -x'
 test: $(VENV)/.test
+	@echo 'Running the fast tests, then some of timm: about ten minutes on two cores.'
 	$(BIN)/python -m pytest -m 'not slow' -n 2 $(ARGS)
 	$(BIN)/python tests/timm_suite -q -n 2 -k 'test_mlfm_resnet or mlfm_mobilenetv2_010 or mlfm_regnetx_002 or inception or dct_mobilenetv2_100_6s'
 
 # Long sweeps over all networks.
 test-slow: $(VENV)/.test
+	@echo 'Running the slow tests: about half an hour on two cores.'
 	$(BIN)/python -m pytest -m slow -n 2 $(ARGS)
 
 # timm's own tests/test_models.py, of the installed version, on all of our models.
@@ -37,7 +40,7 @@ test-lower-bounds:
 check: $(VENV)/.check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pydoclint --quiet mlfm_zoo scripts examples benchmarks tests
+	$(BIN)/pydoclint --quiet mlfm_zoo mlfm_zoo_cli scripts examples benchmarks tests
 
 # What the memory costs in time, against the plain trunk and a unit on pytorch_wavelets.
 bench: $(VENV)/.bench
@@ -49,12 +52,14 @@ release-check: $(VENV)/.release
 
 # The documentation as a site, in site/; a warning fails, and so does a link that leads nowhere.
 docs: $(VENV)/.docs
+	@echo 'Building the site: some minutes.'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	$(BIN)/python -m pytest tests/site/test_pages.py $(ARGS)
 
 # The same, and tests of it in a browser, which is looked for and, where there is none, installed.
 site: $(VENV)/.site
 	$(BIN)/python tests/site/find_browser.py
+	@echo 'Building the site: some minutes.'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	$(BIN)/python -m pytest tests/site $(ARGS)
 
@@ -66,6 +71,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	@echo 'Installing what .[$*] needs into $(VENV): some minutes with an empty cache of pip, mostly for torch.'
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$*]'
 	touch $@
 

@@ -23,7 +23,7 @@ import torch
 
 import mlfm_zoo
 from mlfm_zoo.workflow.cost import count_cost
-from mlfm_zoo.workflow.launch import KEEP_MEMORY
+from mlfm_zoo_cli.launch import KEEP_MEMORY
 
 # By group: network, image size, arguments. The first is what the others are set against.
 NETWORKS: Dict[str, List[Tuple[str, int, Dict[str, Any]]]] = {

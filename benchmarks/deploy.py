@@ -44,7 +44,7 @@ from torch import nn
 import mlfm_zoo
 from mlfm_zoo.workflow.cost import count_cost
 from mlfm_zoo.workflow.export import ENDINGS, quantize, read_photos, write_graph
-from mlfm_zoo.workflow.launch import KEEP_MEMORY
+from mlfm_zoo_cli.launch import KEEP_MEMORY
 
 ENGINES = {'onnx': 'ONNX Runtime', 'openvino': 'OpenVINO', 'aoti': 'AOTInductor', 'compile': 'torch.compile'}
 HAVE_INT8 = ('onnx', 'openvino')

@@ -54,7 +54,7 @@ from torch import nn
 
 import mlfm_zoo
 from mlfm_zoo.workflow.cost import count_cost
-from mlfm_zoo.workflow.launch import KEEP_MEMORY
+from mlfm_zoo_cli.launch import KEEP_MEMORY
 
 # What GSSDNet is set against, whatever its width.
 MOBILENETV1 = 'mobilenetv1_100'

@@ -21,7 +21,7 @@ import torch
 from speed import cpu_name
 
 from mlfm_zoo.memory import LowFrequencyMemoryUnit
-from mlfm_zoo.workflow.launch import KEEP_MEMORY
+from mlfm_zoo_cli.launch import KEEP_MEMORY
 
 WAYS = ('memory', 'fused')
 

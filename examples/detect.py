@@ -26,9 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from mlfm_zoo.cli.arguments import positive, whole
 from mlfm_zoo.data.images import open_image
 from mlfm_zoo.detection import CocoImages, collate, create_model, draw_predictions, evaluate
+from mlfm_zoo_cli.arguments import best_device, positive, whole
 
 LOSSES = ('loss_classifier', 'loss_box_reg', 'loss_mask', 'loss_objectness', 'loss_rpn_box_reg')
 
@@ -221,7 +221,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         sub = commands.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         sub.set_defaults(function=function)
         sub.add_argument('output', help='folder of the run')
-        sub.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+        sub.add_argument('--device', default=best_device())
         sub.add_argument('--workers', type=whole, default=4, help='processes that read images')
         return sub
 

@@ -16,6 +16,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import AverageMeter, accuracy
 
 import mlfm_zoo
+from mlfm_zoo_cli.arguments import best_device
 
 
 def fine_tune(
@@ -85,7 +86,7 @@ if __name__ == '__main__':
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--lr', type=float, default=1e-3)
     parser.add_argument('--freeze-trunk', action='store_true')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', default=best_device())
     args = parser.parse_args()
     fine_tune(args.folder, args.model, args.in_chans, args.epochs, args.batch_size, args.lr,
               freeze_trunk=args.freeze_trunk, device=args.device)

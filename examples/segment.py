@@ -13,7 +13,7 @@ The training loop is mlfm_zoo/segmentation/training.py. The network alone, in a 
 
 import sys
 
-from mlfm_zoo.cli import main
+from mlfm_zoo_cli import main
 
 if __name__ == '__main__':
     sys.exit(main(['segment', *sys.argv[1:]]))

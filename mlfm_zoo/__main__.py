@@ -1,8 +1,8 @@
-"""Starts the command line, which is in `mlfm_zoo.cli`."""
+"""Starts the command line, which is the package `mlfm_zoo_cli`."""
 
 import sys
 
-from .cli import main
+from mlfm_zoo_cli import main
 
 if __name__ == '__main__':
     sys.exit(main())

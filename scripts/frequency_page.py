@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from digits import load_split
-from mlfm_zoo.cli import main as command_line
+from mlfm_zoo_cli import main as command_line
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'frequency.md'

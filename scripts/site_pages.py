@@ -19,10 +19,10 @@ import torch.nn as nn
 
 from make_tables import DCT_PAPER, GSSDNET_PAPER, costs, read_measured
 from mlfm_zoo import LowFrequencyMemoryUnit
-from mlfm_zoo.cli.main import make_parser
 from mlfm_zoo.data import imagenet100
 from mlfm_zoo.hub.manifest import Checkpoint, own_checkpoints, paper_accuracies
 from mlfm_zoo.workflow import card as cards
+from mlfm_zoo_cli.main import make_parser
 
 __all__ = [
     'Kind', 'checkpoint_page', 'checkpoint_path', 'commands_page', 'link_names', 'manifest_page', 'network_names',

@@ -45,7 +45,7 @@ def main() -> None:
     import torch
     from safetensors.torch import load_file
 
-    from mlfm_zoo.cli import main as main_of_package
+    from mlfm_zoo_cli import main as main_of_package
 
     model = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
     images = torch.randn(2, 3, 64, 64)

@@ -44,7 +44,7 @@ from mlfm_zoo._files import written_whole
 from mlfm_zoo.frequency import FrequencyFilter, Probe
 from mlfm_zoo.frequency.tables import write_table
 from mlfm_zoo.workflow.collect import Epoch, Run, RunError, read_run
-from mlfm_zoo.workflow.launch import KEEP_MEMORY
+from mlfm_zoo_cli.launch import KEEP_MEMORY
 
 RESULTS = Path(__file__).parents[1] / 'results' / 'study'
 RUN_COLUMNS = (

@@ -21,7 +21,7 @@ from plan import Job, read_plan
 from run import RESULTS, read_rows
 
 from mlfm_zoo.frequency.tables import write_table
-from mlfm_zoo.workflow.launch import KEEP_MEMORY
+from mlfm_zoo_cli.launch import KEEP_MEMORY
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from speed import RemoteStep, compare, cpu_name, spread

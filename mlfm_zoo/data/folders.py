@@ -12,6 +12,7 @@ from timm.utils import natural_key
 
 from .._terminal import printable
 from .._timm import config_of
+from .imagenet100 import SYNSETS
 from .images import UnreadableImage, open_image
 
 __all__ = [
@@ -177,9 +178,12 @@ def open_folder(
             f'{Path(root, min(empty))} holds no images, expected those of a class: add them, or remove the folder.')
     classes = class_names or reader.found
     if len(classes) != num_classes:
+        way = 'give data of the same classes, and their names where the data holds only some of them'
+        if class_names is None and num_classes == len(SYNSETS) and set(classes) <= set(SYNSETS):
+            way = 'its folders are of ImageNet100, so give --imagenet100, or class_names=imagenet100.SYNSETS'
         raise ValueError(
-            f'The model distinguishes {num_classes} classes and the data has {len(classes)}, {_listed(classes)}: give '
-            'data of the same classes, and their names where the data holds only some of them.')
+            f'The model distinguishes {num_classes} classes and the data has {len(classes)}, {_listed(classes)}: '
+            f'{way}.')
     others = sorted(set(reader.found) - set(reader.class_to_idx))
     if others and class_names is None:
         raise ValueError(

@@ -1,9 +1,9 @@
 """Pictures of an analysis: curves, classes, samples and the plane of frequencies."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import torch
 from PIL import Image
@@ -51,6 +51,7 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
     plt = require_matplotlib()
     folder = Path(folder)
     models = list(dict.fromkeys(row.model for row in rows))
+    labels = _labels(models)
     figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
     for i, model in enumerate(models):
         for kind, line in LINES.items():
@@ -58,7 +59,7 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
             if shown:
                 radii = [row.radius for row in shown]
                 axes.plot(radii, [row.top1 for row in shown], f'C{i}{line}o', markersize=3,
-                          label=f'{_shown(model)}, {kind}')
+                          label=f'{labels[model]}, {kind}')
                 axes.fill_between(
                     radii, [row.low for row in shown], [row.high for row in shown], color=f'C{i}', alpha=0.12)
     axes.set(xlabel='radius, cycles per image', ylabel='top-1 accuracy, %', ylim=(0, 102),
@@ -73,7 +74,7 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
             bands = [(*curve.band, curve.top1[-1]) for curve in low if curve.model == model and curve.band]
             starts, ends, top1 = zip(*bands) if bands else ((), (), ())
             axes.hlines(top1, starts, ends, color=f'C{i}', alpha=0.3)
-            axes.plot(ends, top1, f'C{i}o', label=_shown(model))
+            axes.plot(ends, top1, f'C{i}o', label=labels[model])
         axes.set(xlabel='sensitive band, cycles per image (dot: its high end)', ylabel='accuracy on the class, %',
                  ylim=(0, 103), title='One line per class: where it gains its accuracy')
         axes.legend(fontsize='small')
@@ -87,7 +88,7 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
             axes.set_xticks(range(len(classes[0].radii)), [f'{r:g}' for r in classes[0].radii], fontsize='small')
             if len(classes) <= MAX_HEAT_CLASSES:
                 axes.set_yticks(range(len(classes)), [_shown(c.name) for c in classes], fontsize='small')
-            axes.set(xlabel='low-pass radius, cycles per image', title=f'{_shown(model)}: classes by sensitive band')
+            axes.set(xlabel='low-pass radius, cycles per image', title=f'{labels[model]}: classes by sensitive band')
             figure.colorbar(image, label='top-1 accuracy, %')
             files.append(_save(figure, folder / f'classes-{name}.png'))
     return files
@@ -157,13 +158,14 @@ def draw_fourier(
     figure, grid = require_matplotlib().subplots(
         1, len(errors), figsize=(1 + 4 * len(errors), 4), layout='constrained', squeeze=False, sharey=True)
     image: Any = None
+    labels = _labels(errors)
     for axes, (model, plane) in zip(grid[0], errors.items()):
         extent = max(fy for fy, _ in plane)
         side = range(-extent, extent + 1)
         image = axes.imshow(
             [[100 * plane[fy, fx] for fx in side] for fy in side], vmin=0, vmax=100, origin='lower',
             extent=(-extent - 0.5, extent + 0.5) * 2)
-        axes.set_title(_shown(model), fontsize='small')
+        axes.set_title(labels[model], fontsize='small')
         axes.set_xlabel('cycles over the width')
     grid[0][0].set_ylabel('cycles over the height')
     figure.colorbar(image, ax=list(grid[0]), label='errors, %')
@@ -228,12 +230,13 @@ def _draw_sample(
     plain = figure.add_subplot(grid[1, :SHOWN_RADII])
     enlarged = figure.add_subplot(grid[1, SHOWN_RADII:])
     scales = list(dict.fromkeys(point.scale for point in points))
+    labels = _labels(probe.models)
     for i, model in enumerate(probe.models):
         for kind, line in LINES.items():
             shown = [row for row in rows if (row['model'], row['filter']) == (model, kind)]
             if shown:
                 plain.plot([row['radius'] for row in shown], [row['probability'] for row in shown], f'C{i}{line}',
-                           label=f'{_shown(model)}, {kind}')
+                           label=f'{labels[model]}, {kind}')
             answer = None
             for row in shown if kind == 'lowpass' else ():
                 if row['predicted'] != answer:
@@ -245,7 +248,7 @@ def _draw_sample(
         for j, scale in enumerate(scales):
             at_scale = [point for point in points if (point.model, point.scale) == (model, scale)]
             enlarged.plot([p.radius for p in at_scale], [p.probability for p in at_scale],
-                          f'C{i}{("-", "--", ":", "-.")[j % 4]}', label=f'{_shown(model)}, x{scale:g}')
+                          f'C{i}{("-", "--", ":", "-.")[j % 4]}', label=f'{labels[model]}, x{scale:g}')
     plain.set(xlabel='radius, cycles per image', ylabel=f'probability of {_shown(rows[0]["class"])}',
               title='dots: where the low-pass answer changes')
     enlarged.set(xlabel='low-pass radius, cycles per image', title='enlarged and cropped')
@@ -266,6 +269,13 @@ def _pixels(tensor: torch.Tensor, config: Mapping[str, Any]) -> Any:
 def _shown(name: str) -> str:
     """A name as matplotlib shows it: in one visible line, and not as a formula."""
     return printable(name).replace('$', r'\$')
+
+
+def _labels(models: Iterable[str]) -> Dict[str, str]:
+    """Each model's name in a legend: that of its folder for `local-dir:FOLDER`, unless two folders share a name."""
+    short = {model: re.sub(r'^local-dir:(?:[^,]*/)?([^/,]+)/*', r'\1', model) for model in models}
+    counts = Counter(short.values())
+    return {model: _shown(name if counts[name] == 1 else model) for model, name in short.items()}
 
 
 def _file_names(wanted: Mapping[str, str]) -> Dict[str, str]:

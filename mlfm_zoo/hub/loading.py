@@ -4,7 +4,13 @@ import re
 from pathlib import Path
 from typing import Optional, Union
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -139,6 +145,8 @@ def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
 def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]) -> Path:
     assert checkpoint.hub_repo and checkpoint.file
     try:
+        if not constants.HF_HUB_OFFLINE and cached_checkpoint(checkpoint, cache_dir) is None:
+            _require_answer(hf_hub_url(checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit))
         return Path(hf_hub_download(
             checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir))
     except Exception as error:  # the client also raises those of its HTTP library, which differs between its versions
@@ -146,6 +154,16 @@ def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]
         fault = _download_fault(error, checkpoint, Path(cache_dir or constants.HF_HUB_CACHE))
         raise CheckpointError(
             f'The weights of {checkpoint.name} could not be downloaded from {where}: {fault}.') from error
+
+
+def _require_answer(url: str) -> None:
+    """Ask for a file once: without a network, `hf_hub_download` would ask for half a minute."""
+    try:
+        get_hf_file_metadata(url)
+    except HfHubHTTPError:  # an answer, of which hf_hub_download makes an error
+        pass
+    except Exception as error:  # those of the HTTP library, which differs between versions of the client
+        raise LocalEntryNotFoundError('The Hub did not answer.') from error
 
 
 def _download_fault(error: Exception, checkpoint: Checkpoint, cache: Path) -> str:

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..data.images import open_image
-from .records import CheckedRecord, read_json
+from .settings import CheckedRecord, read_json
 
 __all__ = [
     'IGNORE_INDEX', 'LABELS', 'Labels', 'Sample', 'SegmentationDataset', 'eval_transform', 'find_samples',

@@ -33,8 +33,7 @@ from .data import Labels, SegmentationDataset, eval_transform, load_labels, trai
 from .evaluation import evaluate, segmentation_loss
 from .metrics import as_row
 from .network import SegmentationNetwork
-from .records import read_json
-from .settings import TrainSettings
+from .settings import TrainSettings, read_json
 
 __all__ = ['load_run', 'train']
 

@@ -11,8 +11,8 @@ from PIL import Image
 from helpers.digit_folders import write_digits
 from helpers.networks import lived_in
 from mlfm_zoo._timm import save_model
-from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.evaluate import evaluate
+from mlfm_zoo_cli import main
 
 
 @pytest.fixture(scope='module')

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from helpers.smooth_pictures import write_smooth
-from mlfm_zoo.cli import main
-from mlfm_zoo.cli.arguments import key_value
+from mlfm_zoo_cli import main
+from mlfm_zoo_cli.arguments import key_value
 
 
 def test_statistics_of_a_folder(tmp_path, capsys):

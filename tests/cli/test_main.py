@@ -14,9 +14,8 @@ import torch
 import mlfm_zoo
 from helpers.authors_form import mobilenetv2, released
 from helpers.disks import full_disk
-from mlfm_zoo.cli import main
-from mlfm_zoo.cli.errors import sentence
-from mlfm_zoo.cli.main import make_parser
+from mlfm_zoo_cli import main
+from mlfm_zoo_cli.errors import sentence
 
 COMMAND = [sys.executable, '-m', 'mlfm_zoo']
 
@@ -54,19 +53,47 @@ def test_as_a_program():
     program.stderr.close()
 
 
+def loads(code):
+    """Modules that a program has loaded at its end."""
+    code = f'import sys\nfrom mlfm_zoo_cli import main\n{code}\nprint(*sys.modules, file=sys.stderr)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_loads_no_network():
+    """Nor does it load torch and timm; with `shtab`, the completion script does not either."""
+    loaded = loads('''
+from contextlib import suppress
+from mlfm_zoo_cli.main import make_parser
+commands = next(a.choices for a in make_parser()._actions if a.choices)
+words = [[name] for name in commands if name != 'imagenet100'] + [['segment', 'train'], []]
+for line in [[*w, '--help'] for w in words] + [['--version'], ['--print-completion', 'bash']]:
+    with suppress(SystemExit):
+        main(line)
+''')
+    assert {'shtab', 'mlfm_zoo_cli.segmentation'} <= loaded
+    assert not {'mlfm_zoo', 'numpy', 'timm', 'torch'} & loaded
+
+
 def test_a_command_loads_what_it_needs():
-    """A list of weights needs neither training nor analysis, and the options of `segment` are loaded for it alone."""
-    code = '''
-import sys
-import mlfm_zoo
-from mlfm_zoo.cli import main
-assert main(['list', '--pretrained']) == 0
-print(*(name for name in sys.modules if name.startswith('mlfm_zoo.')))
-'''
-    loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
-    assert 'mlfm_zoo.cli.segmentation' in loaded and {n for n in loaded if n.startswith('mlfm_zoo.workflow')} == {
-        'mlfm_zoo.workflow', 'mlfm_zoo.workflow.launch'}
-    assert not [n for n in loaded if n.startswith(('mlfm_zoo.segment', 'mlfm_zoo.detect', 'mlfm_zoo.frequency'))]
+    """A list of weights needs neither training nor analysis."""
+    loaded = loads("assert main(['list', '--pretrained']) == 0")
+    assert not [n for n in loaded if n.startswith(tuple(
+        f'mlfm_zoo.{folder}' for folder in ('detection', 'frequency', 'segmentation', 'workflow')))]
+
+
+def test_list_fits_a_terminal(capsys):
+    """80 columns; titles; networks that answer come before those that have yet to be trained."""
+    assert main(['list']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    names = [line.split()[0] for line in lines if line.startswith('  ')]
+    titles = [line for line in lines if line and not line.startswith(' ')]
+    assert [title.split()[0] for title in titles] == ['Trained', 'Warm', 'Initializations,', 'Networks']
+    order = [names.index(name) for name in (
+        'test_mlfm_resnet.digits', 'mlfm_resnet18.a1_in1k', 'dct_resnet50_24s.init_a1_in1k', 'mlfm_resnet10')]
+    assert order == sorted(order)
+    assert '  mlfm_mobilenetv2_010.paper_in100 (memory=False)  AlphaWuSeu on GitHub' in lines
 
 
 def test_completion(capsys):
@@ -95,12 +122,6 @@ def test_unknown_command_and_network(capsys):
     assert stop.value.code == 2
     assert main(['info', 'resnet18']) == 1
     assert 'no network of this package' in capsys.readouterr().err
-
-
-def test_options_of_segment_are_there_when_they_are_needed():
-    assert make_parser('segment').parse_args(['segment', 'train', 'DATA', '--output', 'RUN', '--lr', '1']).lr == 1
-    with pytest.raises(SystemExit):
-        make_parser('list').parse_args(['segment', 'train', 'DATA', '--output', 'RUN'])
 
 
 def test_what_cannot_be_printed(capsys, monkeypatch):

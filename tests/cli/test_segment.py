@@ -10,9 +10,9 @@ from PIL import Image
 
 from helpers.segmentation import write_data
 from helpers.shape_folders import LABELS
-from mlfm_zoo.cli import main
 from mlfm_zoo.segmentation import TrainSettings, load_run
 from mlfm_zoo.segmentation.data import Labels, read_labels
+from mlfm_zoo_cli import main
 
 
 @pytest.fixture(scope='module')

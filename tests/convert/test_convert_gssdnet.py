@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from helpers.networks import lived_in
-from mlfm_zoo.cli import main
 from mlfm_zoo.convert import convert_state_dict
 from mlfm_zoo.workflow.convert import convert_checkpoint
+from mlfm_zoo_cli import main
 
 
 class Operator(nn.Module):

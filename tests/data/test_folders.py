@@ -17,6 +17,7 @@ from mlfm_zoo.data.folders import (
     usable_device,
     walk_images,
 )
+from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.data.images import UnreadableImage
 
 
@@ -67,6 +68,14 @@ def named(names, num_classes):
     model = timm.create_model('test_mlfm_resnet', num_classes=num_classes, device='meta')
     model.pretrained_cfg['label_names'] = names
     return model
+
+
+def test_a_part_of_imagenet100_names_the_flag(folder):
+    for digit in range(5):
+        (folder / str(digit)).rename(folder / SYNSETS[digit])
+    with pytest.raises(ValueError, match='has 5, .*: its folders are of ImageNet100, so give --imagenet100, or '):
+        open_folder(folder, named(None, 100))
+    assert len(open_folder(folder, named(None, 100), SYNSETS)) == 15
 
 
 def test_classes(folder):

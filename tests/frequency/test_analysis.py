@@ -14,8 +14,8 @@ from PIL import Image
 
 from helpers.tables import read_table
 from mlfm_zoo import frequency
-from mlfm_zoo.cli import main
 from mlfm_zoo.frequency.analysis import judge
+from mlfm_zoo_cli import main
 
 MODEL = 'test_mlfm_resnet'
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from helpers.tables import read_table
 from mlfm_zoo import frequency
-from mlfm_zoo.cli import main
+from mlfm_zoo.frequency.pictures import _labels
+from mlfm_zoo_cli import main
 
 MODEL = 'test_mlfm_resnet'
 
@@ -64,6 +65,11 @@ def test_names_of_anyone(data, models, tmp_path):
     assert len(set(pictures)) == 4 and all(picture.exists() for picture in pictures)
     assert len((out / 'samples.csv').read_bytes().split(b'caf\xe9$x_/\xff.png')) == 1 + len(rows)
     frequency.draw_fourier(out, frequency.fourier_errors(probe, out, norm=1, extent=0), 1)
+
+
+def test_legends_name_the_folder_of_a_local_model():
+    names = 'resnet18', 'local-dir:plain', 'local-dir:/runs/a/,memory=False', 'local-dir:1/b', 'local-dir:2/b'
+    assert list(_labels(names).values()) == ['resnet18', 'plain', 'a,memory=False', 'local-dir:1/b', 'local-dir:2/b']
 
 
 def test_samples_are_filtered_as_in_the_analysis(data, models, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.reference import REFERENCE, load_fill, needs_reference
-from mlfm_zoo.cli import main
+from mlfm_zoo_cli import main
 
 pytestmark = needs_reference
 

@@ -4,7 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
-LAUNCH = Path(__file__).parents[2] / 'mlfm_zoo' / 'workflow' / 'launch' / '__init__.py'
+LAUNCH = Path(__file__).parents[2] / 'mlfm_zoo_cli' / 'launch' / '__init__.py'
 
 if __name__ == '__main__':
     keep_memory = sys.argv[1] == '--keep-memory'

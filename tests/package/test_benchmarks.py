@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from helpers.tables import read_table
-from mlfm_zoo.workflow.launch import KEEP_MEMORY
+from mlfm_zoo_cli.launch import KEEP_MEMORY
 
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 

@@ -24,10 +24,10 @@ from timm.models import load_state_dict
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.digit_folders import write_digits
-from mlfm_zoo.cli import main as mlfm_zoo_main
 from mlfm_zoo.hub.manifest import paper_accuracies
 from mlfm_zoo.workflow.collect import Epoch, Run
 from mlfm_zoo.workflow.recipe import load_recipe
+from mlfm_zoo_cli import main as mlfm_zoo_main
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / 'benchmarks' / 'study'

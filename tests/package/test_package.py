@@ -27,10 +27,10 @@ def test_wheel_and_sdist_are_whole(distributions):
     with zipfile.ZipFile(distributions['.whl']) as wheel:
         names = wheel.namelist()
     for name in ('mlfm_zoo/py.typed', 'mlfm_zoo/weights/test_mlfm_resnet.digits.safetensors', 'mlfm_zoo/memory/unit.py',
-                 'mlfm_zoo/weights_manifest.yaml', 'mlfm_zoo/workflow/launch/hook/sitecustomize.py',
+                 'mlfm_zoo/weights_manifest.yaml', 'mlfm_zoo_cli/launch/hook/sitecustomize.py',
                  'mlfm_zoo/workflow/recipes/resnet.yaml'):
         assert name in names
-    assert not [n for n in names if not n.startswith(('mlfm_zoo/', 'mlfm_zoo-'))]
+    assert not [n for n in names if not n.startswith(('mlfm_zoo/', 'mlfm_zoo_cli/', 'mlfm_zoo-'))]
     with tarfile.open(distributions['.gz']) as sdist:
         names = ['/'.join(n.split('/')[1:]) for n in sdist.getnames()]
     for name in ('pyproject.toml', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CONTRIBUTING.md', 'Makefile',

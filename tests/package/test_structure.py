@@ -1,4 +1,4 @@
-"""The files of the package as a graph: no circles, nothing lower imports something higher, and leaves stay leaves."""
+"""The files of the packages as a graph: no circles, nothing lower imports something higher, and leaves stay leaves."""
 
 import ast
 import graphlib
@@ -10,22 +10,25 @@ import pytest
 
 import mlfm_zoo
 
-PACKAGE = Path(mlfm_zoo.__file__).parent
+ROOT = Path(mlfm_zoo.__file__).parents[1]
 
 # Folders, and files beside them, lowest first: each imports from itself and from those before it.
 ORDER = (
     '_timm', '_extras', '_files', '_terminal', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub', 'dct',
-    'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'cli', '__main__')
+    'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'mlfm_zoo_cli', '__main__')
 
 # Imported by themselves, by the __init__ of their folder, and by functions of the command line.
 LEAVES = (('frequency',), ('detection',), ('segmentation',), ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
 
-FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob('*.py')) if 'hook' not in path.parts}
+FILES = {
+    str(path.relative_to(ROOT)).removeprefix('mlfm_zoo/'): path
+    for package in ('mlfm_zoo', 'mlfm_zoo_cli') for path in sorted((ROOT / package).rglob('*.py'))
+    if 'hook' not in path.parts}
 
 
 def imports(name):
-    """Files of the package that a file imports, anywhere in it, each with whether a function does it."""
-    here = Path('mlfm_zoo', name).with_suffix('').parts
+    """Files of the packages that a file imports, anywhere in it, each with whether a function does it."""
+    here = FILES[name].relative_to(ROOT).with_suffix('').parts
     for node in ast.walk(ast.parse(FILES[name].read_text(encoding='utf-8'))):
         modules = []
         if isinstance(node, ast.Import):
@@ -35,7 +38,8 @@ def imports(name):
                 node.module.split('.'))
             modules = [(*base, alias.name) for alias in node.names]
         for first, *rest in modules:
-            if first == 'mlfm_zoo':
+            if first in ('mlfm_zoo', 'mlfm_zoo_cli'):
+                rest = rest if first == 'mlfm_zoo' else [first, *rest]
                 # a.b.c is the file c.py, the package c, or the name c in b
                 found = ('/'.join(rest) + '.py', '/'.join([*rest, '__init__.py']), '/'.join(rest[:-1]) + '.py',
                          '/'.join([*rest[:-1], '__init__.py']))
@@ -67,7 +71,7 @@ def test_nothing_imports_a_leaf(leaf):
     for name, targets in GRAPH.items():
         for target in inside & targets.keys():
             of_its_folder = name == str(Path(target).with_name('__init__.py'))
-            by_a_command = room(name) == 'cli' and targets[target]
+            by_a_command = room(name) == 'mlfm_zoo_cli' and targets[target]
             assert name in inside or of_its_folder or by_a_command, f'{name} imports {target}'
 
 
@@ -82,10 +86,10 @@ print(*sorted(set(sys.modules) - before))
     loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
     ours = {name.removeprefix('mlfm_zoo.') for name in loaded if name.startswith('mlfm_zoo.')}
     assert 'models.mlfm_resnet' in ours
-    assert not {name.split('.')[0] for name in ours} & {'frequency', 'detection', 'segmentation', 'workflow', 'cli'}
+    assert not {name.split('.')[0] for name in ours} & {'frequency', 'detection', 'segmentation', 'workflow'}
     assert not {'dct.jpeg', 'dct.jpeg_file', 'dct.store'} & ours
-    assert not {'accelerate', 'jpeglib', 'matplotlib', 'pycocotools', 'scipy', 'sklearn', 'torchmetrics',
-                'transformers', 'triton'} & {name.split('.')[0] for name in loaded}
+    assert not {'accelerate', 'jpeglib', 'matplotlib', 'mlfm_zoo_cli', 'pycocotools', 'scipy', 'sklearn',
+                'torchmetrics', 'transformers', 'triton'} & {name.split('.')[0] for name in loaded}
 
 
 @pytest.mark.parametrize('module, extra, code', [

@@ -19,9 +19,9 @@ from helpers.disks import full_disk
 from helpers.segmentation import RESNET, write_data
 from helpers.shape_folders import LABELS
 from helpers.user import IMPORTS
-from mlfm_zoo.cli import main
 from mlfm_zoo.segmentation import SegmentationNetwork, TrainSettings, create_model, evaluate, load_run, train
 from mlfm_zoo.segmentation.data import Labels, SegmentationDataset, eval_transform, train_transform
+from mlfm_zoo_cli import main
 
 SMALL = dict(model='unet', encoder=None, model_kwargs=dict(base_width=4), crop_size=(32, 48), batch_size=4, warmup=4)
 

@@ -9,8 +9,8 @@ import yaml
 from scipy import stats
 
 from helpers.runs import MODEL, write_run
-from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.collect import RunError, compare, difference_interval, half_interval, read_run
+from mlfm_zoo_cli import main
 
 
 def refusal(folder):

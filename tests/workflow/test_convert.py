@@ -7,8 +7,8 @@ import timm
 import torch
 
 from helpers.authors_form import mobilenetv2, released
-from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.convert import convert_checkpoint
+from mlfm_zoo_cli import main
 
 
 def fails_on(weights, capsys, tmp_path):

@@ -5,8 +5,8 @@ import timm
 import torch
 
 from digits import load_split, to_batch
-from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.evaluate import evaluate
+from mlfm_zoo_cli import main
 
 
 @pytest.fixture(scope='module')

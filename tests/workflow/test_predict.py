@@ -10,8 +10,8 @@ import timm
 from PIL import Image
 
 from helpers.digit_folders import write_digits
-from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.predict import best_checkpoint, class_labels, find_images, predict
+from mlfm_zoo_cli import main
 
 
 @pytest.fixture(scope='module')

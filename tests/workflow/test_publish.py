@@ -19,10 +19,10 @@ from helpers.networks import SMALL, SMALL_GSSDNET, WEIGHTS
 from helpers.reference import REFERENCE, load_fill, needs_reference
 from helpers.runs import write_run
 from helpers.user import User
-from mlfm_zoo.cli import main
 from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.manifest import load_manifest, own_checkpoints, read_manifest
 from mlfm_zoo.workflow.publish import write_manifest_entry
+from mlfm_zoo_cli import main
 
 NAME = 'test_mlfm_resnet.mine'
 REPO = f'org/{NAME}'

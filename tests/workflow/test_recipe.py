@@ -14,8 +14,8 @@ from PIL import Image
 from timm.data import create_transform
 
 from helpers.networks import ALL, GSSDNET
-from mlfm_zoo.cli import main
 from mlfm_zoo.workflow.recipe import RECIPES, load_recipe, training_command
+from mlfm_zoo_cli import main
 
 # The arguments of timm's train.py (at commit aa4b585) that a recipe may set.
 TRAIN_ARGUMENTS = set('''

@@ -21,9 +21,9 @@ from helpers.digit_folders import write_digits
 from helpers.hub_server import HubServer
 from helpers.networks import SMALL
 from helpers.user import IMPORTS, User
-from mlfm_zoo.cli import main
 from mlfm_zoo.hub.manifest import read_manifest
 from mlfm_zoo.workflow.collect import read_run
+from mlfm_zoo_cli import main
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parents[1]

@@ -5,12 +5,10 @@ import json
 import shlex
 from typing import List
 
-from .._terminal import printable
-from ..data import imagenet100
-from ..workflow.launch import become_python
-from ..workflow.launch import run as run_script
-from .arguments import AddCommand, positive
+from .arguments import PACKAGE, AddCommand, positive
 from .checkpoints import publish
+from .launch import become_python
+from .launch import run as run_script
 
 __all__ = ['add_commands', 'become_program']
 
@@ -61,7 +59,7 @@ def add_commands(add: AddCommand) -> None:
 def become_program(argv: List[str]) -> None:
     """Replace this process by another program if the command is one: its options are none of this parser's."""
     if argv[:1] == ['imagenet100']:
-        become_python([imagenet100.__file__, *argv[1:]])
+        become_python([str(PACKAGE / 'data' / 'imagenet100.py'), *argv[1:]])
     if argv[:1] == ['run']:
         keep_memory = argv[1:2] == ['--keep-memory']
         script = argv[1 + keep_memory:]
@@ -70,7 +68,7 @@ def become_program(argv: List[str]) -> None:
 
 
 def _recipe(args: argparse.Namespace) -> None:
-    from ..workflow.recipe import DATASETS, load_recipe, training_command
+    from mlfm_zoo.workflow.recipe import DATASETS, load_recipe, training_command
     recipe = load_recipe(args.model, args.dataset)
     print(f'# {args.model} on {DATASETS[recipe.dataset]}: {recipe.settings["epochs"]} epochs, '
           f'{recipe.global_batch_size} images an update. {recipe.path} says where each setting comes from.')
@@ -95,7 +93,8 @@ def _recipe(args: argparse.Namespace) -> None:
 
 
 def _collect(args: argparse.Namespace) -> None:
-    from ..workflow.collect import compare, publish_args, read_run
+    from mlfm_zoo._terminal import printable
+    from mlfm_zoo.workflow.collect import compare, publish_args, read_run
     runs = [read_run(folder) for folder in args.runs]
     rows = compare(runs, args.num_images)
     if args.json:

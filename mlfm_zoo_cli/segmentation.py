@@ -5,23 +5,20 @@ import dataclasses
 import json
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
-from .._files import written_whole
-from .._terminal import printable
-from .arguments import AddCommand, add_device, add_model_kwargs, add_workers, best_device, positive
+from .arguments import PACKAGE, AddCommand, add_device, add_model_kwargs, add_workers, best_device, positive
 
 __all__ = ['add_commands']
 
 
-def add_commands(add: AddCommand, with_options: bool = True) -> None:
+def add_commands(add: AddCommand) -> None:
     command = add(
         'segment', None, 'train, evaluate and use segmentation networks',
         'Train, evaluate and use segmentation networks on folders of images and masks.')
-    if not with_options:
-        return
     commands = command.add_subparsers(metavar='COMMAND', required=True)
 
     train = commands.add_parser(
@@ -64,7 +61,7 @@ def add_commands(add: AddCommand, with_options: bool = True) -> None:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """An option for each setting of training, named and explained as it is there."""
-    from ..segmentation.settings import TrainSettings
+    TrainSettings = runpy.run_path(str(PACKAGE / 'segmentation' / 'settings.py'))['TrainSettings']
     helps = dict(re.findall(r'^ {8}(\w+): (.+?)\.$', TrainSettings.__doc__ or '', re.MULTILINE))
     special: Dict[str, Dict[str, Any]] = dict(
         img_size=dict(type=positive, nargs=2, metavar=('H', 'W')),
@@ -87,8 +84,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ..segmentation.settings import TrainSettings
-    from ..segmentation.training import train
+    from mlfm_zoo.segmentation.settings import TrainSettings
+    from mlfm_zoo.segmentation.training import train
     names = {field.name for field in dataclasses.fields(TrainSettings)}
     given: Dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
     given.update(model_kwargs=dict(args.model_kwargs))
@@ -98,11 +95,13 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from ..segmentation.data import SegmentationDataset, eval_transform, read_image, read_labels
-    from ..segmentation.evaluation import evaluate
-    from ..segmentation.metrics import as_row
-    from ..segmentation.pictures import draw_prediction
-    from ..segmentation.training import load_run
+    from mlfm_zoo._files import written_whole
+    from mlfm_zoo._terminal import printable
+    from mlfm_zoo.segmentation.data import SegmentationDataset, eval_transform, read_image, read_labels
+    from mlfm_zoo.segmentation.evaluation import evaluate
+    from mlfm_zoo.segmentation.metrics import as_row
+    from mlfm_zoo.segmentation.pictures import draw_prediction
+    from mlfm_zoo.segmentation.training import load_run
     model, labels, settings = load_run(args.network, best_device(args.device))
     transform = eval_transform(model.mean, model.std, settings.img_size)
     dataset = SegmentationDataset(args.data, args.split, labels, transform, settings.in_chans)
@@ -129,9 +128,11 @@ def _predict(args: argparse.Namespace) -> None:
     import torch
     from torchvision import tv_tensors
 
-    from ..segmentation.data import eval_transform, read_image
-    from ..segmentation.pictures import draw_prediction, mask_of
-    from ..segmentation.training import load_run
+    from mlfm_zoo._files import written_whole
+    from mlfm_zoo._terminal import printable
+    from mlfm_zoo.segmentation.data import eval_transform, read_image
+    from mlfm_zoo.segmentation.pictures import draw_prediction, mask_of
+    from mlfm_zoo.segmentation.training import load_run
     images, output = [Path(image) for image in args.images], Path(args.output)
     outputs = _outputs(images, output, ['.png', '.picture.png'], images)
     model, labels, settings = load_run(args.network, best_device(args.device))
@@ -165,7 +166,7 @@ def _predict_labels(model: Any, image: Any, size: Sequence[int], args: argparse.
     """Predict the class of each pixel of an image, enlarged to its size in the file."""
     import torch
 
-    from ..segmentation.evaluation import predict_labels, predict_probabilities
+    from mlfm_zoo.segmentation.evaluation import predict_labels, predict_probabilities
     image = image[None].to(next(model.parameters()).device)
     probabilities = predict_probabilities(model, image, args.window, args.overlap, args.flip)
     probabilities = torch.nn.functional.interpolate(probabilities, size=size, mode='bilinear')

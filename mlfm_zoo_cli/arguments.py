@@ -2,12 +2,16 @@
 
 import argparse
 import ast
+from pathlib import Path
 from typing import Any, Callable, Optional, Tuple
 
 __all__ = [
-    'AddCommand', 'add_device', 'add_model_kwargs', 'add_reading', 'add_workers', 'best_device', 'key_value',
+    'PACKAGE', 'AddCommand', 'add_device', 'add_model_kwargs', 'add_reading', 'add_workers', 'best_device', 'key_value',
     'positive', 'whole',
 ]
+
+# Files of mlfm_zoo that are read or run without importing it, which takes seconds.
+PACKAGE = Path(__file__).parents[1] / 'mlfm_zoo'
 
 # Adds a command: its name, the function that runs it, what it does in a few words and, optionally, in sentences.
 AddCommand = Callable[..., argparse.ArgumentParser]
@@ -61,7 +65,7 @@ def add_workers(command: argparse.ArgumentParser) -> None:
     command.add_argument('--workers', type=whole, default=2, metavar='N', help='processes reading images (default: 2)')
 
 
-def best_device(device: Optional[str]) -> str:
-    """The device that was asked for, or the best one that is available."""
+def best_device(device: Optional[str] = None) -> str:
+    """The device that was asked for, or else a GPU where there is one."""
     import torch
     return device or ('cuda' if torch.cuda.is_available() else 'cpu')

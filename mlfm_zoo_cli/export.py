@@ -4,12 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict
 
-from .._terminal import printable
-from ..data.imagenet100 import SYNSETS
 from .arguments import AddCommand, add_model_kwargs, positive
 
 if TYPE_CHECKING:
-    from ..workflow.export import Check
+    from mlfm_zoo.workflow.export import Check
 
 __all__ = ['add_commands']
 
@@ -49,9 +47,11 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from ..data.folders import data_config, open_folder
-    from ..workflow import export
-    from ..workflow.evaluate import evaluate
+    from mlfm_zoo._terminal import printable
+    from mlfm_zoo.data.folders import data_config, open_folder
+    from mlfm_zoo.data.imagenet100 import SYNSETS
+    from mlfm_zoo.workflow import export
+    from mlfm_zoo.workflow.evaluate import evaluate
     file, class_names = Path(args.output), SYNSETS if args.imagenet100 else None
     export.require_format(args.format, file, args.int8 is not None)
     model = _network(args)
@@ -89,14 +89,14 @@ def _network(args: argparse.Namespace) -> Any:
     """Build the network, with the weights that were asked for."""
     import timm
 
-    from ..workflow.build import build_network
+    from mlfm_zoo.workflow.build import build_network
     model_args: Dict[str, Any] = dict(args.model_kwargs)
     if args.num_classes:
         model_args['num_classes'] = args.num_classes
     if not args.checkpoint:
         return build_network(args.model, model_args, args.pretrained)
-    from ..convert import read_checkpoint
-    from ..workflow.collect import num_classes_of
+    from mlfm_zoo.convert import read_checkpoint
+    from mlfm_zoo.workflow.collect import num_classes_of
     weights = read_checkpoint(args.checkpoint)
     if timm.is_model(args.model):
         model_args.setdefault('num_classes', num_classes_of(args.model, weights))

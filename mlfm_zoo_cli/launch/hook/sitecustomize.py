@@ -6,15 +6,15 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 HOOK = Path(__file__).resolve().parent
-PACKAGE_PARENT = str(HOOK.parents[3])
+PACKAGE_PARENT = str(HOOK.parents[2])
 
 
 class ZooFinder:
-    """Finds timm as the other finders do, and mlfm_zoo beside this file, installed or not."""
+    """Finds timm as the other finders do, and the packages beside this file, installed or not."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == 'mlfm_zoo':
+        if name in ('mlfm_zoo', 'mlfm_zoo_cli'):
             return PathFinder.find_spec(name, [PACKAGE_PARENT])
         if name != 'timm':
             return None

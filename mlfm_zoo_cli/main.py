@@ -3,11 +3,12 @@
 import argparse
 import io
 import os
+import re
 import sys
 from typing import Any, Callable, List, Optional
 
-from .. import __version__
 from . import checkpoints, dct, export, frequency, models, segmentation, training
+from .arguments import PACKAGE
 from .errors import FAILURES, sentence
 
 __all__ = ['main', 'make_parser']
@@ -26,7 +27,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     _open_streams()
     try:
         training.become_program(argv)
-        args = make_parser(argv[0] if argv else '').parse_args(argv)
+        args = make_parser().parse_args(argv)
         args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output stopped reading
@@ -40,18 +41,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     return 0
 
 
-def make_parser(chosen: Optional[str] = None) -> argparse.ArgumentParser:
-    """Make the parser of the command line.
-
-    Args:
-        chosen: The command to parse, if it is known. The options of `segment` are left out unless it is that one: they
-            are those of a training module, whose import takes time.
-
-    Returns:
-        The parser.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line, with all its commands."""
+    [version] = re.findall(r"^__version__ = '(.+)'$", (PACKAGE / '__init__.py').read_text(encoding='utf-8'), re.M)
     parser = argparse.ArgumentParser(prog='mlfm-zoo', description='Low-frequency memory networks for timm.')
-    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    parser.add_argument('--version', action='version', version=f'%(prog)s {version}')
     parser.add_argument('--print-completion', action=PrintCompletion, metavar='SHELL',
                         help='print the completion script of a shell, such as bash or zsh')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
@@ -66,9 +60,8 @@ def make_parser(chosen: Optional[str] = None) -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for group in (checkpoints, training, models, export, frequency, dct):
+    for group in (checkpoints, training, models, export, frequency, dct, segmentation):
         group.add_commands(add)
-    segmentation.add_commands(add, with_options=chosen in (None, 'segment'))
     return parser
 
 
@@ -76,10 +69,12 @@ class PrintCompletion(argparse.Action):
     """Prints the completion script of a shell, and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, args: argparse.Namespace, shell: Any, option: Any = None):
-        from .._extras import require_extra
         try:
-            print(require_extra('shtab', 'completion', option).complete(make_parser(), shell))
-        except (NotImplementedError, RuntimeError) as error:
+            import shtab
+            print(shtab.complete(make_parser(), shell))
+        except ImportError:
+            parser.error(f"{option} needs shtab, which is not installed: pip install 'mlfm-zoo[completion]'.")
+        except NotImplementedError as error:
             parser.error(str(error))
         parser.exit()
 

@@ -5,8 +5,6 @@ import re
 
 from safetensors import SafetensorError
 
-from .._terminal import printable
-
 __all__ = ['FAILURES', 'sentence']
 
 # What a command may fail with, for reasons outside this package. Any other error is a fault of the package.
@@ -17,6 +15,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def sentence(error: Exception) -> str:
     """The message of an error in one line; if the system reports it, with the file's name and what to do."""
+    from mlfm_zoo._terminal import printable
     text = str(error)
     reason, file = (error.strerror, error.filename) if isinstance(error, OSError) else (None, None)
     if isinstance(error, SafetensorError) and (found := re.search(r'I/O error: (.+) \(os error', text)):

@@ -7,8 +7,6 @@ import json
 import sys
 from typing import List
 
-from .._terminal import printable
-from ..data.imagenet100 import SYNSETS, label_descriptions
 from .arguments import AddCommand, add_device, add_model_kwargs, add_reading, best_device, positive
 
 __all__ = ['add_commands']
@@ -56,7 +54,8 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from ..workflow.convert import convert_checkpoint
+    from mlfm_zoo._terminal import printable
+    from mlfm_zoo.workflow.convert import convert_checkpoint
     conversion = convert_checkpoint(args.checkpoint, args.output, dict(args.model_kwargs))
     options = ', '.join(f'{name}={value!r}' for name, value in conversion.model_args.items())
     output = printable(args.output)
@@ -65,8 +64,9 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from ..workflow.build import build_network
-    from ..workflow.evaluate import evaluate
+    from mlfm_zoo.data.imagenet100 import SYNSETS
+    from mlfm_zoo.workflow.build import build_network
+    from mlfm_zoo.workflow.evaluate import evaluate
     model = build_network(args.model, dict(args.model_kwargs), pretrained=True)
     result = evaluate(
         model, args.data, class_names=SYNSETS if args.imagenet100 else None,
@@ -77,8 +77,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from ..workflow.build import build_network
-    from ..workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
+    from mlfm_zoo._terminal import printable
+    from mlfm_zoo.data.imagenet100 import label_descriptions
+    from mlfm_zoo.workflow.build import build_network
+    from mlfm_zoo.workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
     files = find_images(args.images)
     model = build_network(args.model or best_checkpoint().name, dict(args.model_kwargs), pretrained=True)
     predictions: List[Prediction] = []

@@ -4,8 +4,6 @@ import argparse
 import sys
 from typing import Any, Dict, Tuple
 
-from .._extras import require_matplotlib
-from ..data.imagenet100 import SYNSETS
 from .arguments import AddCommand, add_device, add_reading, best_device, key_value, whole
 
 __all__ = ['add_commands']
@@ -49,8 +47,10 @@ def _model(text: str) -> Tuple[str, Dict[str, Any]]:
 
 
 def _frequency(args: argparse.Namespace) -> None:
-    from .. import frequency
-    from ..workflow.build import build_network
+    from mlfm_zoo import frequency
+    from mlfm_zoo._extras import require_matplotlib
+    from mlfm_zoo.data.imagenet100 import SYNSETS
+    from mlfm_zoo.workflow.build import build_network
     if args.pictures:
         require_matplotlib()  # before a long run, not after it
     models = {','.join([name, *(f'{k}={v}' for k, v in arguments.items())]): build_network(name, arguments, True)

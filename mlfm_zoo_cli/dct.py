@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Iterator
 
-from .._extras import require_matplotlib
-from .._files import written_whole
-from .arguments import AddCommand, add_model_kwargs, add_reading
+from .arguments import AddCommand, add_device, add_model_kwargs, add_reading, best_device
 
 __all__ = ['add_commands']
 
@@ -23,6 +21,7 @@ def add_commands(add: AddCommand) -> None:
                          help='network whose image size and normalisation are taken (default: dct_resnet50_24s)')
     command.add_argument('--output', required=True, metavar='FILE', help='JSON file to write')
     add_reading(command)
+    add_device(command)
 
     command = add(
         'dct-gate', _gate, 'count and draw how often the gate of a network opens each DCT channel',
@@ -33,15 +32,16 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--output', required=True, metavar='FILE', help='picture to write, .png')
     add_model_kwargs(command, 'dct_gate=True')
     add_reading(command)
+    add_device(command)
 
 
 def _images(args: argparse.Namespace, config: Any) -> Iterator[Any]:
-    """Batches of a folder's images, as a network gets them."""
-    from ..data.folders import open_images, read_batches
-    dataset = open_images(args.data)
+    """Batches of a folder's images, as a network gets them, on the device."""
+    from mlfm_zoo.data.folders import open_images, read_batches, usable_device
+    dataset, device = open_images(args.data), usable_device(best_device(args.device))
     done = 0
-    for images, _ in read_batches(dataset, config, args.batch_size, args.workers):
-        yield images
+    for images, _ in read_batches(dataset, config, args.batch_size, args.workers, device):
+        yield images.to(device)
         done += len(images)
         if sys.stderr.isatty():
             print(f'\r{done}/{len(dataset)} images', end='\n' if done == len(dataset) else '', file=sys.stderr)
@@ -58,8 +58,9 @@ def _output(args: argparse.Namespace, ending: str) -> Path:
 def _statistics(args: argparse.Namespace) -> None:
     import timm
 
-    from ..data.folders import data_config
-    from ..dct import measure_statistics
+    from mlfm_zoo._files import written_whole
+    from mlfm_zoo.data.folders import data_config
+    from mlfm_zoo.dct import measure_statistics
     file = _output(args, '.json')
     if not timm.is_model(args.model):
         raise ValueError(f'timm knows no model named {args.model}: give a registered name.')
@@ -74,15 +75,18 @@ def _statistics(args: argparse.Namespace) -> None:
 
 
 def _gate(args: argparse.Namespace) -> None:
-    from ..data.folders import data_config
-    from ..dct import draw_open, gate_of, share_open
-    from ..workflow.build import build_network
+    from mlfm_zoo._extras import require_matplotlib
+    from mlfm_zoo._files import written_whole
+    from mlfm_zoo.data.folders import data_config, usable_device
+    from mlfm_zoo.dct import draw_open, gate_of, share_open
+    from mlfm_zoo.workflow.build import build_network
     require_matplotlib()  # before a long run, not after it
     picture = _output(args, '.png')
     model = build_network(args.model, dict(args.model_kwargs), pretrained=True)
     num_chs = gate_of(model).conv1.in_channels
     if num_chs != 192:
         raise ValueError(f'The gate of {args.model} has {num_chs} channels, expected all 192: the picture is of those.')
+    model.to(usable_device(best_device(args.device)))
     share = share_open(model, _images(args, data_config(model, args.img_size)))
     draw_open(share, picture)
     with written_whole(picture.with_suffix('.json')) as unfinished:

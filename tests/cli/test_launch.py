@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import helpers.launcher
-from mlfm_zoo.cli import main
-from mlfm_zoo.workflow.launch import run
+from mlfm_zoo_cli import main
+from mlfm_zoo_cli.launch import run
 
 ROOT = Path(__file__).parents[2]
 PACKAGE_AT = dict(os.environ, PYTHONPATH=str(ROOT))

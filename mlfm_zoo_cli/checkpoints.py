@@ -7,14 +7,23 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
-from .._terminal import printable
-from ..hub.manifest import Checkpoint, load_manifest, paper_accuracies
 from .arguments import AddCommand, add_model_kwargs
 from .errors import FAILURES, sentence
 
+if TYPE_CHECKING:
+    from mlfm_zoo.hub.manifest import Checkpoint
+
 __all__ = ['add_commands', 'publish']
+
+# What `list` prints, in this order: titles, and the kinds of weights below them.
+SECTIONS = {
+    'Trained networks': ('trained', 'paper', 'embedded'),
+    'Warm starts: a trained trunk, and a memory that has learned nothing yet': ('warm_start',),
+    'Initializations, to train on DCT coefficients': ('initialisation',),
+    'Networks without weights': (None,),
+}
 
 
 def add_commands(add: AddCommand) -> None:
@@ -79,9 +88,11 @@ def _add_no_memory(command: argparse.ArgumentParser) -> None:
 def _models() -> List[str]:
     """The networks of this package; `mlfm_filtered` is a wrapper around others."""
     import timm
+
+    from mlfm_zoo import models
     return [
         name for name in timm.list_models()
-        if timm.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.') and name != 'mlfm_filtered']
+        if timm.model_entrypoint(name).__module__.startswith(f'{models.__name__}.') and name != 'mlfm_filtered']
 
 
 def _check_model(model: str) -> None:
@@ -89,17 +100,17 @@ def _check_model(model: str) -> None:
         raise ValueError(f'{model} is no network of this package: mlfm-zoo list names them.')
 
 
-def _find(name: str, memory: bool = True) -> Checkpoint:
+def _find(name: str, memory: bool = True) -> 'Checkpoint':
     """The available checkpoint of a name; without a tag, the one that timm would take."""
     import timm
 
-    from ..hub.loading import find_checkpoint
+    from mlfm_zoo.hub.loading import find_checkpoint
     model, _, tag = name.partition('.')
     _check_model(model)
     return find_checkpoint(model, tag or timm.get_pretrained_cfg_value(model, 'tag') or '', memory)
 
 
-def _where(checkpoint: Checkpoint) -> str:
+def _where(checkpoint: 'Checkpoint') -> str:
     if not checkpoint.places:
         return 'not published'
     return {
@@ -110,6 +121,7 @@ def _where(checkpoint: Checkpoint) -> str:
 
 
 def _list(args: argparse.Namespace) -> None:
+    from mlfm_zoo.hub.manifest import load_manifest
     rows: List[Dict[str, Any]] = []
     for model in _models():
         checkpoints = [c for c in load_manifest().values() if c.model == model]
@@ -129,12 +141,29 @@ def _list(args: argparse.Namespace) -> None:
     if not rows:
         print(f'No weights of {args.filter} can be loaded today.')
     names = [row['name'] if row['memory'] else f'{row["name"]} (memory=False)' for row in rows]
-    for name, row in zip(names, rows):
-        print(f'{name:{max(map(len, names))}}  {row["kind"] or "-":14}  {row["where"]}')
+    width, separator = max(map(len, names), default=0), ''
+    for title, kinds in SECTIONS.items():
+        section = [(name, row) for name, row in zip(names, rows) if row['kind'] in kinds]
+        if section:
+            print(f'{separator}{title}')
+            separator = '\n'
+        for name, row in section:
+            print(f'  {name:{width}}  {_short(row)}'.rstrip())
+
+
+def _short(row: Dict[str, Any]) -> str:
+    """Whose repository has the weights, in few enough characters for a line of 80: `info` prints the rest."""
+    place = row['places'][:1]
+    if place == ('hub',):
+        return f'{row["where"].partition("/")[0]} on the Hub'
+    if place == ('authors',):
+        return f'{row["where"].split("/")[1]} on GitHub'
+    return row['where'] if row['kind'] else ''
 
 
 def _info(args: argparse.Namespace) -> None:
-    from ..workflow.cost import count_cost
+    from mlfm_zoo.hub.manifest import load_manifest, paper_accuracies
+    from mlfm_zoo.workflow.cost import count_cost
     model, _, tag = args.model.partition('.')
     _check_model(model)
     checkpoints = [c for c in load_manifest().values() if c.model == model and tag in ('', c.tag)]
@@ -161,7 +190,8 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from ..hub.loading import CheckpointError, cached_checkpoint, verify_checkpoint
+    from mlfm_zoo.hub.loading import CheckpointError, cached_checkpoint, verify_checkpoint
+    from mlfm_zoo.hub.manifest import load_manifest
     checkpoints = [c for c in load_manifest().values() if args.model in (None, c.model, c.name)]
     if not checkpoints:
         _find(args.model)
@@ -187,12 +217,13 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _download(args: argparse.Namespace) -> None:
-    from ..hub.loading import fetch_checkpoint
+    from mlfm_zoo.hub.loading import fetch_checkpoint
     print(fetch_checkpoint(_find(args.model, args.memory), args.cache_dir).path)
 
 
 def _card(args: argparse.Namespace) -> None:
-    from ..workflow.card import make_card
+    from mlfm_zoo.hub.manifest import load_manifest
+    from mlfm_zoo.workflow.card import make_card
     model, _, tag = args.model.partition('.')
     checkpoint = load_manifest().get((model, tag, args.memory)) or _find(args.model, args.memory)
     print(make_card(checkpoint), end='')
@@ -210,7 +241,8 @@ def _publish(args: argparse.Namespace) -> None:
         return
     if any(of_one.values()):
         raise ValueError('--weights, --origin, --top1 and --model-kwargs are of one network: leave them out.')
-    from ..workflow.publish import releases_to_publish, runs_to_publish, target_manifest
+    from mlfm_zoo._terminal import printable
+    from mlfm_zoo.workflow.publish import releases_to_publish, runs_to_publish, target_manifest
     target = target_manifest(args.manifest)
     left_out: List[str] = []
     if args.authors:
@@ -239,7 +271,13 @@ def publish(
         **repository_args: Any,
 ) -> None:
     """Build a repository, upload it, and write it into a manifest; the rest are arguments of `build_repository`."""
-    from ..workflow.publish import build_repository, describe, target_manifest, upload_repository, write_manifest_entry
+    from mlfm_zoo.workflow.publish import (
+        build_repository,
+        describe,
+        target_manifest,
+        upload_repository,
+        write_manifest_entry,
+    )
     target = target_manifest(manifest)
     with tempfile.TemporaryDirectory(prefix='mlfm_zoo_publish_') as folder:
         repository = build_repository(
