@@ -124,6 +124,11 @@ def fuse_trunk(model: ModelT) -> ModelT:
 
     Raises:
         RuntimeError: torch.fx cannot trace the network, which is unchanged then.
+
+    Example:
+        >>> model = fuse_trunk(timm.create_model('test_resnet').eval())
+        >>> any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+        False
     """
     network = unwrap_model(model)
     parts: Dict[str, nn.Module] = {}

@@ -40,6 +40,11 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, holds more than tensors and plain values, or holds no state dict.
+
+    Example:
+        >>> torch.save({'state_dict': {'module.fc.weight': torch.ones(10, 4)}}, 'weights.pth')
+        >>> list(read_checkpoint('weights.pth'))
+        ['fc.weight']
     """
     path = Path(path)
     if not path.is_file():
@@ -92,6 +97,12 @@ def convert_state_dict(state_dict: StateDict, model_args: Optional[Mapping[str, 
 
     Raises:
         ValueError: The network, its width or a parameter was not recognized, or an argument contradicts the file.
+
+    Example:
+        >>> weights = {name: torch.zeros(1, 2, 3, 3) for name in ('fc.weight', 'conv.weight')}
+        >>> convert_state_dict(weights)
+        Traceback (most recent call last):
+        ValueError: The network was not recognized by its parameters (fc.weight, conv.weight): ...
     """
     model_args = dict(model_args or {})
     conversion = (

@@ -111,12 +111,29 @@ def lowpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.T
 
     Returns:
         The filtered images.
+
+    Example:
+        >>> lowpass(torch.randn(3, 32, 32), radius=5).shape
+        torch.Size([3, 32, 32])
     """
     return FrequencyFilter('lowpass', radius, form)(images)
 
 
 def highpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.Tensor:
-    """Keep what `lowpass` of the same arguments removes."""
+    """Keep what `lowpass` of the same arguments removes.
+
+    Args:
+        images: Image batch (N, C, H, W), or one image.
+        radius: Radius in cycles per image.
+        form: 'ideal' or 'gaussian'.
+
+    Returns:
+        The filtered images.
+
+    Example:
+        >>> highpass(torch.ones(3, 32, 32), radius=5).abs().max() < 1e-6  # a constant image is all DC
+        tensor(True)
+    """
     return FrequencyFilter('highpass', radius, form)(images)
 
 
@@ -131,12 +148,31 @@ def bandpass(images: torch.Tensor, lower: float, upper: float, form: str = 'idea
 
     Returns:
         The filtered images.
+
+    Example:
+        >>> bandpass(torch.randn(3, 32, 32), lower=5, upper=10).shape
+        torch.Size([3, 32, 32])
     """
     return FrequencyFilter('bandpass', (lower, upper), form)(images)
 
 
 def bandstop(images: torch.Tensor, lower: float, upper: float, form: str = 'ideal') -> torch.Tensor:
-    """Keep what `bandpass` of the same arguments removes."""
+    """Keep what `bandpass` of the same arguments removes.
+
+    Args:
+        images: Image batch (N, C, H, W), or one image.
+        lower: Lower radius in cycles per image.
+        upper: Upper radius in cycles per image.
+        form: 'ideal' or 'gaussian'.
+
+    Returns:
+        The filtered images.
+
+    Example:
+        >>> images = torch.randn(3, 32, 32)
+        >>> torch.allclose(bandstop(images, 5, 10) + bandpass(images, 5, 10), images, atol=1e-5)
+        True
+    """
     return FrequencyFilter('bandstop', (lower, upper), form)(images)
 
 
@@ -149,6 +185,10 @@ def full_radius(height: int, width: int) -> int:
 
     Returns:
         The radius.
+
+    Example:
+        >>> full_radius(224, 224)
+        159
     """
     return math.ceil(math.sqrt((height // 2) ** 2 + (width // 2) ** 2))
 

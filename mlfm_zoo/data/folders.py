@@ -36,6 +36,10 @@ def walk_images(root: Union[str, Path], endings: Optional[Collection[str]] = Non
     Raises:
         FileNotFoundError: There is no such folder, or another link leads nowhere: it may be a class.
         OSError: A folder cannot be read.
+
+    Example:
+        >>> len(walk_images('digits/val'))
+        32
     """
     endings = get_img_extensions(as_set=True) if endings is None else endings
     files: List[str] = []
@@ -113,6 +117,11 @@ def open_images(root: Union[str, Path], class_names: Optional[Sequence[str]] = N
 
     Raises:
         FileNotFoundError: `root` is not a folder, or holds no images of these classes.
+
+    Example:
+        >>> dataset = open_images('digits/val', class_names=['3', '7'])
+        >>> sorted(dataset.reader.class_to_idx)
+        ['3', '7']
     """
     root = Path(root)
     if not root.is_dir():
@@ -135,6 +144,10 @@ def label_names(model: nn.Module) -> Optional[List[str]]:
 
     Returns:
         A name for each output; None if the config gives none, or those of another number of outputs.
+
+    Example:
+        >>> label_names(timm.create_model('test_mlfm_resnet'))[:3]
+        ['0', '1', '2']
     """
     names, num_classes = config_of(model).get('label_names') or (), getattr(model, 'num_classes', 0)
     if isinstance(names, dict):  # timm takes a name by its number too, which JSON makes a string
@@ -164,6 +177,10 @@ def open_folder(
     Raises:
         FileNotFoundError: `root` is not a folder, or a class has a folder without images.
         ValueError: The classes are not the model's, by their names or, if it names none, by their number.
+
+    Example:
+        >>> len(open_folder('digits/val', timm.create_model('test_mlfm_resnet')))
+        32
     """
     names = class_names or label_names(model)
     dataset = open_images(root, names)
@@ -218,6 +235,13 @@ def read_batches(
 
     Raises:
         UnreadableImage: An image cannot be decoded.
+
+    Example:
+        >>> model = timm.create_model('test_mlfm_resnet')
+        >>> batches = read_batches(open_folder('digits/val', model), data_config(model), batch_size=8, num_workers=0)
+        >>> images, targets = next(batches)
+        >>> images.shape
+        torch.Size([8, 3, 64, 64])
     """
     dataset.input_img_mode = image_mode(config)
     loader = create_loader(
@@ -237,6 +261,10 @@ def image_mode(config: Mapping[str, Any]) -> str:
 
     Returns:
         'L' for 1 channel, 'RGBA' for 4, and 'RGB' otherwise.
+
+    Example:
+        >>> image_mode({'input_size': (1, 64, 64)})
+        'L'
     """
     return {1: 'L', 4: 'RGBA'}.get(config['input_size'][0], 'RGB')
 
@@ -253,6 +281,10 @@ def data_config(model: nn.Module, img_size: Optional[int] = None) -> Dict[str, A
 
     Raises:
         ValueError: The model takes no images that a file can hold.
+
+    Example:
+        >>> data_config(timm.create_model('test_mlfm_resnet'))['input_size']
+        (3, 64, 64)
     """
     in_chans = config_of(model).get('input_size', (3,))[0]
     if in_chans not in (1, 3, 4):
@@ -274,6 +306,10 @@ def usable_device(device: Union[str, torch.device]) -> torch.device:
 
     Raises:
         ValueError: This machine has no device of that name.
+
+    Example:
+        >>> usable_device('cpu')
+        device(type='cpu')
     """
     try:
         return torch.empty(0, device=device).device

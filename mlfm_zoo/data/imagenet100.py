@@ -70,7 +70,15 @@ class Summary(NamedTuple):
 
 
 def label_descriptions() -> Dict[str, str]:
-    """Describe each class in words, by its WordNet id, in the order of the networks' outputs."""
+    """Describe the classes in words.
+
+    Returns:
+        Descriptions by WordNet id, in the order of the networks' outputs.
+
+    Example:
+        >>> label_descriptions()['n01443537']
+        'goldfish, Carassius auratus'
+    """
     from timm.data import ImageNetInfo  # here, since preparing needs no timm
 
     info = ImageNetInfo('imagenet-1k')

@@ -37,6 +37,10 @@ def open_image(
 
     Raises:
         UnreadableImage: The file is missing, damaged or not an image, or cannot be converted.
+
+    Example:
+        >>> open_image('photo.jpg').size
+        (640, 427)
     """
     if name is None:
         name = file if isinstance(file, (str, os.PathLike)) else getattr(file, 'name', 'The file')
@@ -67,6 +71,11 @@ def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Ima
 
     Raises:
         UnreadableImage: The pixels have no known range, as those of floats, or the image is a thin strip.
+
+    Example:
+        >>> convert_pixels(Image.new('I;16', (64, 64)), 'L', 'scan.png')
+        Traceback (most recent call last):
+        mlfm_zoo.data.images.UnreadableImage: scan.png has pixels of mode I;16, ...
     """
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise UnreadableImage(

@@ -30,6 +30,11 @@ class ChannelGate(nn.Module):
         num_chs: Channels.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
+
+    Example:
+        >>> gate = ChannelGate(24)
+        >>> gate(torch.randn(2, 24, 8, 8)).shape, bool(0 <= gate.penalty <= 24)
+        (torch.Size([2, 24, 8, 8]), True)
     """
 
     def __init__(self, num_chs: int = 192, device: Any = None, dtype: Any = None):
@@ -92,6 +97,11 @@ def gate_of(model: nn.Module) -> ChannelGate:
 
     Raises:
         ValueError: There is none.
+
+    Example:
+        >>> model = mlfm_zoo.dct.to_dct(timm.create_model('test_resnet'), '192', gate=True)
+        >>> gate_of(model).conv1.in_channels
+        192
     """
     return gated_stem(model)[1]
 
@@ -109,6 +119,12 @@ class GateTask(ClassificationTask):
 
     Raises:
         ValueError: The network has no gate.
+
+    Example:
+        >>> model = mlfm_zoo.dct.to_dct(timm.create_model('test_resnet', num_classes=10), '192', gate=True)
+        >>> task = GateTask(model, nn.CrossEntropyLoss(), penalty=0.1)
+        >>> sorted(task(torch.randn(2, 3, 128, 128), torch.tensor([3, 7])))
+        ['loss', 'open_channels', 'output']
     """
 
     def __init__(self, model: nn.Module, criterion: Callable[..., torch.Tensor], penalty: float, **kwargs: Any):
@@ -146,6 +162,11 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
 
     Raises:
         ValueError: The network has no gate, or there is no image.
+
+    Example:
+        >>> model = mlfm_zoo.dct.to_dct(timm.create_model('test_resnet'), '192', gate=True)
+        >>> share_open(model, [torch.randn(2, 3, 128, 128)]).shape
+        torch.Size([192])
     """
     stem, gate = gated_stem(model)
     training = gate.training
@@ -175,6 +196,9 @@ def draw_open(share: torch.Tensor, file: Union[str, Path]) -> None:
     Raises:
         RuntimeError: matplotlib is not installed.
         ValueError: There are not 192 channels.
+
+    Example:
+        >>> draw_open(torch.rand(192), 'open.png')
     """
     if share.shape != (192,):
         raise ValueError(f'There are {len(share)} channels, expected all 192: give the shares of such a network.')

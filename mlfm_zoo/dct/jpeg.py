@@ -50,6 +50,11 @@ def read_coefficients(
     Raises:
         ValueError: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
         RuntimeError: jpeglib is not installed.
+
+    Example:
+        >>> with open('photo.jpg', 'rb') as file:
+        ...     read_coefficients(file.read(), '24s').shape
+        torch.Size([24, 54, 80])
     """
     chosen = select_channels(channels)
     name = 'The JPEG file' if isinstance(source, bytes) else str(source)
@@ -87,6 +92,14 @@ class JPEGCoefficients(ImageDataset):
     Raises:
         ValueError: An argument is out of range.
         FileNotFoundError: `root` is not a folder, or holds no images.
+
+    Example:
+        >>> mlfm_zoo.dct.store_jpegs('digits', 'jpegs', size=64)
+        96
+        >>> data = JPEGCoefficients('jpegs/train', '24s', size=64)
+        >>> coefficients, target = data[0]
+        >>> coefficients.shape
+        torch.Size([24, 8, 8])
     """
 
     def __init__(

@@ -70,6 +70,11 @@ def to_dct(
 
     Raises:
         ValueError: The model is of another kind or has a memory, or an argument is out of range.
+
+    Example:
+        >>> model = to_dct(timm.create_model('test_resnet', num_classes=10), '24s')
+        >>> model(torch.randn(2, 3, 128, 128)).shape
+        torch.Size([2, 10])
     """
     check_option('dct_input', dct_input, ('rgb', 'coefficients'))
     check_option('layer2_stride', layer2_stride, (1, 2))
@@ -124,6 +129,11 @@ class DCTOptions(Options):
         dct_mean: Mean that images are normalized with.
         dct_std: Standard deviation that images are normalized with.
         in_chans: Channels of the image, 3 or 1.
+
+    Example:
+        >>> model = timm.create_model('dct_mobilenetv2_100_6s', dct_channels='12s')
+        >>> model.conv_stem.out_channels
+        12
     """
     dct_channels: Union[str, int, Sequence[int]] = '24s'
     dct_input: str = 'rgb'
@@ -162,6 +172,12 @@ def freeze_selection(
 
     Raises:
         ValueError: There is no gate, it has fewer than k channels, or the counts are of other channels.
+
+    Example:
+        >>> model = to_dct(timm.create_model('test_resnet'), '192', gate=True)
+        >>> model, channels = freeze_selection(model, k=24)
+        >>> len(channels), model.conv1.out_channels
+        (24, 24)
     """
     network: Any = model
     name = 'conv1' if hasattr(model, 'conv1') else 'conv_stem'

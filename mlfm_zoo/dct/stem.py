@@ -277,6 +277,10 @@ def measure_statistics(
 
     Raises:
         ValueError: There is no image.
+
+    Example:
+        >>> statistics = measure_statistics([torch.randn(2, 3, 64, 64)])
+        >>> model = timm.create_model('dct_mobilenetv2_100_6s', dct_statistics=statistics)
     """
     stem = DCTStem('192', 3, mean, std, UNSCALED).double()
     count, total, squares = 0, torch.zeros(NUM_CHANNELS).double(), torch.zeros(NUM_CHANNELS).double()

@@ -44,6 +44,12 @@ def store_jpegs(
     Raises:
         FileNotFoundError: The source is not a folder, or has no images.
         ValueError: An argument is out of range, an image cannot be decoded, or two would become one file.
+
+    Example:
+        >>> store_jpegs('digits', 'stored', size=64)
+        96
+        >>> store_jpegs('digits', 'stored', size=64)  # nothing is left to do
+        0
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     if target == source or source in target.parents:

@@ -137,8 +137,14 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
         ValueError: The file is not in COCO's form, an annotation is damaged, or `in_chans` is out of range.
 
     Example:
-        >>> data = CocoImages('val2017', 'annotations/instances_val2017.json')    # doctest: +SKIP
-        >>> image, target = data[0]                                               # doctest: +SKIP
+        >>> content = dict(
+        ...     images=[dict(id=1, file_name='photo.jpg', height=427, width=640)],
+        ...     annotations=[dict(id=1, image_id=1, category_id=1, bbox=[100, 120, 450, 260])],
+        ...     categories=[dict(id=1, name='pavilion')])
+        >>> _ = Path('boxes.json').write_text(json.dumps(content))
+        >>> image, target = CocoImages('.', 'boxes.json', masks=False)[0]
+        >>> image.shape, target['labels']
+        (torch.Size([3, 427, 640]), tensor([1]))
     """
 
     def __init__(
@@ -207,5 +213,10 @@ def collate(samples: Sequence[Tuple[Any, Any]]) -> Tuple[List[Any], List[Any]]:
 
     Returns:
         The images, and the targets.
+
+    Example:
+        >>> images, targets = collate([(torch.rand(3, 64, 48), {}), (torch.rand(3, 32, 32), {})])
+        >>> len(images), len(targets)
+        (2, 2)
     """
     return [image for image, _ in samples], [target for _, target in samples]

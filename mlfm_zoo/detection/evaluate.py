@@ -40,6 +40,13 @@ def evaluate(
 
     Raises:
         ValueError: The loader is empty, an image of it is not in the truth, or the truth is damaged.
+
+    Example:
+        >>> from mlfm_zoo.detection import create_model
+        >>> model = create_model('faster_rcnn', 'test_mlfm_resnet', num_classes=3, min_size=64, fpn_channels=32)
+        >>> target = dict(image_id=1, boxes=torch.tensor([[10., 10., 50., 40.]]), labels=torch.tensor([1]))
+        >>> 0 <= evaluate(model, [([torch.rand(3, 64, 96)], [target])])['box']['AP'] <= 1
+        True
     """
     coco: Any = read_coco(truth) if isinstance(truth, (str, os.PathLike)) else truth
     if coco is truth and coco is not None:

@@ -45,6 +45,12 @@ class PyramidBackbone(nn.Module):
 
     Raises:
         ValueError: The features have other sizes.
+
+    Example:
+        >>> body = timm.create_model('test_mlfm_resnet', features_only=True, out_indices=(1, 2, 3, 4))
+        >>> features = PyramidBackbone(body, out_channels=32)(torch.randn(1, 3, 128, 128))
+        >>> [tuple(feature.shape[1:]) for feature in features.values()]
+        [(32, 32, 32), (32, 16, 16), (32, 8, 8), (32, 4, 4), (32, 2, 2)]
     """
 
     def __init__(self, body: nn.Module, out_channels: int = 256):
@@ -115,6 +121,11 @@ def create_model(
     Raises:
         ValueError: An argument is out of range, or the network has no such features.
         TypeError: An argument is unknown.
+
+    Example:
+        >>> model = create_model('faster_rcnn', 'test_mlfm_resnet', num_classes=3, min_size=64, fpn_channels=32).eval()
+        >>> sorted(model([torch.rand(3, 64, 96)])[0])
+        ['boxes', 'labels', 'scores']
     """
     check_option('detector', detector, tuple(DETECTORS))
     if not isinstance(num_classes, int) or num_classes < 2:

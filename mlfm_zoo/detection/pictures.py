@@ -37,6 +37,11 @@ def draw_predictions(
 
     Raises:
         ValueError: The image has another shape.
+
+    Example:
+        >>> instances = dict(boxes=[[10, 10, 50, 40]], labels=torch.tensor([1]), scores=torch.tensor([0.9]))
+        >>> draw_predictions(torch.rand(3, 64, 96), instances, 'boxes.png', names={1: 'cat'}).name
+        'boxes.png'
     """
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
         raise ValueError(

@@ -36,6 +36,10 @@ def default_radii(height: int, width: int) -> List[float]:
 
     Returns:
         Radii in cycles per image, ascending.
+
+    Example:
+        >>> default_radii(64, 64)
+        [0.0, 1.0, 3.0, 5.0, 8.0, 11.0, 14.0, 18.0, 22.0, 26.0, 31.0, 36.0, 41.0, 46.0]
     """
     full = full_radius(height, width)
     return sorted({0.0, *(float(round(full * (i / 13) ** 1.5)) for i in range(1, 14))})
@@ -80,6 +84,12 @@ class Probe:
     Raises:
         FileNotFoundError: `root` is not a folder, or holds no images of these classes.
         ValueError: There is no model, no such device, or the classes do not fit a model.
+
+    Example:
+        >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
+        >>> probe = Probe(models, 'digits/val', num_workers=0)
+        >>> len(probe.files), probe.sizes
+        (32, [(64, 64)])
     """
 
     def __init__(
@@ -210,6 +220,13 @@ def analyse(
     Raises:
         ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
         RuntimeError: Another run writes to `output`.
+
+    Example:
+        >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
+        >>> probe = Probe(models, 'digits/val', num_workers=0)
+        >>> analyse(probe, 'analysis', radii=[4])
+        >>> mlfm_zoo.frequency.overall_level('analysis')[0].n
+        32
     """
     if not filters or set(filters) - {'lowpass', 'highpass'}:
         raise ValueError(f"The filters are {list(filters)}, expected 'lowpass', 'highpass' or both.")

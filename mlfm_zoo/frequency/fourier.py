@@ -30,6 +30,10 @@ def fourier_basis(height: int, width: int, fy: int, fx: int) -> torch.Tensor:
 
     Raises:
         ValueError: The image has no such frequency.
+
+    Example:
+        >>> fourier_basis(32, 32, fy=0, fx=5).norm()
+        tensor(1.)
     """
     if abs(fy) > height // 2 or abs(fx) > width // 2:
         raise ValueError(
@@ -66,6 +70,13 @@ def fourier_errors(
     Raises:
         ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
         RuntimeError: Another run writes to `output`.
+
+    Example:
+        >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
+        >>> probe = Probe(models, 'digits/val', num_workers=0)
+        >>> errors = fourier_errors(probe, 'fourier', norm=8, extent=1)
+        >>> sorted(errors['memory'])[:3]
+        [(-1, -1), (-1, 0), (-1, 1)]
     """
     if not 0 < norm < float('inf'):
         raise ValueError(f'The norm of the Fourier basis vectors is {norm}, expected a number above 0.')

@@ -64,6 +64,13 @@ def overall_level(folder: Union[str, Path]) -> List[Overall]:
 
     Returns:
         Its rows.
+
+    Example:
+        >>> from mlfm_zoo.frequency import Probe, analyse
+        >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
+        >>> analyse(Probe({'memory': model}, 'digits/val', num_workers=0), 'levels', radii=[4])
+        >>> [(row.filter, row.radius) for row in overall_level('levels')][:3]
+        [('lowpass', 0.0), ('lowpass', 4.0), ('lowpass', 46.0)]
     """
     rows = []
     for (model, kind, radius), classes in _count(folder).items():
@@ -84,6 +91,13 @@ def class_level(folder: Union[str, Path]) -> List[ClassCurve]:
 
     Returns:
         The curves.
+
+    Example:
+        >>> from mlfm_zoo.frequency import Probe, analyse
+        >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
+        >>> analyse(Probe({'memory': model}, 'digits/val', num_workers=0), 'classes', radii=[4])
+        >>> class_level('classes')[0].radii
+        [0.0, 4.0, 46.0]
     """
     points: Dict[Tuple[str, str, str], List[Tuple[float, int, int]]] = defaultdict(list)
     for (model, kind, radius), classes in _count(folder).items():
@@ -116,6 +130,10 @@ def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tu
 
     Returns:
         The low and the high end in cycles per image; None if the accuracy at the full radius is 0.
+
+    Example:
+        >>> sensitive_band(radii=[0, 10, 20, 30], top1=[0, 40, 80, 80])
+        (2.0, 18.0)
     """
     if not top1[-1]:
         return None

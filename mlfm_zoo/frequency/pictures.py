@@ -47,6 +47,12 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
 
     Returns:
         The files.
+
+    Example:
+        >>> from mlfm_zoo.frequency.levels import Overall
+        >>> rows = [Overall('memory', 'lowpass', radius, 60., 90., n=32, low=55., high=65.) for radius in (4, 46)]
+        >>> [file.name for file in draw_levels('.', rows, curves=[])]
+        ['overall.png']
     """
     plt = require_matplotlib()
     folder = Path(folder)
@@ -116,6 +122,14 @@ def draw_samples(
 
     Raises:
         ValueError: An image is not among those that were analyzed, or a scale is below 1.
+
+    Example:
+        >>> from mlfm_zoo.frequency import analyse
+        >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
+        >>> probe = Probe(models, 'digits/val', num_workers=0)
+        >>> analyse(probe, 'samples', radii=[4])
+        >>> len(draw_samples(probe, 'samples', probe.files[:1], scales=[1]))
+        1
     """
     if any(not 1 <= scale < float('inf') for scale in scales):
         raise ValueError(f'The scales are {list(scales)}, expected numbers of 1 or more.')
@@ -153,6 +167,10 @@ def draw_fourier(
 
     Returns:
         The file.
+
+    Example:
+        >>> draw_fourier('.', {'memory': {(0, 0): 0.1}}, norm=8).name
+        'fourier.png'
     """
     figure, grid = require_matplotlib().subplots(
         1, len(errors), figsize=(1 + 4 * len(errors), 4), layout='constrained', squeeze=False, sharey=True)

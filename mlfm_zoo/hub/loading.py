@@ -35,6 +35,11 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
 
     Raises:
         CheckpointError: It is not available; the message lists what is, and how to make the rest.
+
+    Example:
+        >>> checkpoint = find_checkpoint('test_mlfm_resnet', 'digits')
+        >>> checkpoint.name, checkpoint.num_classes
+        ('test_mlfm_resnet.digits', 10)
     """
     checkpoints = checkpoints_of(model)
     tagged = [c for c in checkpoints if c.tag == tag and c.available]
@@ -71,6 +76,10 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
 
     Raises:
         CheckpointError: The file cannot be fetched, or is not the one that the manifest names.
+
+    Example:
+        >>> fetch_checkpoint(find_checkpoint('test_mlfm_resnet', 'digits')).path.name
+        'test_mlfm_resnet.digits.safetensors'
     """
     place = checkpoint.places[0]
     if place == 'package':
@@ -96,6 +105,10 @@ def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Pat
 
     Returns:
         Its path; None if it is not here.
+
+    Example:
+        >>> cached_checkpoint(find_checkpoint('test_mlfm_resnet', 'digits')).name
+        'test_mlfm_resnet.digits.safetensors'
     """
     if not checkpoint.available:
         return None
@@ -125,6 +138,11 @@ def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
 
     Raises:
         CheckpointError: The file differs.
+
+    Example:
+        >>> checkpoint = find_checkpoint('test_mlfm_resnet', 'digits')
+        >>> verify_checkpoint(fetch_checkpoint(checkpoint).path, checkpoint)
+        True
     """
     # the manifest does not know the file that this machine converted
     size, sha256 = (None, None) if checkpoint.places[0] == 'authors' else (checkpoint.size, checkpoint.sha256)

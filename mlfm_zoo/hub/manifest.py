@@ -159,7 +159,15 @@ NEEDED = {
 
 
 def manifest_path() -> Path:
-    """The package's own manifest: in the package when installed, at the repository's root in a checkout."""
+    """Locate the package's own manifest.
+
+    Returns:
+        Its path: in the package when installed, at the repository's root in a checkout.
+
+    Example:
+        >>> manifest_path().name
+        'weights_manifest.yaml'
+    """
     installed = PACKAGE / 'weights_manifest.yaml'
     return installed if installed.is_file() else PACKAGE.parent / 'weights_manifest.yaml'
 
@@ -172,6 +180,11 @@ def load_manifest() -> Dict[Key, Checkpoint]:
 
     Raises:
         ManifestError: A manifest cannot be read or does not follow the schema.
+
+    Example:
+        >>> checkpoint = load_manifest()['mlfm_mobilenetv2_010', 'paper_in100', True]
+        >>> checkpoint.places, checkpoint.license
+        (('authors',), 'apache-2.0')
     """
     checkpoints = own_checkpoints()
     if extra := os.environ.get('MLFM_ZOO_MANIFEST'):
@@ -185,7 +198,15 @@ def own_checkpoints() -> Dict[Key, Checkpoint]:
 
 
 def paper_accuracies() -> Dict[str, PaperAccuracy]:
-    """What the paper reports, by model, in the order of its table; none of it is measured by this project."""
+    """Read what the paper reports; none of it is measured by this project.
+
+    Returns:
+        Accuracies by model, in the order of the paper's table.
+
+    Example:
+        >>> paper_accuracies()['mlfm_resnet18']
+        PaperAccuracy(trunk=..., memory=...)
+    """
     return _own_manifest().paper
 
 
@@ -206,6 +227,10 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
 
     Raises:
         ManifestError: The file cannot be read or does not follow the schema.
+
+    Example:
+        >>> read_manifest(manifest_path()).paper == paper_accuracies()
+        True
     """
     path = Path(path)
     try:

@@ -26,6 +26,10 @@ def memory_family(*trunk_classes: Type[nn.Module]) -> Callable[[NetworkT], Netwo
 
     Returns:
         A decorator that leaves the class as it is.
+
+    Example:
+        >>> class TinyResNet(timm.models.ResNet): ...
+        >>> register = memory_family(TinyResNet)  # then: @register above the class with memory
     """
     def register(network_cls: NetworkT) -> NetworkT:
         FAMILIES.update(dict.fromkeys(trunk_classes, network_cls))
@@ -55,6 +59,12 @@ def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
 
     Returns:
         Whether it does, and the reason if not.
+
+    Example:
+        >>> bool(supports_memory('resnext50_32x4d'))
+        True
+        >>> supports_memory('vit_tiny_patch16_224').reason
+        'vit_tiny_patch16_224 is a VisionTransformer, expected one of ByobNet, ...'
     """
     if isinstance(model, str):
         if not timm.is_model(model.split('.')[0]):
@@ -89,6 +99,13 @@ def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
     Raises:
         ValueError: The model cannot have a memory, or an option is out of range; the model is unchanged then.
         TypeError: An option is unknown.
+
+    Example:
+        >>> model = timm.create_model('resnet18', num_classes=10).eval()
+        >>> image = torch.randn(1, 3, 64, 64)
+        >>> before = model(image)
+        >>> torch.allclose(attach_memory(model, memory_update='cat')(image), before, atol=1e-4)
+        True
     """
     support = supports_memory(model)
     if not support:
@@ -126,6 +143,11 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
     Raises:
         ValueError: The model has no memory, its memory is not at identity, its output gates are pruned or
             parametrized, or the loader is empty.
+
+    Example:
+        >>> model = attach_memory(timm.create_model('test_resnet'))
+        >>> batches = [torch.randn(8, 3, 64, 64) for _ in range(2)]
+        >>> model = calibrate_memory(model, batches)
     """
     units: List[LowFrequencyMemoryUnit] = [m for m in model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
     if not units:

@@ -23,6 +23,10 @@ def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
 
     Returns:
         Low band (N, C, H / 2, W / 2), odd sides rounded up or, without `ceil_mode`, down.
+
+    Example:
+        >>> low_band(torch.ones(1, 3, 5, 4)).shape
+        torch.Size([1, 3, 3, 2])
     """
     # The Haar LL coefficient of a 2x2 cell is half its sum. At an odd border, ceil_mode averages the pixels that are
     # there, which is the mean of the extended cell too, since the extension repeats them.
@@ -50,6 +54,10 @@ def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[
 
     Returns:
         `num_levels + 1` tensors; the one at index k is A_k, (N, C, H / 2^k, W / 2^k).
+
+    Example:
+        >>> [tuple(band.shape[2:]) for band in image_bands(torch.randn(1, 3, 64, 48), num_levels=2)]
+        [(64, 48), (32, 24), (16, 12)]
     """
     bands = [image]
     for level in range(num_levels):

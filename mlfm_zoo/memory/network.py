@@ -23,6 +23,10 @@ class MemorySite(NamedTuple):
         num_chs: Channels of the feature.
         reduction: Image size over feature size, a power of 2.
         ceil_mode: Whether the trunk rounds odd sides up where it halves them on its way here from the site before.
+
+    Example:
+        >>> MemorySite('layer1', num_chs=64, reduction=4).ceil_mode
+        True
     """
     name: str
     num_chs: int
@@ -56,6 +60,12 @@ class LowFrequencyMemory(Fusible):
         options: How the units are made.
         device: Device of the parameters.
         dtype: Type of the parameters.
+
+    Example:
+        >>> sites = [MemorySite('stem', 16, 2), MemorySite('layer1', 32, 4)]
+        >>> memory = LowFrequencyMemory(sites, {'stem': None, 'layer1': None})
+        >>> [tuple(band.shape) for band in memory.image_bands(torch.randn(1, 3, 64, 64))]
+        [(1, 3, 64, 64), (1, 3, 32, 32), (1, 3, 16, 16)]
     """
 
     if TYPE_CHECKING:  # units, and lists of units, under the names of sites

@@ -37,6 +37,11 @@ class MemoryOptions(Options):
     Raises:
         ValueError: An option is out of range.
         TypeError: An option is unknown.
+
+    Example:
+        >>> model = timm.create_model('test_mlfm_resnet', memory_update='cat', memory_supplement='none')
+        >>> model.memory_options.memory_update
+        'cat'
     """
     memory_update: str = 'add'
     memory_supplement: str = 'all'

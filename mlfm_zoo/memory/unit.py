@@ -53,6 +53,13 @@ class LowFrequencyMemoryUnit(Fusible):
 
     Raises:
         ValueError: `update` is neither 'add' nor 'cat'.
+
+    Example:
+        >>> unit = LowFrequencyMemoryUnit(num_chs=16, memory_chs=3, level=1)
+        >>> bands = mlfm_zoo.image_bands(torch.randn(1, 3, 64, 64), num_levels=1)
+        >>> y, memory = unit(torch.randn(1, 16, 32, 32), bands[1], bands)
+        >>> y.shape, memory.shape
+        (torch.Size([1, 16, 32, 32]), torch.Size([1, 16, 16, 16]))
     """
 
     def __init__(

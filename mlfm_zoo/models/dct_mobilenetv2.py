@@ -28,6 +28,11 @@ class DCTEfficientNet(EfficientNet):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> model = timm.create_model('dct_mobilenetv2_100_6s', num_classes=10).eval()
+        >>> model(torch.randn(1, 3, 128, 128)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(self, *args: Any, output_stride: int = 128, **kwargs: Any):

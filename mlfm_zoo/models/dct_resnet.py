@@ -34,6 +34,11 @@ class DCTResNet(ResNet):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> model = timm.create_model('dct_resnet50_24s', dct_input='coefficients', num_classes=10).eval()
+        >>> model(torch.randn(1, 24, 8, 8)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(self, *args: Any, layer2_stride: int = 1, **kwargs: Any):

@@ -67,6 +67,12 @@ def fixed_kernels(kind: str, num_chs: int) -> torch.Tensor:
     Returns:
         Depthwise kernels (C, 1, 3, 3), for cross-correlation, in float32. Those of the channels that pass, which come
         last, are 1 in the middle.
+
+    Example:
+        >>> fixed_kernels('order1', 4)[0, 0]  # d/dx
+        tensor([[ 0.,  0.,  0.],
+                [ 1.,  0., -1.],
+                [ 0.,  0.,  0.]])
     """
     dd: Dict[str, Any] = {'device': 'cpu', 'dtype': torch.float32}
     kernels = torch.zeros(num_chs, 3, 3, **dd)
@@ -206,6 +212,11 @@ class GSSDNet(Fusible):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> model = GSSDNet(channel_multiplier=0.1, num_classes=10)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(

@@ -40,6 +40,11 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
     Raises:
         ValueError: A memory option is out of range, or the trunk has a layer that does not halve its map, or a block of
             MobileViTv2.
+
+    Example:
+        >>> model = mlfm_zoo.attach_memory(timm.create_model('test_byobnet', num_classes=10))
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
     def add_memory(self, options: MemoryOptions) -> None:

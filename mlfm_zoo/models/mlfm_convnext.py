@@ -54,6 +54,11 @@ class PartialConvNeXt(ConvNeXt):
 
     Raises:
         ValueError: `conv_ratio` is out of range.
+
+    Example:
+        >>> model = PartialConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), conv_ratio=1 / 8)
+        >>> model.stages[0].blocks[0].conv_dw.in_channels
+        1
     """
 
     def __init__(self, *args, conv_ratio: float = 1.0, **kwargs):
@@ -177,6 +182,11 @@ class MLFMConvNeXt(ConvNeXtMemory, PartialConvNeXt):
 
     Raises:
         ValueError: A memory option or `conv_ratio` is out of range.
+
+    Example:
+        >>> model = MLFMConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), num_classes=10)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
     def _forward_end(self, x: torch.Tensor) -> torch.Tensor:

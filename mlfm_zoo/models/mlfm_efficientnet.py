@@ -120,6 +120,11 @@ class MLFMEfficientNet(EfficientNetMemory, EfficientNet):
 
     Raises:
         ValueError: A memory option is out of range.
+
+    Example:
+        >>> model = timm.create_model('mlfm_mobilenetv2_010', num_classes=10)
+        >>> model(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
     """
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:

@@ -28,6 +28,11 @@ class MLFMMetaNeXt(ConvNeXtMemory, MetaNeXt):
 
     Raises:
         ValueError: A memory option is out of range.
+
+    Example:
+        >>> model = MLFMMetaNeXt(depths=(1, 1, 1, 1), dims=(16, 24, 32, 40), num_classes=10)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
 

@@ -50,6 +50,11 @@ class MLFMResNet(MemoryNetwork, ResNet):
 
     Raises:
         ValueError: A memory option is out of range.
+
+    Example:
+        >>> model = timm.create_model('mlfm_resnet10', features_only=True)
+        >>> [tuple(feature.shape[1:]) for feature in model(torch.randn(1, 3, 64, 64))]
+        [(64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
     """
 
     options_cls = ResNetMemoryOptions

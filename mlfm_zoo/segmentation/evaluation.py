@@ -31,6 +31,10 @@ def segmentation_loss(
 
     Returns:
         The mean over pixels; 0 where all are void.
+
+    Example:
+        >>> segmentation_loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))
+        tensor(0.6931)
     """
     if isinstance(output, tuple):
         loss, aux_loss = (
@@ -69,6 +73,11 @@ def predict_probabilities(
 
     Raises:
         ValueError: The window or the overlap is out of range.
+
+    Example:
+        >>> model = torch.nn.Conv2d(3, 2, 1)
+        >>> predict_probabilities(model, torch.randn(1, 3, 64, 96), window=(32, 32)).shape
+        torch.Size([1, 2, 64, 96])
     """
     if flip:
         mirrored = predict_probabilities(model, image.flip(3), window, overlap).flip(3)
@@ -111,6 +120,10 @@ def predict_labels(probabilities: torch.Tensor) -> torch.Tensor:
 
     Returns:
         Classes (N, H, W).
+
+    Example:
+        >>> predict_labels(torch.tensor([0.2, 0.8]).view(1, 2, 1, 1))
+        tensor([[[1]]])
     """
     return (probabilities[:, 0] >= 0.5).long() if probabilities.shape[1] == 1 else probabilities.argmax(1)
 
@@ -143,6 +156,14 @@ def evaluate(
 
     Returns:
         The scores.
+
+    Example:
+        >>> from mlfm_zoo.segmentation import create_model, data
+        >>> model = create_model('fcn8s', 'test_mlfm_resnet', num_classes=3)
+        >>> labels, transform = data.load_labels('shapes/labels.json'), data.eval_transform(model.mean, model.std)
+        >>> dataset = SegmentationDataset('shapes', 'val', labels, transform)
+        >>> 0 <= evaluate(model, dataset, num_classes=3).miou <= 1
+        True
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)

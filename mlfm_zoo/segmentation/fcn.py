@@ -36,6 +36,10 @@ class LearntUpsample(nn.Module):
 
     Raises:
         ValueError: The factor is odd.
+
+    Example:
+        >>> LearntUpsample(num_chs=3, factor=2)(torch.randn(1, 3, 8, 8)).shape
+        torch.Size([1, 3, 16, 16])
     """
 
     def __init__(self, num_chs: int, factor: int, depthwise: bool = False):
@@ -77,6 +81,11 @@ class FCN(SegmentationNetwork):
 
     Raises:
         ValueError: An option is out of range.
+
+    Example:
+        >>> model = FCN('test_mlfm_resnet', num_classes=3, upsample='bilinear')
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     def __init__(

@@ -48,6 +48,10 @@ class TrainSettings(CheckedRecord):
 
     Raises:
         ValueError: A value is of another type or out of range.
+
+    Example:
+        >>> TrainSettings(data='shapes', epochs=10).crop_size
+        (352, 480)
     """
     data: str
     labels: str = 'camvid'

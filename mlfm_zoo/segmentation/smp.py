@@ -33,6 +33,11 @@ class SMP(SegmentationNetwork):
     Raises:
         ValueError: An option is out of range.
         RuntimeError: The library is not installed.
+
+    Example:
+        >>> model = SMP('fpn', 'test_mlfm_resnet', num_classes=3)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     def __init__(

@@ -65,6 +65,12 @@ def train(
     Raises:
         ValueError: A setting is out of range, an image or mask is unfit, or the folder has a run of other settings.
         RuntimeError: The loss is not finite, another process trains into the folder, or accelerate is not installed.
+
+    Example:
+        >>> settings = TrainSettings(
+        ...     'shapes', 'shapes/labels.json', model='fcn8s', encoder='test_mlfm_resnet', crop_size=(48, 64), epochs=1)
+        >>> sorted(train(settings, 'run', log=lambda line: None))[:2]
+        ['epoch', 'iou_disc']
     """
     accelerator = _accelerator(device)
     output = Path(output)
@@ -95,6 +101,14 @@ def load_run(folder: Union[str, Path], device: str = 'cpu') -> Tuple[Segmentatio
 
     Raises:
         ValueError: The folder was not written by training, or its files are damaged.
+
+    Example:
+        >>> settings = TrainSettings(
+        ...     'shapes', 'shapes/labels.json', model='fcn8s', encoder='test_mlfm_resnet', crop_size=(48, 64), epochs=1)
+        >>> row = train(settings, 'loaded', log=lambda line: None)
+        >>> model, labels, settings = load_run('loaded/best')
+        >>> labels.names
+        ('ground', 'disc', 'square')
     """
     file = Path(folder) / 'run.json'
     if not file.is_file():

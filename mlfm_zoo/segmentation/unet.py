@@ -60,6 +60,11 @@ class UNet(SegmentationNetwork):
     Raises:
         ValueError: An option is out of range, or the decoder is to read a memory that the encoder lacks.
         TypeError: An option is unknown.
+
+    Example:
+        >>> model = UNet(num_classes=3, base_width=8, memory_decoder=True)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     def __init__(

@@ -97,6 +97,10 @@ def dataset_of(tag: str, num_classes: int, training_args: Optional[Dict[str, Any
 
     Returns:
         The data; None if it is unknown.
+
+    Example:
+        >>> dataset_of('in100', num_classes=100).name
+        'ImageNet100 (ambityga/imagenet100)'
     """
     recorded = str((training_args or {}).get('dataset') or '')
     dataset = DATASETS.get(recorded.split('/')[-1].lower() if recorded else tag.split('_')[-1])
@@ -117,6 +121,11 @@ def make_card(
 
     Returns:
         Markdown with metadata at the top, as the Hub expects in a README.md.
+
+    Example:
+        >>> from mlfm_zoo.hub.loading import find_checkpoint
+        >>> '# test_mlfm_resnet.digits' in make_card(find_checkpoint('test_mlfm_resnet', 'digits'))
+        True
     """
     dataset = dataset_of(checkpoint.tag, checkpoint.num_classes, training_args)
     options = dict(model_args or {}, num_classes=checkpoint.num_classes, **({} if checkpoint.memory else NO_MEMORY))

@@ -47,6 +47,12 @@ def evaluate(
     Raises:
         FileNotFoundError: `root` is not a folder, or holds no images of these classes.
         ValueError: The classes are not the model's, an image cannot be decoded, or there is no such device.
+
+    Example:
+        >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
+        >>> accuracy = evaluate(model, 'digits/val', num_workers=0)
+        >>> accuracy.top1, accuracy.total
+        (32, 32)
     """
     network = unwrap_model(model)
     dataset = open_folder(root, network, class_names)

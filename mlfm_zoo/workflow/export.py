@@ -102,6 +102,11 @@ def require_format(form: str, file: Union[str, Path], int8: bool = False) -> Non
     Raises:
         ValueError: The file cannot be written under this name, or the format has no int8.
         RuntimeError: A library is missing.
+
+    Example:
+        >>> require_format('torchscript', 'network.onnx')
+        Traceback (most recent call last):
+        ValueError: network.onnx cannot be written: name a file that ends with .pt, in an existing folder.
     """
     file = Path(file)
     if file.suffix != ENDINGS[form] or not file.parent.is_dir():
@@ -145,6 +150,12 @@ def export_network(
     Raises:
         ValueError: The format, the file's name or the image size is wrong, or the network cannot be exported like this.
         RuntimeError: A library is missing, or the file does not answer as the network does; nothing is written then.
+
+    Example:
+        >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
+        >>> check = export_network(model, 'network.pt', 'torchscript')
+        >>> ExportedNetwork('network.pt', model)(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
     file = Path(file)
     require_format(form, file, calibration is not None)
@@ -184,6 +195,10 @@ def input_size(model: nn.Module, img_size: Optional[int] = None) -> Tuple[int, i
 
     Returns:
         Channels, height and width.
+
+    Example:
+        >>> input_size(timm.create_model('test_mlfm_resnet'))
+        (3, 64, 64)
     """
     channels, height, width = config_of(model).get('input_size', (3, 224, 224))
     return channels, img_size or height, img_size or width
@@ -204,6 +219,10 @@ def read_photos(folder: Union[str, Path], model: nn.Module, count: int, img_size
     Raises:
         FileNotFoundError: The folder holds no images.
         ValueError: An image cannot be decoded, or the model does not take images.
+
+    Example:
+        >>> read_photos('digits/val', timm.create_model('test_mlfm_resnet'), count=8).shape
+        torch.Size([8, 3, 64, 64])
     """
     files = find_images([folder])
     config = data_config(model)

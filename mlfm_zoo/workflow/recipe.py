@@ -53,6 +53,10 @@ def load_recipe(model: str, dataset: Optional[str] = None) -> Recipe:
 
     Raises:
         ValueError: There is no such network, or no recipe for it on these data.
+
+    Example:
+        >>> load_recipe('mlfm_resnet50').global_batch_size
+        256
     """
     files: Dict[str, Path] = {}
     for path in RECIPES.glob('*.yaml'):
@@ -97,6 +101,10 @@ def training_command(
 
     Raises:
         ValueError: There is no recipe, or its batch cannot be divided by the number of GPUs.
+
+    Example:
+        >>> training_command('mlfm_resnet50', 'IMAGENET100', memory=False)
+        'mlfm-zoo run train.py --config ...resnet.yaml --model mlfm_resnet50 ... --model-kwargs memory=False'
     """
     recipe = load_recipe(model, dataset)
     processes = gpus * nodes
