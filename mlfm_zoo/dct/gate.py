@@ -17,14 +17,14 @@ __all__ = ['ChannelGate', 'GateTask', 'draw_open', 'gate_of', 'gated_stem', 'sha
 class ChannelGate(nn.Module):
     """Opens or closes each channel, for each image.
 
-    Mean over positions, 1x1 convolution, norm, ReLU, and two values per channel, off and on. In training the decision
-    is drawn by a straight-through Gumbel softmax. In eval mode it is the larger value, so answers are deterministic;
-    the released code draws then too. The norm sees one value per channel and image, so a training batch needs two
-    images.
+    The mean over positions passes a 1x1 convolution, a norm, a ReLU, and a grouped convolution with two outputs per
+    channel: off and on. In training the decision is drawn by a straight-through Gumbel softmax. In eval mode the larger
+    value decides, so outputs are deterministic; the released code draws here too. The norm sees one value per channel
+    and image, so a training batch needs two images.
 
     Attributes:
-        penalty: Number of open channels, mean over the images of the last training batch, with a gradient; None in eval
-            mode. The loss of the paper is cross entropy plus a factor times this.
+        penalty: Mean number of open channels over the images of the last training batch, with a gradient; None in eval
+            mode. The paper's loss is cross entropy plus a factor times this.
 
     Args:
         num_chs: Channels.
@@ -61,7 +61,7 @@ class ChannelGate(nn.Module):
         return (pair[..., 1] > pair[..., 0])[..., None, None].to(x.dtype)
 
     def __getstate__(self) -> Dict[str, Any]:
-        """Everything except the penalty, which belongs to one batch: copies and pickles have none."""
+        """Leave the penalty, which belongs to one batch, out of copies and pickles."""
         return dict(self.__dict__, penalty=None)
 
     def train(self, mode: bool = True) -> 'ChannelGate':
@@ -79,7 +79,7 @@ class ChannelGate(nn.Module):
 
 
 def gated_stem(model: nn.Module) -> Tuple[nn.Module, ChannelGate]:
-    """Find the stem of a network, an identity if it takes coefficients, and the gate after it, or raise ValueError."""
+    """Find a network's stem, an identity if it takes coefficients, and its gate; a ValueError if it has none."""
     for module in model.modules():
         if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], ChannelGate):
             return module[0], module[1]
@@ -107,9 +107,7 @@ def gate_of(model: nn.Module) -> ChannelGate:
 
 
 class GateTask(ClassificationTask):
-    """Trains a network with a gate on the paper's loss: cross entropy plus a factor times the penalty.
-
-    It is a timm task, for training loops that take one.
+    """timm task for the paper's loss: cross entropy plus a factor times the gate's penalty.
 
     Args:
         model: A network with a gate.
@@ -154,7 +152,7 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
     """Measure how often each channel is open over a dataset; only the stem and the gate run.
 
     Args:
-        model: A network with a gate, which decides in eval mode; the mode of the network is restored.
+        model: A network with a gate, which runs in eval mode; its mode is restored.
         loader: Batches of the network's input, alone or followed by their labels.
 
     Returns:

@@ -1,4 +1,4 @@
-"""From the answers on single images to accuracy by frequency: of all images, and of each class."""
+"""Accuracy by frequency, over all images and for each class, from the predictions on single images."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -13,7 +13,7 @@ Z95 = NormalDist().inv_cdf(0.975)  # a normal variable lies within this many dev
 
 
 class Overall(NamedTuple):
-    """Accuracy of a model on all images, filtered in one way.
+    """Accuracy of a model on all images, with one filter.
 
     Attributes:
         model: Name of the model.
@@ -121,8 +121,8 @@ def class_level(folder: Union[str, Path]) -> List[ClassCurve]:
 def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tuple[float, float]]:
     """Find the radii between which a class gains its accuracy.
 
-    The paper gives no formula; this one is this project's. The low-pass curve is straight between measured radii. The
-    band begins where it first reaches 10 % of the accuracy at the full radius, and ends where it first reaches 90 %.
+    The paper has no formula; this one is the project's. The low-pass curve is interpolated linearly. The band begins
+    where the curve first reaches 10 % of the accuracy at the full radius, and ends where it first reaches 90 %.
 
     Args:
         radii: Radii in cycles per image, ascending, the last the full one.
@@ -150,7 +150,7 @@ def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tu
 
 
 def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, float], Dict[str, List[int]]]:
-    """Images, first answers that are right, and first five, of each class at each model, filter and radius."""
+    """Images, and those right in the first answer and in the first five, by model, filter and radius, and by class."""
     counts: Dict[Tuple[str, str, float], Dict[str, List[int]]] = {}
     file = Path(folder) / 'samples.csv'
     with read_table(file) as rows:
@@ -171,4 +171,4 @@ def _wilson(right: int, n: int) -> Tuple[float, float]:
     share, z2 = right / n, Z95 * Z95
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n * n)) ** 0.5
-    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))  # it holds the share, rounding too
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))  # against rounding

@@ -27,7 +27,7 @@ LINES = {'lowpass': '-', 'highpass': '--'}
 
 
 class Point(NamedTuple):
-    """What a model answers on one image, enlarged and low-pass filtered; a row of scales.csv."""
+    """A model's prediction on one image, enlarged and low-pass filtered: a row of scales.csv."""
     file: str
     model: str
     scale: float
@@ -38,12 +38,12 @@ class Point(NamedTuple):
 
 
 def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Sequence[ClassCurve]) -> List[Path]:
-    """Draw accuracy against radius, and what each class needs.
+    """Draw accuracy against radius, and the sensitive bands of the classes.
 
     Args:
         folder: Folder of the pictures: overall.png, bands.png, and classes-MODEL.png for each model.
-        rows: Of the overall level.
-        curves: Of the class level.
+        rows: Rows of `overall_level`.
+        curves: Curves of `class_level`.
 
     Returns:
         The files.
@@ -105,17 +105,17 @@ def draw_samples(
         files: Sequence[str],
         scales: Sequence[float] = (1, 1.5, 2),
 ) -> List[Path]:
-    """Draw what models make of single images.
+    """Draw how predictions on single images change with the radius.
 
-    A picture shows the image at several radii, the probability of the true class against the radius and where the
-    answer changes, and, in a plot of its own, the curves of the same image enlarged and cropped to its middle. The
-    points of the latter are written to `scales.csv`.
+    A picture shows the image at several radii, and the probability of the true class against the radius, with the
+    radii at which the prediction changes. A second plot has the curves of the image enlarged and cropped to its middle,
+    whose points are written to `scales.csv`.
 
     Args:
         probe: Models and images of the analysis.
         folder: Folder of the analysis, and of the pictures sample-FILE.png.
         files: Names of images, relative to the folder of images.
-        scales: How much images are enlarged, 1 or more.
+        scales: Factors by which images are enlarged, 1 or more.
 
     Returns:
         The pictures.
@@ -209,12 +209,12 @@ def _points(
         filters: Sequence[FrequencyFilter],
         scales: Sequence[float],
 ) -> List[Point]:
-    """What models answer on an image that is enlarged, cropped and low-pass filtered."""
+    """Predictions on an image that is enlarged, cropped and low-pass filtered."""
     points = []
     labels = torch.tensor([probe.class_names.index(true)], device=probe.device)
     for config, names in zip(probe.configs, probe.groups):
         for scale in scales:
-            # enlarged before the crop: what is seen is smaller, and finer where the image has more pixels
+            # enlarging before the crop shows a smaller part of the image, in its own finer pixels
             transform = create_transform(**{**config, 'crop_pct': config['crop_pct'] / scale})
             tensor = transform(image)[None].to(probe.device)
             for lowpass in filters:
@@ -282,12 +282,12 @@ def _pixels(tensor: torch.Tensor, config: Mapping[str, Any]) -> Any:
 
 
 def _shown(name: str) -> str:
-    """A name as matplotlib shows it: in one visible line, and not as a formula."""
+    """Escape a name for matplotlib: one visible line, and no formula."""
     return printable(name).replace('$', r'\$')
 
 
 def _file_names(wanted: Mapping[str, str]) -> Dict[str, str]:
-    """For each key a part of a file name, as near to what is wanted as may be, and different from all others."""
+    """A different file name for each key, as close to the wanted one as possible."""
     parts: Dict[str, str] = {}
     for key, text in wanted.items():
         part = re.sub(r'[^\w.=-]+', '_', text)

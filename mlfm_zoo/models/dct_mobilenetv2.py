@@ -1,7 +1,7 @@
 """MobileNetV2 that reads the DCT coefficients of the image.
 
-Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416. The first convolution is removed;
-the first depthwise one runs over the coefficients, or, of all 192, is a grouped one from 192 to 32 channels.
+Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416. The first convolution is removed,
+and the first depthwise one reads the coefficients. With all 192, it is a grouped one from 192 to 32 channels.
 """
 
 from typing import Any, Dict

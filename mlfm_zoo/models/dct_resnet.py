@@ -25,7 +25,7 @@ LAYERS = ('layer1', 'layer2', 'layer3', 'layer4')
 
 
 class DCTResNet(ResNet):
-    """ResNet on DCT coefficients. Its features are those of the four stages, without the coefficients.
+    """ResNet on DCT coefficients. Its features are those of the four stages.
 
     Args:
         *args: As `timm.models.ResNet`.
@@ -84,7 +84,7 @@ class DCTResNet(ResNet):
         Args:
             indices: Features to keep, as for `forward_intermediates`.
             prune_norm: Without effect: there is no last norm.
-            prune_head: Whether to remove the classifier even where its features are kept.
+            prune_head: Whether to remove the classifier even if its features are kept.
 
         Returns:
             The features that are kept.
@@ -99,7 +99,7 @@ class DCTResNet(ResNet):
 
 
 class YCbCrResNet(ResNet):
-    """ResNet whose first convolution reads normalized Y, Cb and Cr of the image; all else is timm's.
+    """ResNet whose first convolution reads normalized Y, Cb and Cr of the image; the rest is timm's.
 
     Args:
         *args: As `timm.models.ResNet`.

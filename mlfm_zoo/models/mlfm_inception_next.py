@@ -1,8 +1,8 @@
 """InceptionNeXt with low-frequency memory.
 
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
-(AAAI 2024), https://arxiv.org/abs/2403.08157. The authors' InceptionNeXt with memory is not released: the sites here
-are this project's choice, after the stem and after every stage. The trunk is timm's.
+(AAAI 2024), https://arxiv.org/abs/2403.08157. The authors' InceptionNeXt with memory is not released. The sites are
+this project's choice: after the stem and after every stage. The trunk is timm's.
 """
 
 from typing import Any, Dict

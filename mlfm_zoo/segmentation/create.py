@@ -1,4 +1,4 @@
-"""From a name and arguments to a segmentation network."""
+"""Build a segmentation network from a name and arguments."""
 
 from typing import Any, Optional
 
@@ -24,7 +24,7 @@ def create_model(
     """Build a segmentation network.
 
     Args:
-        name: 'fcn32s', 'fcn16s' or 'fcn8s'; 'unet', with `encoder=None` the classic one; or another decoder of
+        name: 'fcn32s', 'fcn16s' or 'fcn8s'; 'unet', the classic one with `encoder=None`; or another decoder of
             segmentation_models.pytorch, see `NAMES`.
         encoder: Name of a timm backbone, with a tag if need be, or None for the classic U-Net.
         num_classes: Classes.

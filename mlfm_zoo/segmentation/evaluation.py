@@ -20,10 +20,10 @@ def segmentation_loss(
         ignore_index: int = IGNORE_INDEX,
         label_smoothing: float = 0.,
 ) -> torch.Tensor:
-    """Cross entropy of the pixels that are not void; binary for a network of one output.
+    """Cross entropy over the pixels that are not void; binary for a network with one output.
 
     Args:
-        output: Output of a network: logits (N, num_classes, H, W), or a pair of those and the auxiliary head's.
+        output: Output of a network: logits (N, num_classes, H, W), or a pair of them and the auxiliary head's.
         labels: Class of each pixel, 0 or 1 for one output (N, H, W).
         aux_weight: Weight of the auxiliary logits' loss.
         ignore_index: The label of void pixels.
@@ -63,9 +63,9 @@ def predict_probabilities(
     Args:
         model: The network, in eval mode.
         image: Image batch (N, C, H, W).
-        window: Height and width of windows that slide over the image, whose probabilities are averaged where they
+        window: Height and width of a window that slides over the image, with probabilities averaged where windows
             overlap; None for the whole image at once.
-        overlap: Share of a window that the next one also covers.
+        overlap: Share of a window that the next one covers too.
         flip: Whether to average with the prediction for the mirrored image.
 
     Returns:
@@ -139,9 +139,9 @@ def evaluate(
         num_workers: int = 0,
         progress: bool = False,
 ) -> Scores:
-    """Measure a network on a data set, whose images are evaluated one by one and may have any sizes.
+    """Measure a network on a data set, one image of any size after the other.
 
-    In a training on several devices each process evaluates its share.
+    Under `torch.distributed`, each process evaluates a share of the images.
 
     Args:
         model: The network.

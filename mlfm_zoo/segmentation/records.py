@@ -1,4 +1,4 @@
-"""Dataclasses whose values come from users and JSON files: their types are checked once, when one is made."""
+"""Dataclasses with values from users and JSON files, which check their types when created."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ RecordT = TypeVar('RecordT', bound='CheckedRecord')
 
 
 class CheckedRecord:
-    """Base class of a dataclass that compares its values with their annotations.
+    """Base of dataclasses that check their values against their annotations.
 
     Raises:
         ValueError: A value is of another type.
@@ -28,9 +28,9 @@ class CheckedRecord:
 
     @classmethod
     def from_json(cls: Type[RecordT], fields: Any, source: object = 'The record') -> RecordT:
-        """Make a record from the contents of a JSON file, with lists for tuples; `source` is the file, for errors.
+        """Make a record from the contents of a JSON file, which has lists for tuples.
 
-        A ValueError says if a field is unknown, missing or of another type.
+        A ValueError that begins with `source` is raised if a field is unknown, missing or of another type.
         """
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         unknown = [name for name in fields if name not in known] if isinstance(fields, dict) else [fields]
@@ -57,7 +57,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type. A whole number is a float too; True and False are no numbers."""
+    """Whether a value is of an annotated type. An int counts as a float; a bool does not count as a number."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Union:
         return any(_fits(value, arg) for arg in args)

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and activations, counted on the meta device."""
+"""Cost of a network: parameters, multiply-adds and activations, counted on the meta device."""
 
 from typing import NamedTuple, Optional, Tuple
 
@@ -28,7 +28,7 @@ class Cost(NamedTuple):
 
 
 def count_cost(name: str, input_size: Optional[Tuple[int, int, int]] = None, **kwargs) -> Cost:
-    """Count the cost of a network, without computing anything.
+    """Count the cost of a network by name, without weights or arithmetic.
 
     Args:
         name: Name that `timm.create_model` takes.

@@ -32,7 +32,7 @@ def evaluate(
     """Count a model's correct answers on an image folder.
 
     Args:
-        model: A timm model, or a parallel one around it; its pretrained config says how images are prepared.
+        model: A timm model, also in DataParallel; its pretrained config determines how images are prepared.
         root: Folder with one folder of images a class.
         class_names: Names of the class folders in the order of the model's outputs, see `data.folders.open_folder`.
         img_size: Image size in pixels, instead of the config's.

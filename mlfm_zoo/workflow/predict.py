@@ -62,8 +62,8 @@ def class_labels(model: nn.Module) -> List[str]:
         model: A timm model.
 
     Returns:
-        A label for each output: that of the model's config; of ImageNet-1k or ImageNet100 if the model has the classes
-        of registered weights whose tag names one of them, such as `a1_in1k`; or else its number.
+        A label for each output. It comes from the model's config; from ImageNet-1k or ImageNet100 if the tag of
+        registered weights names them, as in `a1_in1k`; and is the index otherwise.
 
     Example:
         >>> class_labels(timm.create_model('test_mlfm_resnet'))[:3]
@@ -74,7 +74,7 @@ def class_labels(model: nn.Module) -> List[str]:
     if names is not None:
         descriptions: Dict[str, str] = config.get('label_descriptions') or {}
         return [descriptions.get(name, name) for name in names]
-    # in a folder, the tag may be that of the network which was trained further
+    # a folder may hold fine-tuned weights under the tag of the original ones
     official = config.get('source') != 'local-dir' and (config.get('hf_hub_id') or 'timm/').startswith('timm/')
     datasets = (config.get('tag') or '').split('_') if official else []
     if num_classes == 1000 and 'in1k' in datasets:
@@ -133,10 +133,10 @@ def predict(
         labels: Labels of the network's outputs; those of `class_labels` if None.
 
     Yields:
-        Each file with its prediction, or with one sentence about what is wrong with it.
+        Each file with its prediction, or with an error as one sentence.
 
     Raises:
-        ValueError: There is no such device, the network has no classifier, or another number of outputs than labels.
+        ValueError: There is no such device, the network has no classifier, or labels and outputs differ in number.
 
     Example:
         >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
