@@ -3,13 +3,13 @@
     python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER [--images-per-class 2000] [--epochs 2] [--seeds 0 1 2]
 
 CIFAR10 has the folders train/<class> and test/<class> of pictures, 32 x 32. Runs of one seed see the same pictures in
-the same order, flipped and shifted in the same way. Settings are those of the CIFAR recipe, but for the number of
+the same order, flipped and shifted in the same way. Settings are those of the CIFAR recipe, except the number of
 epochs, the batch and its rate, one epoch of warm-up, and no random erasing. The rate was the best of 0.02, 0.05 and
 0.15 for gssdnet_o2_050 and for gssdnet_vanilla_050, after one epoch of 10,000 pictures. The accuracy is that of the
 last epoch on all pictures in test.
 
 A finished run is a line of FOLDER/results.csv. Runs that are there already with the same settings are not run again, so
-that the command goes on where it was interrupted.
+that an interrupted command resumes.
 """
 
 import argparse

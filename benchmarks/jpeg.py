@@ -41,7 +41,7 @@ def rgb_dataset(root: Path, size: int, crop_pct: float, raw: bool) -> ImageDatas
 
 
 def ways(original: Path, stored: Dict[str, Path], size: int, crop_pct: float) -> Dict[str, Any]:
-    """Data sets that put out what a network takes, by name."""
+    """Data sets that return a network's input, by name."""
     datasets: Dict[str, Any] = {
         'decode original + resize + normalize': rgb_dataset(original, size, crop_pct, raw=False)}
     for name, root in stored.items():

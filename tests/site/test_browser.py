@@ -53,7 +53,7 @@ def open_page(browser, address):
                 if message.type in ('error', 'warning') else None)
         page.on('pageerror', lambda error: complaints.append(f'{page.url}: {error}'))
         page.on('requestfailed', lambda request: complaints.append(f'{page.url}: no {request.url} ({request.failure})')
-                if request.failure != 'net::ERR_ABORTED' else None)  # by going on to the next page
+                if request.failure != 'net::ERR_ABORTED' else None)  # by leaving for the next page
         page.on('request', lambda request: complaints.append(f'{page.url} asks {request.url}')
                 if not request.url.startswith((address, 'data:', 'blob:')) else None)
         page.on('response', lambda response: complaints.append(f'{page.url}: {response.status} {response.url}')
