@@ -29,7 +29,7 @@ test-slow: $(VENV)/.test
 test-timm: $(VENV)/.test
 	$(BIN)/python tests/timm_suite -q -n 2 $(ARGS)
 
-# The fast suite with the oldest versions that pyproject.toml admits, but for ONNX: the exporter of torch 2.6 and
+# The fast suite with the oldest versions that pyproject.toml admits, except ONNX: the exporter of torch 2.6 and
 # today's onnxscript have no batch norm in common.
 test-lower-bounds:
 	$(PYTHON) -m venv $(VENV)-lower

@@ -3,13 +3,13 @@
     python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER [--images-per-class 2000] [--epochs 2] [--seeds 0 1 2]
 
 CIFAR10 has the folders train/<class> and test/<class> of pictures, 32 x 32. Runs of one seed see the same pictures in
-the same order, flipped and shifted in the same way. Settings are those of the CIFAR recipe, but for the number of
+the same order, flipped and shifted in the same way. Settings are those of the CIFAR recipe, except the number of
 epochs, the batch and its rate, one epoch of warm-up, and no random erasing. The rate was the best of 0.02, 0.05 and
 0.15 for gssdnet_o2_050 and for gssdnet_vanilla_050, after one epoch of 10,000 pictures. The accuracy is that of the
 last epoch on all pictures in test.
 
 A finished run is a line of FOLDER/results.csv. Runs that are there already with the same settings are not run again, so
-that the command goes on where it was interrupted.
+that an interrupted command resumes.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def read_images(folder: Path, per_class: int) -> Tuple[torch.Tensor, torch.Tenso
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor([label for _, label in files])
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
+def normalize(images: torch.Tensor) -> torch.Tensor:
     """Pictures as networks take them."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
@@ -85,7 +85,7 @@ def train(
             cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / (steps - warmup)))
             for group in optimizer.param_groups:
                 group['lr'] = args.lr * min((step + 1) / warmup, cosine)
-            x = augment(normalise(images[batch]), generator)
+            x = augment(normalize(images[batch]), generator)
             optimizer.zero_grad()
             F.cross_entropy(model(x), labels[batch], label_smoothing=0.1).backward()
             optimizer.step()
@@ -100,7 +100,7 @@ def train(
 @torch.inference_mode()
 def accuracy(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Top-1 in percent."""
-    right = sum((model(normalise(x)).argmax(1) == y).sum().item() for x, y in zip(images.split(100), labels.split(100)))
+    right = sum((model(normalize(x)).argmax(1) == y).sum().item() for x, y in zip(images.split(100), labels.split(100)))
     return 100 * right / len(images)
 
 

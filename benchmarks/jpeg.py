@@ -41,13 +41,13 @@ def rgb_dataset(root: Path, size: int, crop_pct: float, raw: bool) -> ImageDatas
 
 
 def ways(original: Path, stored: Dict[str, Path], size: int, crop_pct: float) -> Dict[str, Any]:
-    """Data sets that put out what a network takes, by name."""
+    """Data sets that return a network's input, by name."""
     datasets: Dict[str, Any] = {
-        'decode original + resize + normalise': rgb_dataset(original, size, crop_pct, raw=False)}
+        'decode original + resize + normalize': rgb_dataset(original, size, crop_pct, raw=False)}
     for name, root in stored.items():
-        datasets[f'decode {name} + crop + normalise'] = rgb_dataset(root, size, crop_pct, raw=False)
+        datasets[f'decode {name} + crop + normalize'] = rgb_dataset(root, size, crop_pct, raw=False)
         datasets[f'decode {name} + crop'] = rgb_dataset(root, size, crop_pct, raw=True)
-        datasets[f'coefficients of {name}, normalised'] = JPEGCoefficients(root, CHANNELS, size)
+        datasets[f'coefficients of {name}, normalized'] = JPEGCoefficients(root, CHANNELS, size)
         datasets[f'coefficients of {name}, int16'] = JPEGCoefficients(root, CHANNELS, size, normalize=False)
     return datasets
 

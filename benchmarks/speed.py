@@ -10,7 +10,7 @@ compiled variant is set against the compiled trunk. The median over the rounds i
 called noise where its 95 % interval is wider than the ratio's distance from 1. On CPUs each variant has a process of
 its own, since what one leaves behind in memory changes the speed of the next, and its allocator keeps freed memory, as
 jemalloc and tcmalloc do. With --system-malloc it gives memory back to the system as glibc's does by default: how much
-of it a network then has to get anew in every step differs from process to process, by luck. On a machine that others
+of it a network then has to get again in every step differs from process to process, by luck. On a machine that others
 use too, --cpu-time with OMP_NUM_THREADS=1 counts what a variant computes and not what it waits for. Variants:
 
     plain         timm's network, memory=False

@@ -30,6 +30,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ('dct', 'frequency'):  # which load when they are used: importing the package is for the networks
+    if name in ('dct', 'frequency'):  # loaded on first use, so that `import mlfm_zoo` loads the networks alone
         return import_module(f'.{name}', __name__)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

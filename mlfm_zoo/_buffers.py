@@ -11,10 +11,11 @@ __all__ = ['FixedBuffers']
 class FixedBuffers(nn.Module):
     """Base of modules with buffers that are computed, never trained.
 
-    The values are computed again after whatever changes or loses them: a change of dtype, `to_empty`, or a loader that
-    builds on the meta device and then moves the network, loads a state dict, which may lack them, or calls timm's
-    `init_non_persistent_buffers`. A subclass registers its buffers empty, implements `fixed_buffers`, and ends its
-    constructor with `self.init_non_persistent_buffers()`.
+    The values are computed again after anything that changes or loses them: a change of dtype, `to_empty`, a move off
+    the meta device, a state dict without them, or timm's `init_non_persistent_buffers`.
+
+    A subclass registers its buffers empty, implements `fixed_buffers`, and ends its constructor with
+    `self.init_non_persistent_buffers()`.
     """
 
     def fixed_buffers(self) -> Dict[str, torch.Tensor]:
@@ -33,13 +34,13 @@ class FixedBuffers(nn.Module):
                 setattr(self, name, value.to(buffer))
 
     def _values(self) -> List[Tuple[str, torch.Tensor]]:
-        """The values of buffers that can hold some; fake tensors, as tracers use them, cannot."""
+        """The values by buffer, except for buffers that are fake tensors, as in a trace: these hold no values."""
         with torch.device('cpu'):  # also inside a loader's `with torch.device('meta')`
             values = self.fixed_buffers()
         return [(name, value) for name, value in values.items() if type(getattr(self, name)) is torch.Tensor]
 
     def _leave_meta(self) -> None:
-        """Put buffers on the meta device onto the CPU: a convolution with a meta weight fails without a word."""
+        """Move buffers from the meta device to the CPU: a convolution with a meta weight returns garbage silently."""
         if any(buffer.is_meta for buffer in self.buffers(recurse=False)):
             for name, value in self._values():
                 buffer = getattr(self, name)

@@ -1,4 +1,4 @@
-"""Libraries that extras bring, imported where they are used."""
+"""Optional libraries, imported where they are used."""
 
 import importlib
 from typing import Any
@@ -11,8 +11,8 @@ def require_extra(module: str, extra: str, what: str) -> Any:
 
     Args:
         module: Name of the library, or of a module of it.
-        extra: The extra that brings it.
-        what: What needs it, as an error begins.
+        extra: The extra of this package that installs it.
+        what: What needs it: the start of the error.
 
     Returns:
         The module.

@@ -17,23 +17,23 @@ if sys.platform != 'win32':
 
 __all__ = ['UNFINISHED', 'locked', 'one_at_a_time', 'read_pickle', 'written_whole']
 
-# What the names of files begin with that are being written, or whose writer was killed.
+# Prefix of files that are being written, or whose writer was killed.
 UNFINISHED = '.unfinished-'
 
 
 def read_pickle(path: Union[str, Path], mmap: bool = False) -> Any:
-    """Read what `torch.save` wrote, with `weights_only=True`, after its checksums: `torch.load` ignores them.
+    """Read a file of `torch.save` with `weights_only=True`, after comparing its checksums, which `torch.load` ignores.
 
     Args:
         path: The file.
-        mmap: Map the tensors instead of reading them; their checksums are compared all the same.
+        mmap: Map the tensors instead of reading them; checksums are compared in both cases.
 
     Returns:
         The object.
 
     Raises:
-        ValueError: A part of the file differs from its checksum, or is packed or shared: torch never does either,
-            and a small file could fill the memory.
+        ValueError: A part of the file differs from its checksum, or is compressed or shared. torch writes no such
+            files, and a small one could fill the memory.
         pickle.UnpicklingError: The file holds more than tensors, plain values and `argparse.Namespace`.
     """
     import torch
@@ -56,9 +56,8 @@ def written_whole(file: Path) -> Iterator[Path]:
         file: The file to write; one that is there is replaced.
 
     Yields:
-        The path to write to: an empty file, hidden, of a name that cannot be guessed and without an ending, so that no
-        reader of images takes it for one, even if this process is killed. It is removed if anything fails, and `file`
-        stays as it was.
+        The path to write to: an empty hidden file of a random name, without an ending, so that no reader of images
+        takes it for one if this process is killed. If anything fails it is removed, and `file` stays as it was.
 
     Raises:
         OSError: The folder of `file` is missing or cannot be written.
@@ -83,7 +82,7 @@ def written_whole(file: Path) -> Iterator[Path]:
 
 @functools.lru_cache(maxsize=None)
 def _clear_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder; once a process, because folders may be large."""
+    """Remove what killed processes left in a folder; once per process, because folders may be large."""
     for leftover in folder.glob(f'{UNFINISHED}*'):
         with contextlib.suppress(OSError), open(leftover, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a living process holds it
@@ -92,13 +91,14 @@ def _clear_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let processes write into a folder one after the other, and leave no file of a lock in it.
+    """Let processes write into a folder one after the other, without leaving a lock file in it.
 
     Args:
         folder: The folder, which must exist.
 
     Yields:
-        Nothing, while no other process is in here. Windows and some network disks cannot lock a folder and do not wait.
+        Nothing, while no other process is inside. On Windows and some network disks, folders cannot be locked and
+        processes do not wait.
     """
     if sys.platform == 'win32':
         yield
@@ -114,10 +114,10 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, those that ask too.
+    """Lock a folder against other processes that call this function.
 
     Args:
-        folder: The folder, made if it is missing. The lock is the file `.lock` in it, and ends with this process.
+        folder: The folder, made if it is missing. Its file `.lock` is the lock, which ends with this process at latest.
 
     Yields:
         Nothing, while the folder is locked.

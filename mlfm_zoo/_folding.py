@@ -21,7 +21,7 @@ from ._timm import model_name
 
 __all__ = ['NORMS', 'Fusible', 'InferenceOnly', 'fold_norm', 'fuse_trunk', 'is_plain', 'scale_and_shift']
 
-# Norms that can be folded, and those of timm's that drop out or activate afterwards.
+# Norms that can be folded, and timm's, which add a dropout or an activation.
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 ACT_NORMS = (BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
 
@@ -32,7 +32,7 @@ ModelT = TypeVar('ModelT', bound=nn.Module)
 
 
 class Fusible(nn.Module):
-    """Base of modules that can be fused. A fused one refuses training mode before any module has changed its mode."""
+    """Base of modules that can be fused; a fused one raises in `train()` before any module has changed its mode."""
 
     @torch.jit.ignore
     def train(self, mode: bool = True):
@@ -43,11 +43,11 @@ class Fusible(nn.Module):
 
 
 class InferenceOnly(Fusible):
-    """Base of modules without the norms they had: no training, and no checkpoint; put it before the module's class."""
+    """Base of modules without their norms: no training, no checkpoint. It goes before the module's class."""
 
     @torch.jit.ignore
     def _save_to_state_dict(self, destination, prefix, keep_vars):
-        if not keep_vars:  # torch.export asks for the variables themselves
+        if not keep_vars:  # torch.export keeps the variables
             raise RuntimeError(
                 'This network is fused, which no checkpoint can hold: save the network before fuse().')
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -58,7 +58,7 @@ class InferenceOnly(Fusible):
 
 
 class FoldedConv2d(InferenceOnly, nn.Conv2d):
-    """Convolution that holds the norms beside it too, for inference."""
+    """Convolution with the neighboring norms folded into it, for inference."""
 
 
 class FoldedConv2dSame(InferenceOnly, Conv2dSame):
@@ -73,8 +73,8 @@ class Fold(NamedTuple):
 
     Attributes:
         norm: Its name.
-        conv: Name of the convolution that takes it in.
-        ahead: Whether the convolution reads the norm, instead of the norm the convolution.
+        conv: Name of the convolution to fold it into.
+        ahead: Whether the convolution follows the norm, instead of preceding it.
     """
     norm: str
     conv: str
@@ -82,7 +82,7 @@ class Fold(NamedTuple):
 
 
 class FoldTracer(torch.fx.Tracer):
-    """Follows a network down to its convolutions and norms, and not into what timm puts together by itself."""
+    """Traces a network down to its convolutions and norms, and not into modules that timm reparameterizes itself."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
@@ -94,42 +94,49 @@ class FoldTracer(torch.fx.Tracer):
 
 
 def is_plain(module: nn.Module, classes: Tuple[type, ...]) -> bool:
-    """Whether a module can be replaced without losing anything that was put on it.
+    """Whether a module can be replaced without losing hooks, parametrizations or adapters.
 
     Args:
         module: Any module.
-        classes: Classes to accept. Subclasses may do more; parametrizations and many adapters make one.
+        classes: Classes to accept. Subclasses do not count: they may do more, and parametrizations and many adapters
+            are subclasses.
 
     Returns:
-        Whether its class is exactly one of these, and it has neither hooks, which pruning and weight norm use too, nor
-        a forward method of its own.
+        Whether its class is exactly one of these, and it has no hooks, which pruning and weight norm use, and no
+        `forward` of its own.
     """
     return type(module) in classes and not _has_hooks(module) and 'forward' not in vars(module)
 
 
 def fuse_trunk(model: ModelT) -> ModelT:
-    """Fuse a network for inference, its trunk with it: `fuse(trunk=True)` for networks of any class.
+    """Fold a network's batch norms into its convolutions, for inference.
 
-    Outputs are those of eval mode before, to rounding, and the network is in eval mode afterwards. Branches that timm's
-    `reparameterize_model` merges are merged, and a memory is fused. A norm stays where folding it would not be exact:
-    if it has no statistics, if something else reads what it would be folded over, if the convolution after it pads, if
-    either is used twice or `is_plain` denies it, or if a hook watches a module that contains only one of the two. A
-    fused network can be neither trained nor saved as a checkpoint.
+    Outputs equal those of eval mode, to rounding, and the network ends in eval mode. It also does what timm's
+    `reparameterize_model` does, and fuses a memory. A fused network can be neither trained nor saved as a checkpoint.
+
+    A norm stays where folding would not be exact: it has no statistics, the value between norm and convolution has
+    another reader, the convolution after it pads, or one of the two is used twice. It also stays where folding would
+    lose a hook, a parametrization or a module of another class.
 
     Args:
-        model: The network: with memory or without, this package's or timm's, as it is or in DataParallel or compiled.
+        model: Any network that torch.fx can trace, also in DataParallel or compiled.
 
     Returns:
         The network itself.
 
     Raises:
         RuntimeError: torch.fx cannot trace the network, which is unchanged then.
+
+    Example:
+        >>> model = fuse_trunk(timm.create_model('test_resnet').eval())
+        >>> any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+        False
     """
     network = unwrap_model(model)
     parts: Dict[str, nn.Module] = {}
     for fold in find_folds(network):
         norm = network.get_submodule(fold.norm)
-        conv = parts.get(fold.conv, network.get_submodule(fold.conv))  # which may hold another norm by now
+        conv = parts.get(fold.conv, network.get_submodule(fold.conv))  # may have another norm folded into it already
         parts[fold.conv] = fold_norm(conv, norm, fold.ahead)
         parts[fold.norm] = _what_follows(norm).eval()
     model.eval()
@@ -140,30 +147,30 @@ def fuse_trunk(model: ModelT) -> ModelT:
 
 
 def find_folds(model: nn.Module) -> List[Fold]:
-    """The norms of a network that can be folded exactly, in the order in which it calls them.
+    """Find the norms of a network that can be folded exactly.
 
     Args:
         model: The network, which is left as it is.
 
     Returns:
-        What to fold into what.
+        The folds, in the order in which the network calls the norms.
 
     Raises:
         RuntimeError: torch.fx cannot trace the network.
     """
-    # A copy, because tracing depends on the modes. It shares the weights that pruning and weight norm compute, which
-    # torch cannot copy.
+    # Tracing depends on the modes, so a copy is set to eval mode. It shares the weights that pruning and weight norm
+    # compute, which torch cannot copy.
     computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
     traced: Any = copy.deepcopy(model, {id(v): v for v in computed}).eval()
     if hasattr(traced, 'set_grad_checkpointing'):
         traced.set_grad_checkpointing(False)
     try:
         graph = FoldTracer().trace(traced)
-    except Exception as error:  # of any kind: it is the network's own code that meets values without numbers
+    except Exception as error:  # of any kind: the network's own code runs on proxies without values
         what = f'{type(error).__name__}: {error}'.splitlines()[0][:300]
         raise RuntimeError(
-            f'torch.fx cannot trace {model_name(model)} ({what}), so that its trunk was not fused: call '
-            'timm.models.reparameterize_model instead, which fuses a memory and leaves the trunk.') from error
+            f'torch.fx cannot trace {model_name(model)} ({what}), so its trunk was not fused: call '
+            'timm.models.reparameterize_model, which fuses the memory alone.') from error
     modules: Dict[Any, Any] = dict(traced.named_modules())
     registered = Counter(id(m) for _, m in traced.named_modules(remove_duplicate=False))
     calls = Counter(node.target for node in graph.nodes if node.op == 'call_module')
@@ -171,11 +178,11 @@ def find_folds(model: nn.Module) -> List[Fold]:
     read = {str(node.target).rpartition('.')[0] for node in graph.nodes if node.op == 'get_attr'}
 
     def watched(name: str) -> Set[str]:
-        """Names of the modules with hooks that a module is in."""
+        """Names of the modules with hooks that contain a module."""
         return {hooked for hooked in with_hooks if f'{name}.'.startswith(hooked)}
 
     def is_free(node: torch.fx.Node, classes: Tuple[type, ...]) -> bool:
-        """Whether a node is a plain module of one of the classes that is used here and nowhere else."""
+        """Whether a node is a plain module of one of the classes that is used only here."""
         if node.op != 'call_module' or calls[node.target] > 1 or node.target in read:
             return False
         module = modules[node.target]
@@ -200,13 +207,13 @@ def find_folds(model: nn.Module) -> List[Fold]:
 
 
 def scale_and_shift(norm: Any) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Compute what a norm multiplies each channel by in eval mode, and what it adds then.
+    """Compute the scale and the shift that a norm is in eval mode.
 
     Args:
         norm: Batch norm with running statistics, affine or not.
 
     Returns:
-        Both for each channel (C,), at least in float32, in which statistics are kept whatever the weights' dtype.
+        Both for each channel (C,), in float32 at least, the dtype of statistics whatever the weights' dtype.
     """
     mean, var = norm.running_mean, norm.running_var
     mean, var = (value.to(torch.promote_types(value.dtype, torch.float32)) for value in (mean, var))
@@ -221,12 +228,12 @@ def fold_norm(conv: Any, norm: nn.Module, ahead: bool = False) -> nn.Conv2d:
     """Fold a norm into a convolution, in float32 at least.
 
     Args:
-        conv: The convolution, of a class that `FOLDED` knows; it stays as it is.
+        conv: The convolution, of a class in `FOLDED`; it stays as it is.
         norm: Batch norm with running statistics.
-        ahead: Whether the convolution, then an unpadded one, reads the norm, instead of the norm the convolution.
+        ahead: Whether the convolution, then an unpadded one, follows the norm, instead of preceding it.
 
     Returns:
-        A convolution for inference that does what both do in eval mode.
+        A convolution for inference that equals both in eval mode.
     """
     scale, shift = scale_and_shift(norm)
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)
@@ -240,7 +247,7 @@ def fold_norm(conv: Any, norm: nn.Module, ahead: bool = False) -> nn.Conv2d:
     else:
         weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift
     folded = copy.deepcopy(conv)
-    folded.__class__ = FOLDED.get(type(conv), type(conv))  # one that holds another norm already is of its class
+    folded.__class__ = FOLDED.get(type(conv), type(conv))  # a convolution that was folded before has its class
     folded.training = False
     folded.weight, folded.bias = (
         nn.Parameter(value.to(conv.weight.dtype), conv.weight.requires_grad) for value in (weight, bias))
@@ -252,7 +259,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _what_follows(norm: nn.Module) -> nn.Module:
-    """What a norm of timm's does after normalising; of torch's, nothing."""
+    """The dropout and activation of timm's norms; an identity for torch's norms."""
     parts: List[nn.Module] = [getattr(norm, name) for name in ('drop', 'act') if hasattr(norm, name)]
     parts = [part for part in parts if not isinstance(part, nn.Identity)]
     return nn.Sequential(*parts) if len(parts) > 1 else parts[0] if parts else nn.Identity()

@@ -1,4 +1,4 @@
-"""Where this project and timm do not fit by themselves, each with the reason: private names of timm, and saving."""
+"""Workarounds for timm: the private names this package imports and a save fix, each with the reason."""
 
 import json
 from pathlib import Path
@@ -7,23 +7,23 @@ from typing import Any, Dict, Optional
 import torch.nn as nn
 from timm.models import save_for_hf
 
-# timm keeps the notation of the EfficientNet family ('ir_r2_k3_s2_e6_c24') and the rounding of its widths private, and
-# a trunk of this family cannot be described without them.
+# The notation of the EfficientNet family ('ir_r2_k3_s2_e6_c24') and the rounding of its widths. A trunk of this family
+# cannot be described without them, and timm keeps them private.
 from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer, resolve_bn_args, round_channels
 
-# Resolves `indices` of `forward_intermediates` as every timm model does. timm does not export it.
-# What `features_only=True` makes of a model that has `forward_intermediates`. timm takes a class for `feature_cls`, but
-# exports this one by the name 'getter' only, which leaves nothing to subclass.
+# `feature_take_indices` resolves the `indices` of `forward_intermediates` as every timm model does.
+# `FeatureGetterNet` is the extractor of `features_only=True`, which timm exports only by the name 'getter', so that it
+# cannot be subclassed.
 from timm.models._features import FeatureGetterNet, feature_take_indices
 
-# Records an argument that was changed after a network was built, so that a saved folder builds it as it is. timm's own
-# networks use it, and timm exports only its counterpart for image sizes.
+# Records an argument that changed after a network was built, so that a saved folder builds the network as it is. timm
+# exports only its counterpart for image sizes.
 from timm.models._input import update_model_args
 
-# A stem of several layers, between which a memory unit sits. timm exports none of its parts.
+# A stem of several layers with a memory unit between them.
 from timm.models.byobnet import Stem as ByobStem
 
-# Enlarges maps of odd sides, which no memory follows. timm exports none of the blocks of this family.
+# A block that enlarges maps of odd sides, which a memory cannot follow.
 from timm.models.mobilevit import MobileVitV2Block
 
 __all__ = [
@@ -33,13 +33,13 @@ __all__ = [
 
 
 def config_of(model: nn.Module) -> Dict[str, Any]:
-    """The pretrained config of a model, which torch's annotations take for a tensor or a module.
+    """The pretrained config of a model, typed as a dict: for torch's annotations any attribute is a tensor or module.
 
     Args:
         model: A timm model.
 
     Returns:
-        The model's own, to read or to change; an empty one if timm did not make the model.
+        The model's own config, which may be changed; an empty one if timm did not make the model.
     """
     return getattr(model, 'pretrained_cfg', {})
 
@@ -55,15 +55,15 @@ def save_model(
         model_config: Optional[Dict[str, Any]] = None,
         model_args: Optional[Dict[str, Any]] = None,
 ) -> None:
-    """Save model.safetensors and config.json as timm does, readable by everybody, and by transformers too.
+    """Save model.safetensors and config.json as timm does, readable by every user and by transformers.
 
-    timm says the number of classes at the top of config.json and among `model_args`; transformers 5 passes both on and
-    fails, so it is left at the top only, where timm reads it as well.
+    timm writes the number of classes at the top of config.json and among `model_args`. transformers 5 passes both on
+    and fails, so it stays at the top only, where timm reads it as well.
 
     Args:
         model: A timm model.
         folder: Folder to write into.
-        model_config: What config.json says beside what timm writes.
+        model_config: Entries of config.json beside those that timm writes.
         model_args: Arguments that build the network, beside the registered ones.
     """
     save_for_hf(model, str(folder), model_config=model_config, model_args=model_args, safe_serialization=True)

@@ -123,7 +123,7 @@ def checkpoints_table() -> str:
         figures += [f'{value:.2f} (measured here: {name})' for name, value in c.measured.items() if 'top-5' not in name]
         name = f'`{c.name}`' if c.memory else f'`{c.name}`, `memory=False`'
         rows.append((name, c.kind, where, c.license, c.num_classes, ', '.join(figures) or '-'))
-    return markdown(('name', 'kind', 'where', 'licence', 'classes', 'top-1'), 'ttttnt', rows)
+    return markdown(('name', 'kind', 'where', 'license', 'classes', 'top-1'), 'ttttnt', rows)
 
 
 def paper_table() -> str:

@@ -4,8 +4,8 @@
 
 Builds the sdist, and the wheel from it; checks their metadata and that version, changelog and citation agree; installs
 the wheel into two empty environments, of the newest versions and of those in tests/lower-bounds.txt, and runs
-scripts/smoke.py there, without a network; then adds the extras to the newer one and writes the licences of all that a
-user gets with them to licences.md beside the wheel. Takes minutes, publishes nothing.
+scripts/smoke.py there, without a network; then adds the extras to the newer one and writes the licenses of all that a
+user gets with them to licenses.md beside the wheel. Takes minutes, publishes nothing.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = 'demo,frequency,jpeg,detection,segmentation'
-# Of what a user installs, nothing may be under a licence that would reach over to the user's own code.
+# Of what a user installs, nothing may be under a license that would reach over to the user's own code.
 REFUSED = re.compile(r'\b(A?GPL|GNU (Affero )?General Public)', re.IGNORECASE)
 
 
@@ -76,23 +76,23 @@ def install(folder: Path, *requirements: Any) -> Path:
     return python
 
 
-def licences(python: Path) -> List[Dict[str, str]]:
-    """Name, version and licence of every distribution in an environment."""
+def licenses(python: Path) -> List[Dict[str, str]]:
+    """Name, version and license of every distribution in an environment."""
     listed = run(
         sys.executable, '-m', 'piplicenses', f'--python={python}', '--from=mixed', '--format=json', '--with-urls')
     return sorted(json.loads(listed), key=lambda row: row['Name'].lower())
 
 
-def write_licences(rows: List[Dict[str, str]], file: Path) -> None:
-    """Write the licences as a table; refuse those that reach over to a user's code."""
+def write_licenses(rows: List[Dict[str, str]], file: Path) -> None:
+    """Write the licenses as a table; refuse those that reach over to a user's code."""
     refused = [f'{row["Name"]} ({row["License"]})' for row in rows if REFUSED.search(row['License'])]
     if refused:
         raise ReleaseError(f'{", ".join(refused)} would come along, expected no strong copyleft: leave it out.')
-    lines = ['| distribution | version | licence |', '| --- | --- | --- |']
+    lines = ['| distribution | version | license |', '| --- | --- | --- |']
     lines += [f'| {row["Name"]} | {row["Version"]} | {" ".join(row["License"].split())} |' for row in rows]
     unknown = [row['Name'] for row in rows if row['License'] == 'UNKNOWN']
     if unknown:
-        lines += ['', f'Without a licence in what they say of themselves: {", ".join(unknown)}.']
+        lines += ['', f'Without a license in what they say of themselves: {", ".join(unknown)}.']
     unfinished = file.with_suffix('.tmp')
     unfinished.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     unfinished.replace(file)
@@ -120,8 +120,8 @@ def main() -> None:
                 if name == 'lowest':
                     shutil.rmtree(python.parents[1])
             python = install(Path(folder, 'newest'), f'{wheel}[{EXTRAS}]')
-            write_licences(licences(python), args.output / 'licences.md')
-            print(f'licences of all that comes with the extras {EXTRAS}: {args.output / "licences.md"}')
+            write_licenses(licenses(python), args.output / 'licenses.md')
+            print(f'licenses of all that comes with the extras {EXTRAS}: {args.output / "licenses.md"}')
     except ReleaseError as error:
         sys.exit(str(error))
 

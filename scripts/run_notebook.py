@@ -19,7 +19,7 @@ def run(notebook: nbformat.NotebookNode, timeout: int = 300) -> nbformat.Noteboo
     """Run all cells of a notebook in a new kernel.
 
     Args:
-        notebook: The notebook, whose cells keep what they put out.
+        notebook: The notebook, whose cells keep their outputs.
         timeout: Seconds for a cell.
 
     Returns:
@@ -43,7 +43,7 @@ def markdown_of(notebook: nbformat.NotebookNode, name: str) -> Tuple[str, Dict[s
         The page in Markdown, and its pictures by file name.
 
     Raises:
-        ValueError: A cell puts out what is neither text nor a PNG picture with its text.
+        ValueError: A cell outputs what is neither text nor a PNG picture with its text.
     """
     parts: List[str] = []
     pictures: Dict[str, bytes] = {}
@@ -64,7 +64,7 @@ def markdown_of(notebook: nbformat.NotebookNode, name: str) -> Tuple[str, Dict[s
                 parts.append(f'```text\n{data["text/plain"].rstrip()}\n```')
             else:
                 raise ValueError(
-                    f'A cell of {name} puts out {", ".join(data)}, expected text, or a PNG picture and its text as '
+                    f'A cell of {name} outputs {", ".join(data)}, expected text, or a PNG picture and its text as '
                     f'"alt" in the metadata of the cell: {cell.source.splitlines()[0]!r}.')
     return '\n\n'.join(parts) + '\n', pictures
 

@@ -75,7 +75,7 @@ def draw_accuracies(file: Path) -> None:
         trunk_x, trunk_y, x, y = zip(*points)
         axis.scatter(trunk_x, trunk_y, s=28, facecolors='white', edgecolors=[color], zorder=3)
         axis.scatter(x, y, s=28, color=color, zorder=3, label=family)
-    axis.scatter([], [], s=28, facecolors='white', edgecolors='grey', label='trunk alone')
+    axis.scatter([], [], s=28, facecolors='white', edgecolors='gray', label='trunk alone')
     axis.set_xscale('log')
     axis.set_xlabel('multiply-adds of one image (G), counted')
     axis.set_ylabel('ImageNet100 top-1 (%), as the paper reports it')

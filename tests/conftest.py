@@ -15,7 +15,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope='session')
 def trained_trunk():
-    """A plain network that tells digits apart, and the digits."""
+    """A plain network that classifies digits, and the digits."""
     torch.manual_seed(0)
     model = timm.create_model('test_mlfm_resnet', memory=False)
     train, test = load_split()

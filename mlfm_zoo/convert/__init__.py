@@ -1,4 +1,4 @@
-"""Released checkpoints: read safely, recognized, and renamed to the parameters of the registered networks."""
+"""Read released checkpoints safely, recognize the network, and rename its parameters."""
 
 from .checkpoint import convert_state_dict, read_checkpoint
 from .form import Conversion

@@ -1,7 +1,7 @@
 """Converter for the checkpoints of the authors' code (github.com/AlphaWuSeu/MLFM): MobileNetV2 and ResNet10/18/34.
 
-Everything is recognized from the parameters' names and shapes alone: the network, its width, whether it has a memory,
-how the memory is updated, which units have a supplement gate, and the number of classes.
+Names and shapes of the parameters determine everything: the network, its width, whether it has a memory, the memory's
+update, the units with a supplement gate, and the number of classes.
 """
 
 import re
@@ -21,7 +21,7 @@ UNIT_PARTS = {
     'bnx': 'output_gate',
 }
 
-# Blocks and channels of the seven groups of a MobileNetV2, and the parts of a block, whose layers released code counts.
+# Blocks and channels of the seven groups of a MobileNetV2, and the parts of a block by released layer number.
 MOBILENETV2_DEPTHS = (1, 2, 3, 4, 3, 3, 1)
 MOBILENETV2_CHANNELS = (16, 24, 32, 64, 96, 160, 320)
 MOBILENETV2_PARTS = {'0': 'conv_pw', '1': 'bn1', '3': 'conv_dw', '4': 'bn2', '6': 'conv_pwl', '7': 'bn3'}
@@ -65,7 +65,7 @@ def convert_authors(state_dict: StateDict) -> Optional[Conversion]:
 
 def _convert_mobilenetv2(state_dict: StateDict) -> Conversion:
     renamed = rename(state_dict, {
-        # the network with memory has seven groups of blocks; the plain one counts its 17 blocks through, from 1
+        # the network with memory has seven groups of blocks; the plain one numbers its 17 blocks from 1
         r'features(\d)\.(\d+)\.conv\.(\d)\.(.+)': lambda m: mobilenetv2_block((int(m[1]), int(m[2])), m[3], m[4]),
         r'features\.(\d+)\.conv\.(\d)\.(.+)': lambda m: mobilenetv2_block(
             MOBILENETV2_BLOCKS.get(int(m[1]) - 1), m[2], m[3]),
@@ -157,7 +157,7 @@ def _convert_resnet(state_dict: StateDict) -> Conversion:
 
 
 def _memory_update(weights: StateDict, second: str, kind: str) -> str:
-    """How the memory is updated: with 'cat', the second unit reads twice what the first one writes."""
+    """The memory's update: with 'cat', the second unit reads twice the channels that the first one outputs."""
     read = shape_of(weights, f'memory.{second}.input_gate.conv.weight', kind)[1]
     written = shape_of(weights, 'memory.stem.input_gate.conv.weight', kind)[0]
     return 'cat' if read == 2 * written else 'add'

@@ -1,7 +1,7 @@
-"""From a released checkpoint of any known form to a registered network's name, arguments and parameters.
+"""Read a released checkpoint and convert it to a registered network's name, arguments and parameters.
 
-Each form has a file of its own, which recognizes its networks by names, shapes and fixed values, and renames. No
-network is built here: whether the parameters are complete is for the network's `load_state_dict` to say.
+Each released form has its own file, which recognizes its networks by names, shapes and fixed values. No network is
+built here: the network's `load_state_dict` checks whether the parameters are complete.
 """
 
 import pickle
@@ -20,7 +20,7 @@ from .gssdnet import convert_gssdnet
 
 __all__ = ['convert_state_dict', 'read_checkpoint']
 
-# Where a checkpoint keeps its state dict; averaged weights come first, as in timm.
+# Keys under which a checkpoint may hold its state dict; averaged weights come first, as in timm.
 WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 
 # Left in the released files by a profiler (counters) and by pytorch_wavelets (the fixed Haar filters).
@@ -40,6 +40,11 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, holds more than tensors and plain values, or holds no state dict.
+
+    Example:
+        >>> torch.save({'state_dict': {'module.fc.weight': torch.ones(10, 4)}}, 'weights.pth')
+        >>> list(read_checkpoint('weights.pth'))
+        ['fc.weight']
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +57,7 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
             checkpoint = read_pickle(path)
     except PermissionError as error:
         raise ValueError(f'{path} may not be read: change its permissions.') from error
-    except Exception as error:  # of any kind: the unpickler trusts its file, and fails wherever that leads it
+    except Exception as error:  # of any kind: the unpickler trusts its file and can fail anywhere
         if isinstance(error, pickle.UnpicklingError) and 'weights_only' in str(error):
             raise ValueError(
                 f'{path} is a pickle that holds objects other than tensors and plain values, and is not loaded because '
@@ -72,7 +77,7 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
         counter = name.endswith('num_batches_tracked')
         if tensor.layout != torch.strided or tensor.is_floating_point() == counter or tensor.is_quantized:
             raise ValueError(f'{path} holds {name} as {tensor.dtype}, expected dense numbers of a floating-point type.')
-        if tensor.device.type != 'cpu' or tensor.nbytes > size:  # no values at all, or one value over and over
+        if tensor.device.type != 'cpu' or tensor.nbytes > size:  # on the meta device, or one value expanded
             raise ValueError(f'{path} holds {name} of shape {tuple(tensor.shape)}, but not that many values.')
         if not counter and not tensor.isfinite().all():
             raise ValueError(f'{path} holds values in {name} that are not finite: the training had diverged.')
@@ -84,14 +89,19 @@ def convert_state_dict(state_dict: StateDict, model_args: Optional[Mapping[str, 
 
     Args:
         state_dict: Parameters under their released names, as `read_checkpoint` returns them.
-        model_args: Arguments of the network that no checkpoint tells, such as `thumbnail` of GSSDNet.
+        model_args: Arguments of the network that no checkpoint reveals, such as `thumbnail` of GSSDNet.
 
     Returns:
-        The registered network, the arguments that build it, and its weights. Of a GSSDNet, fixed kernels may be
-        missing.
+        The registered network, the arguments that build it, and its weights. Fixed kernels of a GSSDNet may be missing.
 
     Raises:
         ValueError: The network, its width or a parameter was not recognized, or an argument contradicts the file.
+
+    Example:
+        >>> weights = {name: torch.zeros(1, 2, 3, 3) for name in ('fc.weight', 'conv.weight')}
+        >>> convert_state_dict(weights)
+        Traceback (most recent call last):
+        ValueError: The network was not recognized by its parameters (fc.weight, conv.weight): ...
     """
     model_args = dict(model_args or {})
     conversion = (

@@ -1,7 +1,7 @@
 """Converter for checkpoints of Learning in the Frequency Domain in the form of its code (model.0.0.conv1.weight).
 
-Classes and the number of coefficients are recognized from the shapes. Which coefficients they are is not: they are
-taken for the square of that number, as in the released files, unless the caller says it with dct_channels.
+Shapes determine the classes and the number of coefficients, but not which coefficients they are. The converter assumes
+the square of that number, as in the released files, unless the caller gives dct_channels.
 """
 
 from typing import Any, Mapping, Optional
@@ -49,7 +49,7 @@ def convert_dctnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Opti
             **MOBILENETV2_HEAD,
         })
         shape = shape_of(renamed, 'blocks.0.0.conv_dw.weight', kind)
-        # a depthwise convolution has a filter for each coefficient; of 192 it is grouped, six of them for an output
+        # a depthwise convolution has a filter per coefficient; with 192 it is grouped, and six make an output
         num_chs = shape[0] if shape[1] == 1 else 192
     num_classes = shape_of(renamed, 'fc.weight' if resnet else 'classifier.weight', kind, ndim=2)[0]
     if num_chs not in networks and 'dct_channels' not in model_args:

@@ -18,12 +18,12 @@ class Conversion(NamedTuple):
 
 
 def rename(state_dict: StateDict, rules: Mapping[str, Union[str, Callable[[Any], Optional[str]]]]) -> StateDict:
-    """Rename parameters by the first rule that applies to each.
+    """Rename each parameter by the first rule that applies to it.
 
     Args:
         state_dict: Parameters under their released names.
-        rules: For a pattern of the whole released name, the new name: a template, as `re.sub` takes it, or a function
-            of the match that returns None for a name that no network has.
+        rules: New names by patterns of the whole released name. A new name is a template, as `re.sub` takes it, or a
+            function of the match that returns None for a name that no network has.
 
     Returns:
         The same parameters under their new names.
@@ -43,7 +43,7 @@ def rename(state_dict: StateDict, rules: Mapping[str, Union[str, Callable[[Any],
 
 
 def shape_of(weights: StateDict, name: str, kind: str, ndim: int = 4) -> torch.Size:
-    """The shape of a weight, which a converter needs; an error if it is missing or has other dimensions than `ndim`."""
+    """The shape of a weight; a ValueError if the weight is missing or does not have `ndim` dimensions."""
     if name not in weights:
         raise ValueError(f'The checkpoint looks like a {kind} but lacks {name}.')
     if weights[name].ndim != ndim:
@@ -52,7 +52,7 @@ def shape_of(weights: StateDict, name: str, kind: str, ndim: int = 4) -> torch.S
 
 
 def widths(*registered: float) -> Iterator[float]:
-    """Width multipliers to try. Several can give the same channels: registered ones first, then round numbers."""
+    """Width multipliers to try, registered and round ones first, since several can give the same channels."""
     yield from registered
     yield from (i / 20 for i in range(1, 81))
     yield from (i / 100 for i in range(5, 401))

@@ -1,8 +1,7 @@
 """Converter for checkpoints of GSSDNet in the form of its authors' code (features.stage3.2.2.0.weight).
 
-Width, image channels and classes are recognized from the shapes, and the order of the derivatives from their fixed
-kernels. That a network is one for small images is not recognized: its parameters are those of any other, so the caller
-says it, with thumbnail=True.
+Shapes determine width, image channels and classes, and the fixed kernels determine the order of the derivatives. A
+network for small images has the same parameters as any other, so the caller has to give thumbnail=True.
 """
 
 from typing import Any, Dict, Mapping, Optional
@@ -19,7 +18,7 @@ PARTS = {'0': 'conv_dw', '1': 'bn1', '2.0': 'conv_pw', '2.1': 'bn2'}
 # Blocks whose operator is a derivative.
 DERIVATIVES = ('stem.1', 'stages.0.1', 'stages.1.1', 'stages.2.1', 'stages.2.3', 'stages.2.5', 'stages.3.1')
 
-# What registered names are made of.
+# Parts of registered names.
 OPERATORS = {'order2': 'o2', 'order1': 'o1', 'learned': 'vanilla'}
 WIDTHS = {1.0: '100', 0.75: '075', 0.5: '050'}
 
@@ -29,12 +28,12 @@ def convert_gssdnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Opt
 
     Args:
         state_dict: Parameters under the authors' names, as `read_checkpoint` returns them. Fixed kernels may be
-            missing; those of the derivatives only if `model_args` names the operators.
+            missing; those of the derivatives only if `model_args` has the operators.
         model_args: Arguments of the network that the caller gives.
 
     Returns:
-        The conversion, or None if the parameters are not of this form. Kernels of the channels that pass, which
-        released files lack, are added; kernels that are missing altogether are not.
+        The conversion, or None if the parameters are not of this form. Released files lack the kernels of channels that
+        pass unchanged, which are added. Operators without any kernel stay without.
 
     Raises:
         ValueError: The width, the operators or a parameter was not recognized.
@@ -64,7 +63,7 @@ def convert_gssdnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Opt
 
 
 def _width(channels: int) -> float:
-    """Width multiplier of a network whose last stage has so many channels."""
+    """Width multiplier of a network, from the channels of its last stage."""
     for width in widths(*WIDTHS):
         if channels == max(int(1024 * width), 8):
             return width
@@ -74,7 +73,7 @@ def _width(channels: int) -> float:
 
 
 def _operators(weights: StateDict) -> Optional[str]:
-    """The operators of a network, from its depthwise kernels; None if it has none of a derivative."""
+    """The operators of a network, from its depthwise kernels; None if it has no kernels of a derivative."""
     for name in (f'{block}.conv_dw.weight' for block in DERIVATIVES):
         if name in weights:
             shape = shape_of(weights, name, 'GSSDNet')
@@ -87,12 +86,12 @@ def _operators(weights: StateDict) -> Optional[str]:
 
 
 def _num_chs(weights: StateDict, name: str) -> int:
-    """Channels that a depthwise convolution is on."""
+    """Input channels of a depthwise operator."""
     return shape_of(weights, name.replace('conv_dw', 'conv_pw'), 'GSSDNet')[1]
 
 
 def _with_passing(kernels: torch.Tensor, num_chs: int) -> torch.Tensor:
-    """Kernels for all channels: of those that pass, which come last, 1 in the middle."""
+    """Kernels for all channels, with 1 in the middle for the last ones, which pass unchanged."""
     if kernels.shape[1:] != (1, 3, 3) or len(kernels) >= num_chs:
         return kernels
     passing = kernels.new_zeros(num_chs - len(kernels), 1, 3, 3)

@@ -1,4 +1,4 @@
-"""ImageNet100: its classes, and folders of it."""
+"""Data: folders of images, image files, ImageNet100, and filters."""
 
 from . import imagenet100
 

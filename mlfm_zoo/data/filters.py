@@ -4,9 +4,11 @@ Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org
 keeps the Fourier coefficients within a radius of DC and whose high-pass filter keeps the others.
 
 The radius is in cycles per image: a coefficient of u cycles over the width and v over the height lies sqrt(u^2 + v^2)
-from DC, whatever the image's sides are. In an image that is not square, a number of cycles is a different wavelength on
-each axis. The authors' released probe measures from (N - 1) / 2 after the shift of even sides, half a coefficient off
-DC, so that its filters are not symmetric and their output is not real. Here the distance is from DC itself.
+from DC, for any sides of the image. In an image that is not square, a number of cycles is a different wavelength on
+each axis.
+
+The authors' released probe measures the distance from (N - 1) / 2 after the shift of even sides, half a coefficient off
+DC. Its filters are not symmetric and their output is not real. Here the distance is from DC itself.
 """
 
 import math
@@ -27,24 +29,23 @@ Radius = Union[float, Tuple[float, float]]
 class FrequencyFilter(nn.Module):
     """Keeps one band of the spatial frequencies of images.
 
-    The ideal low-pass filter of radius r keeps what lies at most r from DC. The Gaussian one weights it with
-    exp(-d^2 / (2 r^2)), d the distance from DC. The others follow: high-pass is the image minus low-pass, band-pass is
-    low-pass of the upper radius minus low-pass of the lower, and band-stop is the image minus band-pass. So a filter
-    and its counterpart add up to the image, and so do adjacent ideal bands together with DC.
+    The ideal low-pass filter of radius r keeps the coefficients at most r from DC. The Gaussian one weights those at
+    distance d with exp(-d^2 / (2 r^2)). The other kinds follow from it: high-pass is the image minus low-pass,
+    band-pass is low-pass of the upper radius minus low-pass of the lower, and band-stop is the image minus band-pass.
 
-    Radius 0 keeps only DC, the mean of each channel. A radius that reaches every coefficient (see `full_radius`), or
-    `math.inf` for the Gaussian form, makes the low-pass filter return its input itself.
+    Radius 0 keeps only DC, the mean of each channel. The low-pass filter returns its input itself if the radius reaches
+    every coefficient (see `full_radius`); in Gaussian form, if it is `math.inf`.
 
-    The module has no parameters and no buffers, and takes single images too: it goes into a list of transforms, after
-    the one that makes a tensor.
+    The module has no parameters and no buffers, and takes single images too. In a list of transforms it goes after the
+    one that makes a tensor.
 
     Args:
         kind: 'lowpass', 'highpass', 'bandpass' or 'bandstop'.
         radius: Radius in cycles per image, 0 or more; for the bands a pair, lower and upper.
         form: 'ideal' or 'gaussian'.
-        mean: Mean that the images were normalized with, one number a channel. With `mean` and `std` the pixels are
-            filtered instead of the normalized tensor. The two differ in DC only: filters that remove DC leave pixels
-            around 0, black, and not around the mean.
+        mean: Mean that the images were normalized with, one number per channel. With `mean` and `std`, pixels are
+            filtered instead of the normalized tensor. The two differ in DC only: a filter that removes DC then leaves
+            pixels around 0, black, instead of around the mean.
         std: Standard deviation that they were normalized with.
 
     Raises:
@@ -85,8 +86,8 @@ class FrequencyFilter(nn.Module):
         Args:
             images: Image batch (N, C, H, W), or one image (C, H, W), of a floating-point dtype. Half precision is
                 filtered in float32.
-            spectrum: `torch.fft.rfft2` of the images in that precision, to share it between filters; computed here if
-                None.
+            spectrum: `torch.fft.rfft2` of the images in that precision, which several filters can share; computed here
+                if None.
 
         Returns:
             The filtered images, of the shape, dtype and device of the input.
@@ -111,12 +112,29 @@ def lowpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.T
 
     Returns:
         The filtered images.
+
+    Example:
+        >>> lowpass(torch.randn(3, 32, 32), radius=5).shape
+        torch.Size([3, 32, 32])
     """
     return FrequencyFilter('lowpass', radius, form)(images)
 
 
 def highpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.Tensor:
-    """Keep what `lowpass` of the same arguments removes."""
+    """Keep what `lowpass` of the same arguments removes.
+
+    Args:
+        images: Image batch (N, C, H, W), or one image.
+        radius: Radius in cycles per image.
+        form: 'ideal' or 'gaussian'.
+
+    Returns:
+        The filtered images.
+
+    Example:
+        >>> highpass(torch.ones(3, 32, 32), radius=5).abs().max() < 1e-6  # a constant image is all DC
+        tensor(True)
+    """
     return FrequencyFilter('highpass', radius, form)(images)
 
 
@@ -131,12 +149,31 @@ def bandpass(images: torch.Tensor, lower: float, upper: float, form: str = 'idea
 
     Returns:
         The filtered images.
+
+    Example:
+        >>> bandpass(torch.randn(3, 32, 32), lower=5, upper=10).shape
+        torch.Size([3, 32, 32])
     """
     return FrequencyFilter('bandpass', (lower, upper), form)(images)
 
 
 def bandstop(images: torch.Tensor, lower: float, upper: float, form: str = 'ideal') -> torch.Tensor:
-    """Keep what `bandpass` of the same arguments removes."""
+    """Keep what `bandpass` of the same arguments removes.
+
+    Args:
+        images: Image batch (N, C, H, W), or one image.
+        lower: Lower radius in cycles per image.
+        upper: Upper radius in cycles per image.
+        form: 'ideal' or 'gaussian'.
+
+    Returns:
+        The filtered images.
+
+    Example:
+        >>> images = torch.randn(3, 32, 32)
+        >>> torch.allclose(bandstop(images, 5, 10) + bandpass(images, 5, 10), images, atol=1e-5)
+        True
+    """
     return FrequencyFilter('bandstop', (lower, upper), form)(images)
 
 
@@ -149,11 +186,15 @@ def full_radius(height: int, width: int) -> int:
 
     Returns:
         The radius.
+
+    Example:
+        >>> full_radius(224, 224)
+        159
     """
     return math.ceil(math.sqrt((height // 2) ** 2 + (width // 2) ** 2))
 
 
-@torch.fx.wrap  # a trace cannot look at the shape of images
+@torch.fx.wrap  # a trace does not know the shape of images
 def _filter(
         images: torch.Tensor,
         spectrum: Optional[torch.Tensor],
@@ -173,14 +214,14 @@ def _filter(
     filtered = images
     reach = math.inf if form == 'gaussian' else float(full_radius(height, width))
     if kind != 'lowpass' or upper < reach:  # else it keeps everything
-        # what is compiled must not meet tensors of another trace, nor leave its own behind
+        # compiled code must neither use tensors of another trace nor leave its own in the cache
         if torch.jit.is_scripting() or torch.compiler.is_compiling():
             gain = _make_gain(kind, lower, upper, form, height, width, images.device, dtype)
         else:
             gain = _cached_gain(kind, lower, upper, form, height, width, images.device, dtype)
         if spectrum is None:
             spectrum = torch.fft.rfft2(images.to(dtype))
-        # times 1: a bare sum's gradient is one value expanded, which the transform of torch 2.6 refuses on CPUs
+        # times 1: the gradient of a sum is one expanded value, for which irfft2 of torch 2.6 fails on CPUs
         filtered = (torch.fft.irfft2(spectrum * gain, s=[height, width]) * 1).to(images.dtype)
     if len(shift) > 0 and kind in ('highpass', 'bandpass'):
         # normalizing maps a pixel of 0 to -mean / std, and these filters remove DC
@@ -211,7 +252,7 @@ def _make_gain(
 
 
 @lru_cache(maxsize=128)
-@torch.inference_mode(False)  # one made in inference mode could not be trained with later
+@torch.inference_mode(False)  # a gain made in inference mode could not be used in training later
 def _cached_gain(*args: Any) -> torch.Tensor:
     """The gain of a filter, computed once for each size of image, device and precision."""
     return _make_gain(*args)

@@ -24,19 +24,22 @@ __all__ = [
 def walk_images(root: Union[str, Path], endings: Optional[Collection[str]] = None) -> List[Path]:
     """List the images in a folder and the folders in it, in timm's order.
 
-    Links are followed, except back into a folder that holds them. Hidden files and folders are left out: notebooks,
-    file managers and stopped programs leave them.
+    Links are followed, except back into a folder that holds them. Hidden files and folders are left out.
 
     Args:
         root: The folder.
         endings: Endings of images in lower case; those that timm reads if None.
 
     Returns:
-        The files. A link with an image's ending that leads nowhere is one of them, so that opening it reports it.
+        The files. They include broken links with an image's ending, so that opening them raises.
 
     Raises:
-        FileNotFoundError: There is no such folder, or another link leads nowhere: it may be a class.
+        FileNotFoundError: There is no such folder, or there is another broken link, which may be a class.
         OSError: A folder cannot be read.
+
+    Example:
+        >>> len(walk_images('digits/val'))
+        32
     """
     endings = get_img_extensions(as_set=True) if endings is None else endings
     files: List[str] = []
@@ -60,16 +63,16 @@ def walk_images(root: Union[str, Path], endings: Optional[Collection[str]] = Non
 
 
 class _FolderReader:
-    """What timm calls a reader: the files of a folder with the numbers of their classes.
+    """A reader, in timm's sense: the files of a folder with the indices of their classes.
 
     Args:
         root: The folder. The class of an image is the name of the folder that holds it.
-        class_names: The classes in the order of their numbers, others are left out; all in timm's order if None.
+        class_names: The classes in the order of their indices; others are left out. All in timm's order if None.
 
     Attributes:
-        samples: Path and class number of each image.
-        class_to_idx: Number of each class.
-        found: Classes of which the folder has images, those that are left out too.
+        samples: Path and class index of each image.
+        class_to_idx: Index of each class.
+        found: Classes that have images, including those that are left out.
     """
 
     def __init__(self, root: Path, class_names: Optional[Sequence[str]] = None):
@@ -94,7 +97,7 @@ class _FolderReader:
 
 
 class StrictImageDataset(ImageDataset):
-    """timm's image folder, except that an unreadable image is an error; timm returns the next image instead."""
+    """timm's image folder, except that an unreadable image raises. timm would return the next image."""
 
     def __getitem__(self, index: int) -> Tuple[Any, int]:
         file, target = self.reader.samples[index]
@@ -106,7 +109,7 @@ def open_images(root: Union[str, Path], class_names: Optional[Sequence[str]] = N
 
     Args:
         root: Folder of images, or of folders of them.
-        class_names: Names of the class folders in the order of their numbers, others are left out; all folders in
+        class_names: Names of the class folders in the order of their indices; others are left out. All folders in
             timm's order if None.
 
     Returns:
@@ -114,6 +117,11 @@ def open_images(root: Union[str, Path], class_names: Optional[Sequence[str]] = N
 
     Raises:
         FileNotFoundError: `root` is not a folder, or holds no images of these classes.
+
+    Example:
+        >>> dataset = open_images('digits/val', class_names=['3', '7'])
+        >>> sorted(dataset.reader.class_to_idx)
+        ['3', '7']
     """
     root = Path(root)
     if not root.is_dir():
@@ -129,16 +137,20 @@ def open_images(root: Union[str, Path], class_names: Optional[Sequence[str]] = N
 
 
 def label_names(model: nn.Module) -> Optional[List[str]]:
-    """Return the names of a model's classes that its config gives.
+    """Return the names of a model's classes, from its config.
 
     Args:
         model: A timm model.
 
     Returns:
-        A name for each output; None if the config gives none, or those of another number of outputs.
+        A name for each output; None if the config has none, or another number of them.
+
+    Example:
+        >>> label_names(timm.create_model('test_mlfm_resnet'))[:3]
+        ['0', '1', '2']
     """
     names, num_classes = config_of(model).get('label_names') or (), getattr(model, 'num_classes', 0)
-    if isinstance(names, dict):  # timm takes a name by its number too, which JSON makes a string
+    if isinstance(names, dict):  # names by index, which JSON makes a string
         names = [names.get(i, names.get(str(i), i)) for i in range(len(names))]
     return [str(name) for name in names] if len(names) == num_classes else None
 
@@ -150,21 +162,25 @@ def open_folder(
 ) -> StrictImageDataset:
     """Open an image folder for a model's classes.
 
-    Folders are matched with outputs by name if the caller or the model's config names the classes. Otherwise they are
-    numbered in timm's order.
+    Folders are matched with outputs by name if the caller or the model's config names the classes, and in timm's order
+    otherwise.
 
     Args:
         root: Folder with one folder of images a class.
         model: A timm model.
-        class_names: Names of the class folders in the order of the model's outputs, of which `root` may hold only some;
-            those of `label_names` if None. Folders of other names are left out, with a warning.
+        class_names: Names of the class folders in the order of the model's outputs; those of `label_names` if None.
+            `root` may hold only some of them. Folders of other names are left out, with a warning.
 
     Returns:
         timm's dataset, without a transform.
 
     Raises:
-        FileNotFoundError: `root` is not a folder, or a class has a folder without images.
-        ValueError: The classes are not the model's, by their names or, if it names none, by their number.
+        FileNotFoundError: `root` is not a folder, or a class folder holds no images.
+        ValueError: The classes differ from the model's in their names or, if it has no names, in their number.
+
+    Example:
+        >>> len(open_folder('digits/val', timm.create_model('test_mlfm_resnet')))
+        32
     """
     names = class_names or label_names(model)
     dataset = open_images(root, names)
@@ -197,7 +213,7 @@ def open_folder(
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first few names, in a form for an error."""
+    """The first few names, for an error."""
     return ', '.join(map(printable, names[:12])) + (', ...' if len(names) > 12 else '')
 
 
@@ -208,11 +224,11 @@ def read_batches(
         num_workers: int,
         device: Union[str, torch.device] = 'cpu',
 ) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-    """Read a dataset through timm's loader, as a model expects it.
+    """Read a dataset through timm's loader, prepared for a model.
 
     Args:
         dataset: The dataset.
-        config: What `data_config` returns for the model.
+        config: The model's `data_config`.
         batch_size: Images a batch.
         num_workers: Processes that read images.
         device: Where the model runs.
@@ -222,6 +238,13 @@ def read_batches(
 
     Raises:
         UnreadableImage: An image cannot be decoded.
+
+    Example:
+        >>> model = timm.create_model('test_mlfm_resnet')
+        >>> batches = read_batches(open_folder('digits/val', model), data_config(model), batch_size=8, num_workers=0)
+        >>> images, targets = next(batches)
+        >>> images.shape
+        torch.Size([8, 3, 64, 64])
     """
     dataset.input_img_mode = image_mode(config)
     loader = create_loader(
@@ -229,18 +252,22 @@ def read_batches(
         device=torch.device(device), **config)
     try:
         yield from loader
-    except UnreadableImage as error:  # from a worker, its message is the whole traceback
+    except UnreadableImage as error:  # a worker puts the whole traceback into the message
         raise UnreadableImage(str(error).rpartition('UnreadableImage: ')[2].strip()) from error
 
 
 def image_mode(config: Mapping[str, Any]) -> str:
-    """Name the Pillow mode in which images are read for a model.
+    """Return the Pillow mode in which images are read for a model.
 
     Args:
-        config: What `data_config` returns for the model.
+        config: The model's `data_config`.
 
     Returns:
         'L' for 1 channel, 'RGBA' for 4, and 'RGB' otherwise.
+
+    Example:
+        >>> image_mode({'input_size': (1, 64, 64)})
+        'L'
     """
     return {1: 'L', 4: 'RGBA'}.get(config['input_size'][0], 'RGB')
 
@@ -253,10 +280,14 @@ def data_config(model: nn.Module, img_size: Optional[int] = None) -> Dict[str, A
         img_size: Image size in pixels, instead of its config's.
 
     Returns:
-        What `timm.data.resolve_model_data_config` returns.
+        The result of `timm.data.resolve_model_data_config`.
 
     Raises:
-        ValueError: The model takes no images that a file can hold.
+        ValueError: The model does not take images of 1, 3 or 4 channels.
+
+    Example:
+        >>> data_config(timm.create_model('test_mlfm_resnet'))['input_size']
+        (3, 64, 64)
     """
     in_chans = config_of(model).get('input_size', (3,))[0]
     if in_chans not in (1, 3, 4):
@@ -268,7 +299,7 @@ def data_config(model: nn.Module, img_size: Optional[int] = None) -> Dict[str, A
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:
-    """Check that tensors can be put on a device.
+    """Check that this machine has a device.
 
     Args:
         device: Name of the device.
@@ -278,6 +309,10 @@ def usable_device(device: Union[str, torch.device]) -> torch.device:
 
     Raises:
         ValueError: This machine has no device of that name.
+
+    Example:
+        >>> usable_device('cpu')
+        device(type='cpu')
     """
     try:
         return torch.empty(0, device=device).device

@@ -2,9 +2,9 @@
 
 It is not the ImageNet-100 of Contrastive Multiview Coding, with which it shares 8 classes.
 
-`prepare` makes a folder that timm's ImageFolder reads, `train/<wnid>` and `val/<wnid>`, of links to a downloaded set.
-`mlfm-zoo imagenet100` becomes this file as a program of its own, without torch and timm, so that 135,000
-files take little memory.
+`prepare` makes a folder for timm's ImageFolder, `train/<wnid>` and `val/<wnid>`, with links to a downloaded set.
+`mlfm-zoo imagenet100` runs this file as a separate program without torch and timm, to need little memory for 135,000
+files.
 """
 
 import argparse
@@ -70,7 +70,15 @@ class Summary(NamedTuple):
 
 
 def label_descriptions() -> Dict[str, str]:
-    """Describe each class in words, by its WordNet id, in the order of the networks' outputs."""
+    """Describe the classes in words.
+
+    Returns:
+        Descriptions by WordNet id, in the order of the networks' outputs.
+
+    Example:
+        >>> label_descriptions()['n01443537']
+        'goldfish, Carassius auratus'
+    """
     from timm.data import ImageNetInfo  # here, since preparing needs no timm
 
     info = ImageNetInfo('imagenet-1k')
@@ -85,14 +93,14 @@ def prepare(
         num_images: Optional[Dict[str, int]] = None,
         progress: bool = False,
 ) -> Summary:
-    """Make `dest/train/<wnid>` and `dest/val/<wnid>` of links to the images of a downloaded set.
+    """Make `dest/train/<wnid>` and `dest/val/<wnid>` with links to the images of a downloaded set.
 
-    Files that are there already are kept, so a call that was stopped resumes. Empty and truncated files and files that
-    are not images are found here; only `verify` with `decode` finds damage inside an image.
+    Existing files are kept, so an interrupted call resumes. This finds empty and truncated files and files that are not
+    images; only `verify` with `decode` finds damage inside an image.
 
     Args:
-        source: The folder of Kaggle's set (train.X1 to train.X4 and val.X), or one with train/<wnid> and val/<wnid>, as
-            of ImageNet-1k; these may lie up to three folders deep in it.
+        source: The folder of Kaggle's set (train.X1 to train.X4 and val.X), or one with train/<wnid> and val/<wnid>,
+            such as ImageNet-1k. They may lie up to three folders deep in it.
         dest: Folder to make or to complete.
         copy: Whether to copy the images instead of linking to them.
         skip_bad: Whether to leave broken images out and continue.
@@ -151,7 +159,7 @@ def verify(
         folder: A folder that `prepare` made, or one of the same form.
         decode: Whether to decode every image, which takes minutes and finds damage inside them.
         num_images: Images that each class must have, by split; `NUM_IMAGES` if None. Broken images that `prepare` left
-            out are not missed.
+            out count too.
         progress: Whether to print the progress.
 
     Returns:
@@ -167,7 +175,7 @@ def verify(
     for split in NUM_IMAGES:
         _check_classes(split, [folder / split], folder)
         others = [f.name for f in (folder / split).iterdir() if f.is_dir() and f.name not in SYNSETS]
-        if others:  # whoever reads the data would number it as a class
+        if others:  # readers of the folder would count it as a class
             raise DataError(f'{folder / split} holds {min(others)}, which is no class of ImageNet100: remove it.')
     mark = folder / MARK
     left_out: Dict[str, str] = json.loads(mark.read_text())['left_out'] if mark.exists() else []

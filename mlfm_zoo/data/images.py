@@ -8,13 +8,13 @@ from PIL import Image, ImageOps
 
 __all__ = ['UnreadableImage', 'convert_pixels', 'open_image']
 
-# Longer side by shorter side. Networks resize the shorter side to a few hundred pixels, and the longer one with it: a
-# file of 1 x 200,000 pixels has 500 bytes and would fill the memory.
+# Largest ratio of the sides. Transforms resize the shorter side to a few hundred pixels and the longer one with it, so
+# a file of 1 x 200,000 pixels, which has 500 bytes, would fill the memory.
 MAX_ASPECT = 200
 
 
 class UnreadableImage(ValueError):
-    """An image file cannot be decoded, or has no form that networks take."""
+    """An image file cannot be decoded, or networks cannot take its pixels."""
 
 
 def open_image(
@@ -29,14 +29,18 @@ def open_image(
         file: Path of the file, or the open file.
         mode: Pillow mode to convert to, by `convert_pixels`; None keeps the file's own.
         name: Name of the file in errors; taken from `file` if None.
-        upright: Whether to turn the image as its EXIF orientation says. Annotations refer to the upright image; timm
-            ignores the orientation when it classifies.
+        upright: Whether to apply the EXIF orientation. Annotations refer to the upright image; timm ignores the
+            orientation when it classifies.
 
     Returns:
-        The decoded image, whose file is closed if it was opened here.
+        The decoded image. Its file is closed if it was opened here.
 
     Raises:
         UnreadableImage: The file is missing, damaged or not an image, or cannot be converted.
+
+    Example:
+        >>> open_image('photo.jpg').size
+        (640, 427)
     """
     if name is None:
         name = file if isinstance(file, (str, os.PathLike)) else getattr(file, 'name', 'The file')
@@ -55,7 +59,7 @@ def open_image(
 
 
 def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Image.Image:
-    """Convert an image to what a network takes: 8 bits a channel. Gray of 16 bits is scaled; Pillow would clip it.
+    """Convert an image to 8 bits a channel, as networks take it. Gray of 16 bits is scaled; Pillow would clip it.
 
     Args:
         image: The image as `open_image` decoded it.
@@ -66,7 +70,12 @@ def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Ima
         The image in this mode.
 
     Raises:
-        UnreadableImage: The pixels have no known range, as those of floats, or the image is a thin strip.
+        UnreadableImage: The range of the pixels is unknown, as for floats, or the image is a thin strip.
+
+    Example:
+        >>> convert_pixels(Image.new('I;16', (64, 64)), 'L', 'scan.png')
+        Traceback (most recent call last):
+        mlfm_zoo.data.images.UnreadableImage: scan.png has pixels of mode I;16, ...
     """
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise UnreadableImage(
@@ -85,7 +94,7 @@ def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Ima
 
 
 def _is_gray_of_16_bits(image: Image.Image) -> bool:
-    """Whether pixels are 0 for black to 65535 for white; a TIFF's are signed, of 12 bits or inverted in other files."""
+    """Whether pixels range from 0, black, to 65535, white. Those of a TIFF may be signed, of 12 bits or inverted."""
     if image.format == 'TIFF':
         bits_per_sample, photometric = 258, 262
         tags = image.tag_v2  # type: ignore[attr-defined]

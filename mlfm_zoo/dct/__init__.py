@@ -21,7 +21,7 @@ __all__ = [
     'share_open', 'store_jpegs', 'to_dct',
 ]
 
-# What reads and writes JPEG files loads when it is used: the networks do not need it.
+# Loaded on first use: the networks do not read or write JPEG files.
 JPEG = {'JPEGCoefficients': '.jpeg', 'read_coefficients': '.jpeg', 'store_jpegs': '.store'}
 
 

@@ -1,8 +1,8 @@
 """Subsets of the 192 coefficients of an 8 x 8 block of Y, Cb and Cr.
 
 Channel 64 p + 8 u + v is coefficient (u, v), u vertical, of plane p: Y, Cb, Cr. Squares and the learned subset are
-those of the paper's released code. Triangles were not released: they hold as many coefficients of each plane as the
-square of that count, along anti-diagonals. The square of 12 is in the paper without its list: 8 + 2 + 2 is this
+those of the paper's released code. Triangles were not released; here they hold as many coefficients per plane as the
+square of the same count, along anti-diagonals. The paper has the square of 12 without listing it; 8 + 2 + 2 is this
 project's reading.
 """
 
@@ -56,8 +56,8 @@ def select_channels(channels: Union[str, int, Sequence[int]]) -> Tuple[int, ...]
     """List the coefficients of a subset.
 
     Args:
-        channels: A name of `SUBSETS`; a count and a pattern, such as '40s' or '40t', of which two thirds are of Y; a
-            count alone, of the square; or the channels themselves, each from 0 to 191.
+        channels: A name of `SUBSETS`; a count and a pattern, such as '40s' or '40t', with two thirds of them from Y; a
+            count alone, for a square; or the channels themselves, each from 0 to 191.
 
     Returns:
         The channels in the order in which a network reads them.

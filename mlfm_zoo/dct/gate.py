@@ -17,19 +17,24 @@ __all__ = ['ChannelGate', 'GateTask', 'draw_open', 'gate_of', 'gated_stem', 'sha
 class ChannelGate(nn.Module):
     """Opens or closes each channel, for each image.
 
-    Mean over positions, 1x1 convolution, norm, ReLU, and two values per channel, off and on. In training the decision
-    is drawn by a straight-through Gumbel softmax. In eval mode it is the larger value, so answers are deterministic;
-    the released code draws then too. The norm sees one value per channel and image, so a training batch needs two
-    images.
+    The mean over positions passes a 1x1 convolution, a norm, a ReLU, and a grouped convolution with two outputs per
+    channel: off and on. In training the decision is drawn by a straight-through Gumbel softmax. In eval mode the larger
+    value decides, so outputs are deterministic; the released code draws here too. The norm sees one value per channel
+    and image, so a training batch needs two images.
 
     Attributes:
-        penalty: Number of open channels, mean over the images of the last training batch, with a gradient; None in eval
-            mode. The loss of the paper is cross entropy plus a factor times this.
+        penalty: Mean number of open channels over the images of the last training batch, with a gradient; None in eval
+            mode. The paper's loss is cross entropy plus a factor times this.
 
     Args:
         num_chs: Channels.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
+
+    Example:
+        >>> gate = ChannelGate(24)
+        >>> gate(torch.randn(2, 24, 8, 8)).shape, bool(0 <= gate.penalty <= 24)
+        (torch.Size([2, 24, 8, 8]), True)
     """
 
     def __init__(self, num_chs: int = 192, device: Any = None, dtype: Any = None):
@@ -56,7 +61,7 @@ class ChannelGate(nn.Module):
         return (pair[..., 1] > pair[..., 0])[..., None, None].to(x.dtype)
 
     def __getstate__(self) -> Dict[str, Any]:
-        """Everything except the penalty, which belongs to one batch: copies and pickles have none."""
+        """Leave the penalty, which belongs to one batch, out of copies and pickles."""
         return dict(self.__dict__, penalty=None)
 
     def train(self, mode: bool = True) -> 'ChannelGate':
@@ -74,7 +79,7 @@ class ChannelGate(nn.Module):
 
 
 def gated_stem(model: nn.Module) -> Tuple[nn.Module, ChannelGate]:
-    """Find the stem of a network, an identity if it takes coefficients, and the gate after it, or raise ValueError."""
+    """Find a network's stem, an identity if it takes coefficients, and its gate; a ValueError if it has none."""
     for module in model.modules():
         if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], ChannelGate):
             return module[0], module[1]
@@ -92,14 +97,17 @@ def gate_of(model: nn.Module) -> ChannelGate:
 
     Raises:
         ValueError: There is none.
+
+    Example:
+        >>> model = mlfm_zoo.dct.to_dct(timm.create_model('test_resnet'), '192', gate=True)
+        >>> gate_of(model).conv1.in_channels
+        192
     """
     return gated_stem(model)[1]
 
 
 class GateTask(ClassificationTask):
-    """Trains a network with a gate on the paper's loss: cross entropy plus a factor times the penalty.
-
-    It is a timm task, for training loops that take one.
+    """timm task for the paper's loss: cross entropy plus a factor times the gate's penalty.
 
     Args:
         model: A network with a gate.
@@ -109,6 +117,12 @@ class GateTask(ClassificationTask):
 
     Raises:
         ValueError: The network has no gate.
+
+    Example:
+        >>> model = mlfm_zoo.dct.to_dct(timm.create_model('test_resnet', num_classes=10), '192', gate=True)
+        >>> task = GateTask(model, nn.CrossEntropyLoss(), penalty=0.1)
+        >>> sorted(task(torch.randn(2, 3, 128, 128), torch.tensor([3, 7])))
+        ['loss', 'open_channels', 'output']
     """
 
     def __init__(self, model: nn.Module, criterion: Callable[..., torch.Tensor], penalty: float, **kwargs: Any):
@@ -138,7 +152,7 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
     """Measure how often each channel is open over a dataset; only the stem and the gate run.
 
     Args:
-        model: A network with a gate, which decides in eval mode; the mode of the network is restored.
+        model: A network with a gate, which runs in eval mode; its mode is restored.
         loader: Batches of the network's input, alone or followed by their labels.
 
     Returns:
@@ -146,6 +160,11 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
 
     Raises:
         ValueError: The network has no gate, or there is no image.
+
+    Example:
+        >>> model = mlfm_zoo.dct.to_dct(timm.create_model('test_resnet'), '192', gate=True)
+        >>> share_open(model, [torch.randn(2, 3, 128, 128)]).shape
+        torch.Size([192])
     """
     stem, gate = gated_stem(model)
     training = gate.training
@@ -175,6 +194,9 @@ def draw_open(share: torch.Tensor, file: Union[str, Path]) -> None:
     Raises:
         RuntimeError: matplotlib is not installed.
         ValueError: There are not 192 channels.
+
+    Example:
+        >>> draw_open(torch.rand(192), 'open.png')
     """
     if share.shape != (192,):
         raise ValueError(f'There are {len(share)} channels, expected all 192: give the shares of such a network.')

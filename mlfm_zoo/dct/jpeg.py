@@ -1,7 +1,7 @@
-"""From JPEG files to a network's coefficients: full resolution of all planes, crop and flip, a dataset for timm.
+"""Read JPEG files as a network's coefficients: all planes at full resolution, crop and flip, a dataset for timm.
 
-Chroma of a lower resolution is repeated, as the simplest decoders do, by a linear map of its blocks. A crop lies on the
-grid of blocks, and a flip changes the order and signs of coefficients: both are exact.
+Subsampled chroma is repeated, as in the simplest decoders, by a linear map of its blocks. A crop lies on the grid of
+blocks, and a flip changes the order and signs of coefficients: both are exact.
 """
 
 import functools
@@ -19,8 +19,8 @@ from .stem import BLOCK, YCBCR, as_statistics, dct_matrix
 
 __all__ = ['JPEGCoefficients', 'read_coefficients']
 
-# The norm of a block of pixels from 0 to 255, and so of its coefficients, is at most 1024 before they are rounded;
-# encoders that mend ringing go a little beyond, damaged files far.
+# The norm of a block's pixels, and so of its unrounded coefficients, is at most 1024. Encoders that reduce ringing
+# exceed it a little, damaged files by far.
 LARGEST = 2048
 DCT = dct_matrix().numpy()
 
@@ -44,12 +44,17 @@ def read_coefficients(
         channels: Coefficients to read, see `select_channels`.
 
     Returns:
-        Coefficients (C, ceil(H / 8), ceil(W / 8)) in float32, in the units of JPEG, as those of a `DCTStem` with means
-        of 0 and deviations of 1. Those of Cb and Cr are 0 for a gray file.
+        Coefficients (C, ceil(H / 8), ceil(W / 8)) in float32 and in JPEG's units, as a `DCTStem` with means of 0 and
+        deviations of 1 computes them. For a gray file, those of Cb and Cr are 0.
 
     Raises:
-        ValueError: The file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
+        ValueError: The file is damaged, or of a kind without coefficients of Y, Cb and Cr.
         RuntimeError: jpeglib is not installed.
+
+    Example:
+        >>> with open('photo.jpg', 'rb') as file:
+        ...     read_coefficients(file.read(), '24s').shape
+        torch.Size([24, 54, 80])
     """
     chosen = select_channels(channels)
     name = 'The JPEG file' if isinstance(source, bytes) else str(source)
@@ -62,24 +67,23 @@ def read_coefficients(
 class JPEGCoefficients(ImageDataset):
     """Folders of JPEG files, one per class, as normalized coefficients for a network that takes them.
 
-    Files are not resized: store them a little larger than the crop, or at its size, see `store_jpegs`. Crops are random
-    for training and in the middle otherwise. They lie on the grid of blocks, and avoid blocks that the image fills only
-    in part. Files smaller than the crop are padded by repeating the lower and right edge.
+    Files are not resized: store them at the size of the crop or a little larger, see `store_jpegs`. Crops are random in
+    training and central otherwise. They lie on the grid of blocks, and avoid blocks that the image fills only in part.
+    Files smaller than the crop are padded by repeating the lower and right edge.
 
-    EXIF's orientation is ignored, as in timm. Only batch-level augmentations apply: the loader's transform is ignored.
-    A file that cannot be read is an error.
+    EXIF's orientation is ignored, as in timm. Only batch-level augmentations apply; the loader's transform is ignored.
+    A file that cannot be read raises.
 
     Args:
-        root: Folder of class folders, whose links are followed and hidden files left out; or what else `reader` takes.
+        root: Folder of class folders; links are followed and hidden files left out. Or the root that `reader` takes.
         channels: As `dct_channels` of the network.
         size: Height and width of the crop in pixels, multiples of 8; one number for both; None for whole files, which
-            only batches of 1 take if their sizes differ.
+            need batches of 1 if their sizes differ.
         statistics: As `dct_statistics` of the network; the released ones if None.
         is_training: Whether crops and flips are random.
         hflip: Probability of a horizontal flip, for training.
-        normalize: Whether to normalize here. If not, coefficients are rounded to int16, and timm's prefetcher
-            normalizes them on the device with the values of `loader_config`. The luma of a file consists of whole
-            numbers anyway.
+        normalize: Whether to normalize here. If not, coefficients are rounded to int16, which is exact for luma, and
+            timm's prefetcher normalizes them on the device with the values of `loader_config`.
         reader: A reader of timm, or its name.
         class_map: Class names to indices, as timm takes it; timm reads the folder then.
         **kwargs: Other arguments of timm's `ImageDataset`, except `transform`.
@@ -87,6 +91,14 @@ class JPEGCoefficients(ImageDataset):
     Raises:
         ValueError: An argument is out of range.
         FileNotFoundError: `root` is not a folder, or holds no images.
+
+    Example:
+        >>> mlfm_zoo.dct.store_jpegs('digits', 'jpegs', size=64)
+        96
+        >>> data = JPEGCoefficients('jpegs/train', '24s', size=64)
+        >>> coefficients, target = data[0]
+        >>> coefficients.shape
+        torch.Size([24, 8, 8])
     """
 
     def __init__(
@@ -140,9 +152,9 @@ class JPEGCoefficients(ImageDataset):
         return (torch.from_numpy(values), target, *(features if self.additional_features is not None else ()))
 
     def loader_config(self) -> Dict[str, Any]:
-        """Arguments of `timm.data.create_loader`, with its prefetcher or without.
+        """Make the arguments of `timm.data.create_loader`, with its prefetcher or without.
 
-        The prefetcher expects pixels from 0 to 255, and means of pixels from 0 to 1. timm's own collate function would
+        The prefetcher expects pixels from 0 to 255 and means for pixels from 0 to 1. timm's own collate function would
         convert coefficients to bytes.
 
         Returns:
@@ -216,14 +228,14 @@ def _full_resolution(plane: Plane, coefficients: List[int], window: Window) -> n
 
 @functools.lru_cache(maxsize=64)
 def _repetition(tall: int, wide: int, coefficients: Tuple[int, ...]) -> np.ndarray:
-    """From a block (64) to coefficients of the tall x wide blocks that repetition makes of it (tall * wide * k)."""
+    """Map from a block (64) to coefficients of the tall x wide blocks that repeat its pixels (tall * wide * k)."""
     vertical, horizontal = _repeat_matrices(tall), _repeat_matrices(wide)
     maps = np.einsum('iup,jvq->pqijuv', vertical, horizontal).reshape(PLANE, tall * wide, PLANE)
     return np.ascontiguousarray(maps[:, :, list(coefficients)].reshape(PLANE, -1).astype(np.float32))
 
 
 def _repeat_matrices(ratio: int) -> np.ndarray:
-    """From 8 frequencies to those of each of the blocks that repeating their values makes (ratio, 8, 8)."""
+    """Map from 8 frequencies to those of each of the blocks that repeat their values (ratio, 8, 8)."""
     rows = np.arange(BLOCK * ratio) // ratio
     inverse = DCT.T[rows].reshape(ratio, BLOCK, BLOCK)  # (block, place, frequency)
     return DCT @ inverse
@@ -231,7 +243,7 @@ def _repeat_matrices(ratio: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _edge(axis: int) -> np.ndarray:
-    """From a block (64) to the one that repeats its last row (axis 0) or column (axis 1)."""
+    """Map from a block (64) to the block that repeats its last row (axis 0) or column (axis 1)."""
     repeat = DCT @ np.repeat(DCT.T[-1:], BLOCK, 0)  # (frequency out, frequency in)
     maps = [repeat, np.eye(BLOCK)] if axis == 0 else [np.eye(BLOCK), repeat]
     return np.einsum('up,vq->pquv', *maps).reshape(PLANE, PLANE).astype(np.float32)

@@ -1,8 +1,8 @@
-"""The quantised coefficients of a JPEG file, without decoding it to pixels.
+"""The quantized coefficients of a JPEG file, without decoding it to pixels.
 
-jpeglib decodes the Huffman codes, with its libjpeg-turbo 2.1. It was not made for damaged files: an error in the header
-crashes the interpreter, and missing parts of a scan become zeros. So the segments are checked here first, by the JPEG
-standard, ITU-T T.81, and only those that decoding needs are passed on.
+jpeglib decodes the Huffman codes, with its libjpeg-turbo 2.1. It is not safe for damaged files: an error in the header
+crashes the interpreter, and missing parts of a scan become zeros. So this module first checks the segments by the JPEG
+standard, ITU-T T.81, and passes on only those that decoding needs.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ OTHER_FRAMES = {0xc3, *range(0xc5, 0xc8), *range(0xc9, 0xcc), *range(0xcd, 0xd0)
 
 
 class Plane(NamedTuple):
-    """One component of a file: quantised blocks (h, w, 64), their table (64,), and how far it is subsampled."""
+    """One component of a file: quantized blocks (h, w, 64), their table (64,), and how far it is subsampled."""
     blocks: np.ndarray
     table: np.ndarray
     ratio: Tuple[int, int]
@@ -52,7 +52,7 @@ class JPEGFile(NamedTuple):
 
 @dataclass
 class Component:
-    """A component of the frame, and which of its bits the scans so far have brought."""
+    """A component of the frame, and the bits of it that the scans so far contain."""
     identifier: int
     sampling: Tuple[int, int]
     table_index: int
@@ -80,7 +80,7 @@ class Damaged(ValueError):
 
 @contextlib.contextmanager
 def errors_named(name: str) -> Iterator[None]:
-    """Turn `Damaged` into a ValueError that names the file and says what to do."""
+    """Turn `Damaged` into a ValueError with the file's name and what to do."""
     try:
         yield
     except Damaged as error:

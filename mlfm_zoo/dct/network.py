@@ -1,4 +1,4 @@
-"""Makes ResNets, MobileNetV2 and EfficientNets read DCT coefficients, and fixes a learned selection of them."""
+"""Convert ResNets, MobileNetV2 and EfficientNets to read DCT coefficients, and freeze a learned selection of them."""
 
 import math
 from dataclasses import dataclass
@@ -37,19 +37,19 @@ def to_dct(
     """Replace a network's stem by a DCT stem, in place.
 
     The layer after the stem then has one input channel per coefficient. As in the paper, it keeps its leading input
-    channels; if there are more coefficients than channels, it is initialized again. So a pretrained network is an
+    channels. If there are more coefficients than channels, it is re-initialized. A pretrained network becomes an
     initialization, not a classifier.
 
-    ResNet: stem and pooling are removed, and layer1 sees an eighth of the image's size. layer2 has stride 1, as in the
+    ResNet: stem and pooling are removed, and layer1 runs at 1/8 of the image's size. layer2 has stride 1, as in the
     released code, or 2, as in the paper's figure.
 
-    MobileNetV2 and EfficientNet: the first convolution is removed. The first block's depthwise convolution runs over
-    the coefficients; with all 192, or if squeeze-and-excitation follows, it is a grouped one that keeps its number of
+    MobileNetV2 and EfficientNet: the first convolution is removed. The first block's depthwise convolution reads the
+    coefficients; with all 192, or if squeeze-and-excitation follows, it is a grouped one that keeps its number of
     outputs. If the block begins with an ordinary convolution, that one reads the coefficients. The block's shortcut is
     removed.
 
-    The network has no registered name, so no saved folder can be loaded by it. Keep its state dict, and convert the
-    same network again.
+    The network has no registered name, so timm cannot load a saved folder of it. Save its state dict, and load it into
+    the same network, converted again.
 
     Args:
         model: A timm ResNet (of any block), MobileNetV2 or EfficientNet, without a low-frequency memory.
@@ -70,6 +70,11 @@ def to_dct(
 
     Raises:
         ValueError: The model is of another kind or has a memory, or an argument is out of range.
+
+    Example:
+        >>> model = to_dct(timm.create_model('test_resnet', num_classes=10), '24s')
+        >>> model(torch.randn(2, 3, 128, 128)).shape
+        torch.Size([2, 10])
     """
     check_option('dct_input', dct_input, ('rgb', 'coefficients'))
     check_option('layer2_stride', layer2_stride, (1, 2))
@@ -106,24 +111,29 @@ def to_dct(
 
 
 def coefficient_config(num_chs: int, img_size: Sequence[int]) -> Dict[str, Any]:
-    """Make the input entries of the pretrained config of a network on coefficients of images of a size."""
+    """Make the input entries of the pretrained config, for coefficients of images of this size."""
     height, width = (size // 8 for size in img_size)
     return dict(input_size=(num_chs, height, width), mean=(0.,) * num_chs, std=(1.,) * num_chs)
 
 
 @dataclass(frozen=True)
 class DCTOptions(Options):
-    """Options of a network on DCT coefficients, under the names by which `timm.create_model` takes them.
+    """Options of a network on DCT coefficients, by their names in `timm.create_model`.
 
     Attributes:
         dct_channels: As `channels` of `to_dct`.
-        dct_input: As of `to_dct`.
+        dct_input: As in `to_dct`.
         dct_gate: As `gate` of `to_dct`.
         dct_dense: As `dense` of `to_dct`.
         dct_statistics: As `statistics` of `to_dct`.
         dct_mean: Mean that images are normalized with.
         dct_std: Standard deviation that images are normalized with.
         in_chans: Channels of the image, 3 or 1.
+
+    Example:
+        >>> model = timm.create_model('dct_mobilenetv2_100_6s', dct_channels='12s')
+        >>> model.conv_stem.out_channels
+        12
     """
     dct_channels: Union[str, int, Sequence[int]] = '24s'
     dct_input: str = 'rgb'
@@ -135,7 +145,7 @@ class DCTOptions(Options):
     in_chans: int = 3
 
     def turn(self, model: NetworkT, layer2_stride: int = 1) -> NetworkT:
-        """Make a trunk read DCT coefficients, see `to_dct`."""
+        """Convert a trunk by `to_dct`."""
         return to_dct(
             model, self.dct_channels, self.dct_input, layer2_stride, self.dct_gate, self.dct_statistics, self.in_chans,
             self.dct_mean, self.dct_std, self.dct_dense)
@@ -148,20 +158,26 @@ def freeze_selection(
 ) -> Tuple[NetworkT, List[int]]:
     """Replace a trained gate by a static selection of the k channels that are most often open, in place.
 
-    Of channels that are open equally often, the first are kept: luma before chroma, low frequencies before high ones. A
-    folder saved by timm builds the frozen network.
+    Ties keep the first channels: luma before chroma, and low frequencies before high ones. A folder saved by timm
+    builds the frozen network.
 
     Args:
         model: A network whose `conv1` or `conv_stem` ends with a `ChannelGate`.
         k: Channels to keep.
-        counts: How often each channel was open (C,), as `share_open` returns it; on minus off of the gate's biases if
-            None.
+        counts: How often each channel was open (C,), as `share_open` returns it. If None, the difference of the gate's
+            biases for on and off.
 
     Returns:
-        The model, and the channels that it keeps, as `select_channels` counts them.
+        The model, and its channels, in the numbering of `select_channels`.
 
     Raises:
         ValueError: There is no gate, it has fewer than k channels, or the counts are of other channels.
+
+    Example:
+        >>> model = to_dct(timm.create_model('test_resnet'), '192', gate=True)
+        >>> model, channels = freeze_selection(model, k=24)
+        >>> len(channels), model.conv1.out_channels
+        (24, 24)
     """
     network: Any = model
     name = 'conv1' if hasattr(model, 'conv1') else 'conv_stem'
@@ -206,7 +222,7 @@ def start_from_trunk(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> D
     """Convert weights of a trunk on RGB images to an initialization of a network on DCT coefficients.
 
     As in `to_dct`, the stem's weights are left out, and the layer that reads the coefficients keeps its leading input
-    channels. What the weights lack stays as it is in the network. A network on YCbCr takes all of them.
+    channels. Missing weights keep the network's values. A network on YCbCr takes all weights.
     """
     is_resnet = hasattr(model, 'layer1')
     stem, readers = ('conv1.', ('layer1.0.conv1.', 'layer1.0.downsample.')) if is_resnet else (
@@ -220,7 +236,7 @@ def start_from_trunk(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> D
 
 
 def _leading(weights: Dict[str, torch.Tensor], own: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """The first rows and columns of weights, as many as a network's own have; its own where there are not enough."""
+    """The leading part of each weight, in the shape of the network's own; its own if the given one is too small."""
     taken = dict(own)
     for name, value in own.items():
         given = weights.get(name)
@@ -245,7 +261,7 @@ def _turn_resnet(model: Any, first: nn.Module, num_chs: int, layer2_stride: int)
         _read(conv, num_chs)
     if layer2_stride == 1:
         _remove_stride(model.layer2[0])
-    # blocks of 8 are twice a stem and pooling of 4, which a layer2 without a stride cancels
+    # blocks of 8 are twice the reduction of stem and pooling, 4, which a layer2 without stride cancels
     reductions = [8, 8, *(info['reduction'] * layer2_stride for info in model.feature_info[2:])]
     for info, reduction in zip(model.feature_info, reductions):
         info['reduction'] = reduction
@@ -297,7 +313,7 @@ def _first_conv(block: Any) -> nn.Conv2d:
 
 
 def _read(conv: nn.Conv2d, num_chs: int) -> None:
-    """Change the input channels of a convolution, and the output of a depthwise one; the leading weights stay."""
+    """Change the input channels of a convolution, and the outputs of a depthwise one; leading weights stay."""
     weight = conv.weight.detach()
     if conv.groups > 1:
         new = weight.new_empty(num_chs, *weight.shape[1:])

@@ -1,9 +1,9 @@
-"""From an image to the coefficients of its 8 x 8 blocks, as one fixed convolution.
+"""The DCT coefficients of an image's 8 x 8 blocks, as one fixed convolution.
 
 Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416, section 3.1.
 
 Normalized RGB -> 0 to 255 -> YCbCr (JPEG's, BT.601 full range) -> -128 -> orthonormal DCT-II of each block -> a subset
-of the 192 channels -> (x - mean) / std. Every step is affine, so one convolution of kernel 8 and stride 8 does all.
+of the 192 channels -> (x - mean) / std. Every step is affine, so one convolution of kernel and stride 8 does them all.
 """
 
 import json
@@ -36,21 +36,21 @@ class Statistics(NamedTuple):
     std: Tuple[float, ...]
 
 
-UNSCALED = Statistics((0.,) * NUM_CHANNELS, (1.,) * NUM_CHANNELS)  # coefficients as JPEG has them
+UNSCALED = Statistics((0.,) * NUM_CHANNELS, (1.,) * NUM_CHANNELS)  # coefficients in JPEG's units
 
 
 def released_statistics() -> Statistics:
     """Read the statistics that the released checkpoints were trained with.
 
-    Their deviations look like those of each image's mean, so that high frequencies are far from unit variance: for a
-    training from scratch `measure_statistics` is better.
+    Their deviations look like those of each image's mean, and leave high frequencies far from unit variance. To train
+    from scratch, `measure_statistics` is better.
     """
     values = json.loads(Path(__file__).with_name('released_statistics.json').read_text(encoding='utf-8'))
     return Statistics(tuple(values['mean']), tuple(values['std']))
 
 
 def as_statistics(statistics: Optional[Sequence[Sequence[float]]]) -> Statistics:
-    """Check statistics that a caller gave, a ValueError if they are none; the released ones if None."""
+    """Check a caller's statistics, a ValueError if they are malformed; the released ones if None."""
     if statistics is None:
         return released_statistics()
     try:
@@ -73,7 +73,7 @@ def dct_matrix() -> torch.Tensor:
     return matrix
 
 
-@torch.compiler.assume_constant_result  # torch 2.6 cannot trace the question
+@torch.compiler.assume_constant_result  # torch 2.6 cannot trace this function
 def _knows_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
@@ -93,8 +93,7 @@ class DCTStem(FixedBuffers):
     """Computes normalized DCT coefficients of normalized images.
 
     Images whose sides are not multiples of 8 are padded by repeating their right and lower edges, as JPEG encoders do.
-    The weights follow from the arguments, so they are buffers that no state dict carries. They are float32 inside
-    autocast.
+    The weights follow from the arguments, so they are buffers outside of state dicts. Autocast leaves them in float32.
 
     Args:
         channels: Coefficients to compute, see `select_channels`.
@@ -155,7 +154,7 @@ class DCTStem(FixedBuffers):
 
     @torch.jit.ignore
     def inverse(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Compute images from coefficients; exact for all 192, others count as 0.
+        """Compute images from coefficients; missing coefficients count as 0, so only all 192 are exact.
 
         Args:
             coefficients: What the stem returns (N, C, h, w).
@@ -205,8 +204,8 @@ class DCTStem(FixedBuffers):
 class YCbCrStem(DCTStem):
     """Computes normalized Y, Cb and Cr of normalized images, at their size.
 
-    A pixel counts as a block filled with it, of which only the three constant coefficients are not 0. So it is
-    normalized by their statistics.
+    A pixel is treated as a block of that color, whose only nonzero coefficients are the three constant ones. Their
+    statistics normalize it.
 
     Args:
         **kwargs: As `DCTStem`, except `channels`.
@@ -233,7 +232,7 @@ class YCbCrStem(DCTStem):
         return super().inverse(coefficients)[..., ::BLOCK, ::BLOCK]
 
     def fixed_buffers(self) -> Dict[str, torch.Tensor]:
-        """Compute the weight (C, in_chans, 1, 1), which sees a pixel as a block filled with it, and the bias (C,).
+        """Compute the weight (C, in_chans, 1, 1), for a block of one color, and the bias (C,).
 
         Returns:
             Both by their names, in float64.
@@ -277,6 +276,10 @@ def measure_statistics(
 
     Raises:
         ValueError: There is no image.
+
+    Example:
+        >>> statistics = measure_statistics([torch.randn(2, 3, 64, 64)])
+        >>> model = timm.create_model('dct_mobilenetv2_100_6s', dct_statistics=statistics)
     """
     stem = DCTStem('192', 3, mean, std, UNSCALED).double()
     count, total, squares = 0, torch.zeros(NUM_CHANNELS).double(), torch.zeros(NUM_CHANNELS).double()

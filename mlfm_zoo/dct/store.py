@@ -1,4 +1,4 @@
-"""Writes folders of images as JPEG files of one size, to be read as coefficients."""
+"""Store folders of images as JPEG files of one size, for reading their coefficients."""
 
 from pathlib import Path
 from typing import Union
@@ -24,26 +24,32 @@ def store_jpegs(
         quality: int = 95,
         subsampling: int = 0,
 ) -> int:
-    """Write a folder of images again as JPEG files, resized, in the same folders below another one.
+    """Store a folder of images as resized JPEG files, in the same subfolders of another folder.
 
-    The shorter side becomes `size`, by Pillow's bilinear filter, as the networks' configs ask of timm's transforms.
-    CMYK becomes RGB, 16 bits become 8, and EXIF's orientation is ignored, as in timm. Files that exist already are left
-    alone, so that an interrupted run resumes; for other settings give another folder.
+    The shorter side becomes `size`, by Pillow's bilinear filter, as in the networks' configs. CMYK becomes RGB, 16 bits
+    become 8, and EXIF's orientation is ignored, as in timm. Existing files are kept, so an interrupted run resumes. For
+    other settings give another folder.
 
     Args:
-        source: Folder of images, in any folders.
+        source: Folder of images, with any subfolders.
         target: Folder to write into; 'a/b.png' becomes 'a/b.jpg'.
         size: Length of the shorter side in pixels, a multiple of 8.
         crop: Whether to keep only the square in the middle, for a validation set.
         quality: Pillow's, 1 to 100.
-        subsampling: 0 for chroma of full resolution, 1 for half its width, 2 for half its width and height.
+        subsampling: 0 for chroma at full resolution, 1 at half the width, 2 at half the width and height.
 
     Returns:
-        How many files were written.
+        Number of files written.
 
     Raises:
         FileNotFoundError: The source is not a folder, or has no images.
         ValueError: An argument is out of range, an image cannot be decoded, or two would become one file.
+
+    Example:
+        >>> store_jpegs('digits', 'stored', size=64)
+        96
+        >>> store_jpegs('digits', 'stored', size=64)  # nothing is left to do
+        0
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     if target == source or source in target.parents:

@@ -1,4 +1,4 @@
-"""Images annotated in COCO's form: one JSON file, read by pycocotools, and a folder of images."""
+"""Images with annotations in COCO format: one JSON file, read by pycocotools, and a folder of images."""
 
 import contextlib
 import functools
@@ -39,9 +39,9 @@ def make_coco(content: Dict[str, Any]) -> Any:
 
 
 def read_coco(file: PathLike) -> Any:
-    """Read a file of annotations in the form of COCO's instances, and check each of them, see `check_coco`.
+    """Read a file of instance annotations in COCO format, and check it by `check_coco`.
 
-    A ValueError says if the file is not in this form, or an annotation is damaged.
+    A ValueError is raised if the file has another form or an annotation is damaged.
     """
     with _damage(f'{file} is not a JSON file in the form of COCO'):
         content = json.loads(Path(file).read_text(encoding='utf-8-sig'))
@@ -54,7 +54,7 @@ def read_coco(file: PathLike) -> Any:
 
 @contextlib.contextmanager
 def _damage(what: str) -> Iterator[None]:
-    """Say in one sentence what is damaged, whatever pycocotools raises, and keep it from printing."""
+    """Turn any error of pycocotools into one sentence about what is damaged, and silence its prints."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
@@ -66,9 +66,9 @@ def _damage(what: str) -> Iterator[None]:
 
 
 def check_coco(coco: Any, file: object) -> None:
-    """Complete the annotations, and raise for what would stop a training, or falsify or crash an evaluation later.
+    """Complete the annotations, and raise for faults that would stop a training or falsify or crash an evaluation.
 
-    Annotations without iscrowd or area get 0 and the area of their box. A ValueError calls the annotations `file`.
+    A missing iscrowd becomes 0, and a missing area that of the box. `file` is the name of the annotations in errors.
     """
     for info in coco.dataset.get('images', []):
         with _damage(f'{file}: image {info.get("id")} is damaged'):
@@ -92,7 +92,7 @@ def check_coco(coco: Any, file: object) -> None:
 
 
 def _check_segmentation(segmentation: Any, info: Dict[str, Any]) -> None:
-    """Raise for what pycocotools would crash on: it draws polygons far outside of an image, up to the memory's end."""
+    """Raise for masks that crash pycocotools, which draws polygons far outside an image until memory is full."""
     height, width = info['height'], info['width']
     if isinstance(segmentation, dict):
         if list(segmentation['size']) != [height, width]:
@@ -112,33 +112,39 @@ def _is_target(entry: Dict[str, Any]) -> bool:
 
 
 class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
-    """Images and targets for torchvision's detectors, from annotations in COCO's form.
+    """Images and targets for torchvision's detectors, from annotations in COCO format.
 
-    Images are turned upright as their EXIF orientation says, since annotations refer to what annotators saw. Labels are
-    the file's category ids. Crowds are no targets, nor are boxes without area, which COCO itself has; the
-    evaluation by `coco` knows both.
+    Images are turned by their EXIF orientation, since annotations refer to what annotators saw. Labels are the file's
+    category ids. Crowds and boxes without area, which occur in COCO, are not targets; evaluation by `coco` includes
+    both.
 
     Args:
         folder: Folder of the images.
         annotations: File of the annotations.
         transforms: Applied to image and target together, such as `torchvision.transforms.v2.RandomHorizontalFlip`.
         masks: Whether targets have masks.
-        in_chans: 3 to read images as RGB, 1 as grey.
+        in_chans: 3 to read images as RGB, 1 as gray.
         keep_empty: Whether to keep images without targets.
 
     Attributes:
         coco: The annotations, a `pycocotools.coco.COCO`.
         ids: Id of each image.
         names: Name of each class by its label.
-        num_classes: What `create_model` takes: the largest label, and the background.
+        num_classes: `num_classes` of `create_model`: the largest label plus one for the background.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not in COCO's form, an annotation is damaged, or `in_chans` is out of range.
+        ValueError: The file is not in COCO format, an annotation is damaged, or `in_chans` is out of range.
 
     Example:
-        >>> data = CocoImages('val2017', 'annotations/instances_val2017.json')    # doctest: +SKIP
-        >>> image, target = data[0]                                               # doctest: +SKIP
+        >>> content = dict(
+        ...     images=[dict(id=1, file_name='photo.jpg', height=427, width=640)],
+        ...     annotations=[dict(id=1, image_id=1, category_id=1, bbox=[100, 120, 450, 260])],
+        ...     categories=[dict(id=1, name='pavilion')])
+        >>> _ = Path('boxes.json').write_text(json.dumps(content))
+        >>> image, target = CocoImages('.', 'boxes.json', masks=False)[0]
+        >>> image.shape, target['labels']
+        (torch.Size([3, 427, 640]), tensor([1]))
     """
 
     def __init__(
@@ -207,5 +213,10 @@ def collate(samples: Sequence[Tuple[Any, Any]]) -> Tuple[List[Any], List[Any]]:
 
     Returns:
         The images, and the targets.
+
+    Example:
+        >>> images, targets = collate([(torch.rand(3, 64, 48), {}), (torch.rand(3, 32, 32), {})])
+        >>> len(images), len(targets)
+        (2, 2)
     """
     return [image for image, _ in samples], [target for _, target in samples]

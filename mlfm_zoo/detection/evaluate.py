@@ -22,29 +22,37 @@ def evaluate(
         truth: Union[None, PathLike, Any] = None,
         progress: bool = False,
 ) -> Dict[str, Dict[str, float]]:
-    """Measure a detector as COCO does, on the images of a loader.
+    """Measure a detector by COCO's average precision, on the images of a loader.
 
-    Under `torch.distributed` each process predicts the images of its own loader. All return the measures of all images.
+    Under `torch.distributed`, each process predicts the images of its own loader, and all return the result over all
+    images.
 
     Args:
         model: A detector. Its mode is restored afterward.
         loader: Batches of images and of targets with an image_id, see `collate`.
-        truth: Annotations with their crowds: a file in COCO's form, or a `pycocotools.coco.COCO` such as
+        truth: Annotations including crowds: a file in COCO format, or a `pycocotools.coco.COCO` such as
             `CocoImages.coco`. If None, the targets of the loader.
         progress: Whether to print the number of images done.
 
     Returns:
-        'box', and 'mask' if both the model and the truth have masks. Each has 'AP', the mean over the thresholds 0.50
-        to 0.95, 'AP50', 'AP75', and by size 'AP_small', 'AP_medium', 'AP_large', from 0 to 1, or -1 where there is
-        nothing to find.
+        Results by kind: 'box', and 'mask' if both the model and the truth have masks. Each has 'AP', the mean over the
+        thresholds 0.50 to 0.95, 'AP50', 'AP75', and by size 'AP_small', 'AP_medium' and 'AP_large'. Values are from 0
+        to 1, or -1 without any object of this kind.
 
     Raises:
         ValueError: The loader is empty, an image of it is not in the truth, or the truth is damaged.
+
+    Example:
+        >>> from mlfm_zoo.detection import create_model
+        >>> model = create_model('faster_rcnn', 'test_mlfm_resnet', num_classes=3, min_size=64, fpn_channels=32)
+        >>> target = dict(image_id=1, boxes=torch.tensor([[10., 10., 50., 40.]]), labels=torch.tensor([1]))
+        >>> 0 <= evaluate(model, [([torch.rand(3, 64, 96)], [target])])['box']['AP'] <= 1
+        True
     """
     coco: Any = read_coco(truth) if isinstance(truth, (str, os.PathLike)) else truth
     if coco is truth and coco is not None:
         check_coco(coco, 'The truth')
-    # of each image: what was predicted, whether with masks, what was expected, and its size
+    # for each image: predictions, whether they have masks, expected annotations, and the size
     found: Dict[Any, Tuple[List[Dict[str, Any]], bool, List[Dict[str, Any]], Tuple[int, int]]] = {}
     device = next(model.parameters()).device
     training = model.training
@@ -107,7 +115,7 @@ def _entries(instances: Mapping[str, Any], image_id: Any) -> List[Dict[str, Any]
 
 
 def _coco_of(images: Sequence[Tuple[Any, List[Dict[str, Any]], Tuple[int, int]]]) -> Any:
-    """Make the truth of targets; ids of annotations begin with 1, since COCOeval takes 0 for no match."""
+    """Make the truth from targets; annotation ids begin with 1, since COCOeval takes 0 for no match."""
     entries = [entry for _, expected, _ in images for entry in expected]
     return make_coco(dict(
         images=[dict(id=image_id, height=size[0], width=size[1]) for image_id, _, size in images],
@@ -117,7 +125,7 @@ def _coco_of(images: Sequence[Tuple[Any, List[Dict[str, Any]], Tuple[int, int]]]
 
 
 def _measure(coco: Any, detections: List[Dict[str, Any]], kind: str, image_ids: List[Any]) -> Dict[str, float]:
-    # COCOeval replaces the masks of the annotations that it gets
+    # copies, since COCOeval replaces the masks of its annotations
     coco = make_coco(dict(coco.dataset, annotations=[dict(entry) for entry in coco.anns.values()]))
     with contextlib.redirect_stdout(io.StringIO()):
         if detections:

@@ -31,20 +31,26 @@ DETECTORS = {'faster_rcnn': FasterRCNN, 'mask_rcnn': MaskRCNN}
 # Image size over the size of each feature that the pyramid takes.
 REDUCTIONS = [4, 8, 16, 32]
 
-# The stem and the four stages, of which the last so many are trained.
+# The stem and the four stages.
 NUM_STAGES = 5
 
 
 class PyramidBackbone(nn.Module):
-    """Features of a timm model and a feature pyramid over them.
+    """A timm model's features with a feature pyramid over them.
 
     Args:
         body: A timm model built with `features_only=True` that returns maps (N, C, H, W) at 1/4, 1/8, 1/16 and 1/32 of
-            the image's size. A network that computes DCT coefficients gets the image enlarged until this holds.
+            the image's size. For a network that computes DCT coefficients, the image is enlarged until this holds.
         out_channels: Channels of the pyramid.
 
     Raises:
         ValueError: The features have other sizes.
+
+    Example:
+        >>> body = timm.create_model('test_mlfm_resnet', features_only=True, out_indices=(1, 2, 3, 4))
+        >>> features = PyramidBackbone(body, out_channels=32)(torch.randn(1, 3, 128, 128))
+        >>> [tuple(feature.shape[1:]) for feature in features.values()]
+        [(32, 32, 32), (32, 16, 16), (32, 8, 8), (32, 4, 4), (32, 2, 2)]
     """
 
     def __init__(self, body: nn.Module, out_channels: int = 256):
@@ -90,15 +96,15 @@ def create_model(
 ) -> FasterRCNN:
     """Build a detector on a feature pyramid over a network.
 
-    Images are normalized as in the network's pretrained config. A ResNet on DCT coefficients has strides 1 2 2 2 and
-    gets the image enlarged twice, so that coefficients come at a quarter of the image's size, as in the paper. A
-    MobileNetV2 on DCT coefficients gets it enlarged four times.
+    Images are normalized as in the network's pretrained config. A ResNet on DCT coefficients has strides 1 2 2 2, and
+    its image is enlarged by a factor of 2, so that coefficients come at 1/4 of the image's size, as in the paper. For a
+    MobileNetV2 on DCT coefficients the factor is 4.
 
     Args:
         detector: 'mask_rcnn' or 'faster_rcnn'.
         backbone: Name of any timm model, with a tag to choose its weights.
-        num_classes: Classes with the background, which is 0; 91 for COCO.
-        pretrained: Whether to load the network's pretrained weights. There are none for the detector itself.
+        num_classes: Number of classes including the background, class 0; 91 for COCO.
+        pretrained: Whether to load the network's pretrained weights. The detector itself has none.
         in_chans: Channels of the images. If the config has fewer, mean and standard deviation are 0.5.
         trainable_stages: Number of the network's stages to train, counted from the last: 0 for none, 4 for all except
             the stem, 5 for all. If None, 3 with `pretrained` and 5 without.
@@ -113,8 +119,13 @@ def create_model(
         targets and returns losses. In eval mode it takes images and returns predictions.
 
     Raises:
-        ValueError: An argument is out of range, or the network has no such features.
+        ValueError: An argument is out of range, or the network does not have four such features.
         TypeError: An argument is unknown.
+
+    Example:
+        >>> model = create_model('faster_rcnn', 'test_mlfm_resnet', num_classes=3, min_size=64, fpn_channels=32).eval()
+        >>> sorted(model([torch.rand(3, 64, 96)])[0])
+        ['boxes', 'labels', 'scores']
     """
     check_option('detector', detector, tuple(DETECTORS))
     if not isinstance(num_classes, int) or num_classes < 2:
@@ -123,7 +134,7 @@ def create_model(
     check_option('trainable_stages', trainable_stages, tuple(range(NUM_STAGES + 1)))
     takers = (DETECTORS[detector], FasterRCNN, GeneralizedRCNNTransform)  # each passes the rest to the next
     known = {name for taker in takers for name in inspect.signature(taker).parameters}
-    for name in kwargs:  # torchvision ignores unknown ones
+    for name in kwargs:  # torchvision ignores unknown arguments
         if name not in known:
             raise TypeError(f"{name} is not an argument of torchvision's {DETECTORS[detector].__name__}: leave it out.")
 
@@ -164,7 +175,7 @@ def _normalization(body: nn.Module, in_chans: int) -> Dict[str, List[float]]:
 
 def _freeze(body: nn.Module, trainable_stages: int, freeze_norms: bool) -> None:
     """Freeze the first stages and the batch norms of a network."""
-    # A gate at identity multiplies by 0. If that were frozen, nothing before it would ever learn.
+    # A gate at identity multiplies by 0. If its norm were frozen, the convolution before it would never learn.
     new_units = [m for m in body.modules() if isinstance(m, LowFrequencyMemoryUnit) and m.is_identity()]
     new_gates = [gate for unit in new_units for gate in (unit.input_gate, unit.supplement_gate) if gate is not None]
     frozen = _frozen_names(body, trainable_stages)

@@ -13,7 +13,7 @@ from .coco import PathLike
 
 __all__ = ['draw_predictions']
 
-COLOURS = ('#e6194b', '#3cb44b', '#4363d8', '#f58231', '#911eb4', '#008080', '#f032e6', '#9a6324', '#808000', '#000075')
+COLORS = ('#e6194b', '#3cb44b', '#4363d8', '#f58231', '#911eb4', '#008080', '#f032e6', '#9a6324', '#808000', '#000075')
 
 
 def draw_predictions(
@@ -26,8 +26,8 @@ def draw_predictions(
     """Draw boxes, masks, classes and scores into an image.
 
     Args:
-        image: Image from 0 to 1: (3, H, W) in RGB, (1, H, W) in grey, or (4, H, W), whose last channel is ignored.
-        instances: What the detector returns for the image, or a target, which has no scores.
+        image: Image from 0 to 1: (3, H, W) in RGB, (1, H, W) in gray, or (4, H, W), whose last channel is ignored.
+        instances: The detector's output for the image, or a target, which has no scores.
         file: PNG file to write.
         names: Name of each class; its number if None.
         min_score: Lowest score of a prediction that is drawn.
@@ -37,6 +37,11 @@ def draw_predictions(
 
     Raises:
         ValueError: The image has another shape.
+
+    Example:
+        >>> instances = dict(boxes=[[10, 10, 50, 40]], labels=torch.tensor([1]), scores=torch.tensor([0.9]))
+        >>> draw_predictions(torch.rand(3, 64, 96), instances, 'boxes.png', names={1: 'cat'}).name
+        'boxes.png'
     """
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
         raise ValueError(
@@ -54,11 +59,11 @@ def draw_predictions(
     if chosen:
         # a color for each class, or for each instance if there are masks
         with_masks = instances.get('masks') is not None
-        colours = [COLOURS[n % len(COLOURS)] for n in (range(len(chosen)) if with_masks else chosen)]
+        colors = [COLORS[n % len(COLORS)] for n in (range(len(chosen)) if with_masks else chosen)]
         if with_masks:
             masks = torch.as_tensor(instances['masks']).detach().cpu()[shown].flatten(0, -3) > 0.5
-            canvas = draw_segmentation_masks(canvas, masks, alpha=0.45, colors=colours)
-        canvas = draw_bounding_boxes(canvas, boxes[shown], words, colours, width=max(1, min(canvas.shape[1:]) // 200))
+            canvas = draw_segmentation_masks(canvas, masks, alpha=0.45, colors=colors)
+        canvas = draw_bounding_boxes(canvas, boxes[shown], words, colors, width=max(1, min(canvas.shape[1:]) // 200))
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as unfinished:

@@ -1,8 +1,7 @@
-"""One pass over an image folder: what models answer on every image, filtered at every radius.
+"""One pass over an image folder: the predictions of models on every image, filtered at every radius.
 
-Each image is decoded once, and transformed to the Fourier domain once for each size that the models want. Answers are
-written batch by batch, and memory does not grow with the number of images. An interrupted run resumes with the batch
-that it was at.
+Each image is decoded once, and transformed to the Fourier domain once per size that the models take. Predictions are
+written batch by batch, so memory does not grow with the number of images. An interrupted run resumes at its last batch.
 """
 
 import csv
@@ -28,7 +27,7 @@ SKIPPED_COLUMNS = ('file', 'why')
 
 
 def default_radii(height: int, width: int) -> List[float]:
-    """The radii of an analysis if none are given: 0, the full radius, and 12 between, denser near 0.
+    """Default radii of an analysis: 0, the full radius, and 12 between, denser near 0.
 
     Args:
         height: Height of the images in pixels.
@@ -36,6 +35,10 @@ def default_radii(height: int, width: int) -> List[float]:
 
     Returns:
         Radii in cycles per image, ascending.
+
+    Example:
+        >>> default_radii(64, 64)
+        [0.0, 1.0, 3.0, 5.0, 8.0, 11.0, 14.0, 18.0, 22.0, 26.0, 31.0, 36.0, 41.0, 46.0]
     """
     full = full_radius(height, width)
     return sorted({0.0, *(float(round(full * (i / 13) ** 1.5)) for i in range(1, 14))})
@@ -45,11 +48,11 @@ class Batch(NamedTuple):
     """A batch of the pass.
 
     Attributes:
-        start: Number of images of the folder before it.
+        start: Number of the folder's images before this batch.
         files: Names of its readable images, relative to the folder.
         labels: Their classes (N,).
-        images: The images (N, C, H, W) as each group of models wants them.
-        skipped: Names of those that cannot be used, and why.
+        images: The images (N, C, H, W), prepared for each group of models.
+        skipped: Names of unreadable images, and why.
     """
     start: int
     files: List[str]
@@ -64,12 +67,12 @@ class Batch(NamedTuple):
 
 
 class Probe:
-    """Models, and the images of a folder as these models want them.
+    """Models, and the images of a folder prepared for them.
 
     Models whose pretrained configs prepare images in the same way form a group.
 
     Args:
-        models: timm models by the names under which they are reported.
+        models: timm models by their names in the results.
         root: Folder with one folder of images a class.
         class_names: As `mlfm_zoo.workflow.evaluate.evaluate`.
         img_size: Image size in pixels, instead of the configs'.
@@ -80,6 +83,12 @@ class Probe:
     Raises:
         FileNotFoundError: `root` is not a folder, or holds no images of these classes.
         ValueError: There is no model, no such device, or the classes do not fit a model.
+
+    Example:
+        >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
+        >>> probe = Probe(models, 'digits/val', num_workers=0)
+        >>> len(probe.files), probe.sizes
+        (32, [(64, 64)])
     """
 
     def __init__(
@@ -118,7 +127,7 @@ class Probe:
 
     @property
     def settings(self) -> Dict[str, Any]:
-        """What a run must have in common with the one that it resumes."""
+        """Settings that must stay the same when a run resumes."""
         return dict(
             models=list(self.models), data=str(self.root.resolve()), images=len(self.files), classes=self.class_names,
             sizes=self.sizes, batch_size=self.batch_size)
@@ -132,7 +141,7 @@ class Probe:
         """Iterate over the images.
 
         Args:
-            start: Number of images to leave out, whole batches.
+            start: Number of images to skip, in whole batches.
             progress: Whether to print how many images are done.
 
         Yields:
@@ -157,13 +166,13 @@ class Probe:
             print(file=sys.stderr)
 
     def nothing_decoded(self) -> ValueError:
-        """Make the error for a folder of which no image can be decoded."""
+        """Make the error for a folder without any image that can be decoded."""
         return ValueError(
             f'None of the {len(self.files)} images in {self.root} can be decoded: give a folder of images.')
 
 
 class _Images(Dataset[Any]):
-    """The images of a folder from `start` on, each as every group of models wants it, or why it cannot be used."""
+    """The images of a folder from `start` on, each prepared for every group of models, or why it cannot be read."""
 
     def __init__(self, reader: Any, configs: List[Dict[str, Any]], start: int):
         self.reader = reader
@@ -193,23 +202,30 @@ def analyse(
         pixels: bool = False,
         progress: bool = False,
 ) -> None:
-    """Write what models answer on the filtered images of a folder to `samples.csv`, one row per answer.
+    """Write the predictions on the filtered images of a folder to `samples.csv`, one per row.
 
-    Its columns: file; class; model; filter; radius in cycles per image; probability and rank, from 1, of the true
-    class; the predicted class. Images that cannot be decoded are left out and listed in `skipped.csv`, with the reason.
+    The columns are file, class, model, filter, radius in cycles per image, probability and rank (from 1) of the true
+    class, and predicted class. Unreadable images are listed in `skipped.csv`, with the reason.
 
     Args:
         probe: The models and images.
-        output: Folder to write to. If it holds a part of the same analysis, the run resumes there.
-        radii: Radii in cycles per image, to which 0 and the full radius are added; `default_radii` if None.
+        output: Folder to write to. If it holds a part of the same analysis, the run resumes.
+        radii: Radii in cycles per image; 0 and the full radius are added. `default_radii` if None.
         filters: Kinds of filters, 'lowpass' and 'highpass'.
         form: Form of the filters, 'ideal' or 'gaussian'.
-        pixels: Whether pixels are filtered instead of the normalized tensors; the two differ in DC only.
+        pixels: Whether to filter pixels instead of the normalized tensors; the two differ in DC only.
         progress: Whether to print how many images are done.
 
     Raises:
         ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
         RuntimeError: Another run writes to `output`.
+
+    Example:
+        >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
+        >>> probe = Probe(models, 'digits/val', num_workers=0)
+        >>> analyse(probe, 'analysis', radii=[4])
+        >>> mlfm_zoo.frequency.overall_level('analysis')[0].n
+        32
     """
     if not filters or set(filters) - {'lowpass', 'highpass'}:
         raise ValueError(f"The filters are {list(filters)}, expected 'lowpass', 'highpass' or both.")
@@ -225,7 +241,7 @@ def analyse(
     output = Path(output)
     settings = dict(**probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels)
     with resumable(output, 'settings.json', settings):
-        state = output / 'progress.json'  # what whole batches have written: a killed run may have written more
+        state = output / 'progress.json'  # sizes after the last whole batch: a killed run may have written more
         done = dict(images=0, answered=0, samples=0, skipped=0)
         if state.exists():
             done = _read_progress(state, done.keys(), len(probe.files))
@@ -250,7 +266,7 @@ def _read_progress(file: Path, keys: Collection[str], num_images: int) -> Dict[s
 
 
 def _reopened(file: Path, columns: Sequence[str], size: int) -> IO[str]:
-    """A table to append to, cut to the `size` bytes that whole batches wrote; a new one if there are none."""
+    """A table to append to, cut to the `size` bytes of whole batches; a new one if there are none."""
     if size:
         if not file.exists() or file.stat().st_size < size:
             raise damaged(file)
@@ -291,8 +307,8 @@ def _answer(probe: Probe, batch: Batch, applied: List[List[FrequencyFilter]]) ->
 def judge(logits: torch.Tensor, labels: torch.Tensor) -> List[List[Any]]:
     """Judge logits (N, classes) by the true classes (N,).
 
-    For each image: probability and rank, from 1, of the true class, and the predicted class. Of equal logits the first
-    counts as the higher one, and a NaN logit as the lowest rank.
+    For each image: probability and rank (from 1) of the true class, and the predicted class. Of equal logits the first
+    counts as higher; a NaN logit gets the lowest rank.
     """
     logits = logits.float()
     true = logits.gather(1, labels[:, None])

@@ -1,4 +1,4 @@
-"""How often models err when one Fourier basis vector is added to the image, over the plane of frequencies.
+"""Error rates of models on images with one Fourier basis vector added, over the plane of frequencies.
 
 Paper: A Fourier Perspective on Model Robustness in Computer Vision, https://arxiv.org/abs/1906.08988.
 """
@@ -30,6 +30,10 @@ def fourier_basis(height: int, width: int, fy: int, fx: int) -> torch.Tensor:
 
     Raises:
         ValueError: The image has no such frequency.
+
+    Example:
+        >>> fourier_basis(32, 32, fy=0, fx=5).norm()
+        tensor(1.)
     """
     if abs(fy) > height // 2 or abs(fx) > width // 2:
         raise ValueError(
@@ -48,24 +52,31 @@ def fourier_errors(
         extent: int = 8,
         progress: bool = False,
 ) -> Dict[str, Dict[Tuple[int, int], float]]:
-    """Count errors on images with one basis vector added, for each of the frequencies around DC.
+    """Measure error rates on images with one Fourier basis vector added, for each frequency around DC.
 
-    The vector is added to the pixels, whose values are from 0 to 1, and not clipped; its sign is drawn for each image
-    and channel. The counts are written to `fourier.csv` after each batch, and an interrupted run resumes.
+    The vector is added to pixels from 0 to 1, without clipping, with a random sign per image and channel. Counts are
+    written to `fourier.csv` after each batch, and an interrupted run resumes.
 
     Args:
         probe: The models and images.
         output: Folder to write to.
-        norm: L2 norm of what is added to a channel.
+        norm: L2 norm of the vector in each channel.
         extent: Highest frequency on each axis, in cycles per image.
         progress: Whether to print how many images are done.
 
     Returns:
-        For each model the share of errors at each frequency (fy, fx) of the whole square.
+        For each model, the share of errors at each frequency (fy, fx) of the whole square.
 
     Raises:
         ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
         RuntimeError: Another run writes to `output`.
+
+    Example:
+        >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
+        >>> probe = Probe(models, 'digits/val', num_workers=0)
+        >>> errors = fourier_errors(probe, 'fourier', norm=8, extent=1)
+        >>> sorted(errors['memory'])[:3]
+        [(-1, -1), (-1, 0), (-1, 1)]
     """
     if not 0 < norm < float('inf'):
         raise ValueError(f'The norm of the Fourier basis vectors is {norm}, expected a number above 0.')
@@ -97,7 +108,7 @@ def fourier_errors(
 
 
 def _read_errors(file: Path, errors: Dict[str, Dict[Tuple[int, int], int]]) -> Tuple[int, int]:
-    """Read the counts of a run into `errors`; return how many images it answered and read."""
+    """Read the counts of a run into `errors`; return the number of images it classified and read."""
     with read_table(file) as table:
         rows = list(table)
         found: Dict[str, Dict[Tuple[int, int], int]] = {name: {} for name in errors}

@@ -1,4 +1,4 @@
-"""From the answers on single images to accuracy by frequency: of all images, and of each class."""
+"""Accuracy by frequency, over all images and for each class, from the predictions on single images."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -13,7 +13,7 @@ Z95 = NormalDist().inv_cdf(0.975)  # a normal variable lies within this many dev
 
 
 class Overall(NamedTuple):
-    """Accuracy of a model on all images, filtered in one way.
+    """Accuracy of a model on all images, with one filter.
 
     Attributes:
         model: Name of the model.
@@ -64,6 +64,13 @@ def overall_level(folder: Union[str, Path]) -> List[Overall]:
 
     Returns:
         Its rows.
+
+    Example:
+        >>> from mlfm_zoo.frequency import Probe, analyse
+        >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
+        >>> analyse(Probe({'memory': model}, 'digits/val', num_workers=0), 'levels', radii=[4])
+        >>> [(row.filter, row.radius) for row in overall_level('levels')][:3]
+        [('lowpass', 0.0), ('lowpass', 4.0), ('lowpass', 46.0)]
     """
     rows = []
     for (model, kind, radius), classes in _count(folder).items():
@@ -84,6 +91,13 @@ def class_level(folder: Union[str, Path]) -> List[ClassCurve]:
 
     Returns:
         The curves.
+
+    Example:
+        >>> from mlfm_zoo.frequency import Probe, analyse
+        >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
+        >>> analyse(Probe({'memory': model}, 'digits/val', num_workers=0), 'classes', radii=[4])
+        >>> class_level('classes')[0].radii
+        [0.0, 4.0, 46.0]
     """
     points: Dict[Tuple[str, str, str], List[Tuple[float, int, int]]] = defaultdict(list)
     for (model, kind, radius), classes in _count(folder).items():
@@ -107,8 +121,8 @@ def class_level(folder: Union[str, Path]) -> List[ClassCurve]:
 def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tuple[float, float]]:
     """Find the radii between which a class gains its accuracy.
 
-    The paper gives no formula; this one is this project's. The low-pass curve is straight between measured radii. The
-    band begins where it first reaches 10 % of the accuracy at the full radius, and ends where it first reaches 90 %.
+    The paper has no formula; this one is the project's. The low-pass curve is interpolated linearly. The band begins
+    where the curve first reaches 10 % of the accuracy at the full radius, and ends where it first reaches 90 %.
 
     Args:
         radii: Radii in cycles per image, ascending, the last the full one.
@@ -116,6 +130,10 @@ def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tu
 
     Returns:
         The low and the high end in cycles per image; None if the accuracy at the full radius is 0.
+
+    Example:
+        >>> sensitive_band(radii=[0, 10, 20, 30], top1=[0, 40, 80, 80])
+        (2.0, 18.0)
     """
     if not top1[-1]:
         return None
@@ -132,7 +150,7 @@ def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tu
 
 
 def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, float], Dict[str, List[int]]]:
-    """Images, first answers that are right, and first five, of each class at each model, filter and radius."""
+    """Images, and those right in the first answer and in the first five, by model, filter and radius, and by class."""
     counts: Dict[Tuple[str, str, float], Dict[str, List[int]]] = {}
     file = Path(folder) / 'samples.csv'
     with read_table(file) as rows:
@@ -153,4 +171,4 @@ def _wilson(right: int, n: int) -> Tuple[float, float]:
     share, z2 = right / n, Z95 * Z95
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n * n)) ** 0.5
-    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))  # it holds the share, rounding too
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))  # against rounding

@@ -27,7 +27,7 @@ LINES = {'lowpass': '-', 'highpass': '--'}
 
 
 class Point(NamedTuple):
-    """What a model answers on one image, enlarged and low-pass filtered; a row of scales.csv."""
+    """A model's prediction on one image, enlarged and low-pass filtered: a row of scales.csv."""
     file: str
     model: str
     scale: float
@@ -38,15 +38,21 @@ class Point(NamedTuple):
 
 
 def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Sequence[ClassCurve]) -> List[Path]:
-    """Draw accuracy against radius, and what each class needs.
+    """Draw accuracy against radius, and the sensitive bands of the classes.
 
     Args:
         folder: Folder of the pictures: overall.png, bands.png, and classes-MODEL.png for each model.
-        rows: Of the overall level.
-        curves: Of the class level.
+        rows: Rows of `overall_level`.
+        curves: Curves of `class_level`.
 
     Returns:
         The files.
+
+    Example:
+        >>> from mlfm_zoo.frequency.levels import Overall
+        >>> rows = [Overall('memory', 'lowpass', radius, 60., 90., n=32, low=55., high=65.) for radius in (4, 46)]
+        >>> [file.name for file in draw_levels('.', rows, curves=[])]
+        ['overall.png']
     """
     plt = require_matplotlib()
     folder = Path(folder)
@@ -100,23 +106,31 @@ def draw_samples(
         files: Sequence[str],
         scales: Sequence[float] = (1, 1.5, 2),
 ) -> List[Path]:
-    """Draw what models make of single images.
+    """Draw how predictions on single images change with the radius.
 
-    A picture shows the image at several radii, the probability of the true class against the radius and where the
-    answer changes, and, in a plot of its own, the curves of the same image enlarged and cropped to its middle. The
-    points of the latter are written to `scales.csv`.
+    A picture shows the image at several radii, and the probability of the true class against the radius, with the
+    radii at which the prediction changes. A second plot has the curves of the image enlarged and cropped to its middle,
+    whose points are written to `scales.csv`.
 
     Args:
         probe: Models and images of the analysis.
         folder: Folder of the analysis, and of the pictures sample-FILE.png.
         files: Names of images, relative to the folder of images.
-        scales: How much images are enlarged, 1 or more.
+        scales: Factors by which images are enlarged, 1 or more.
 
     Returns:
         The pictures.
 
     Raises:
         ValueError: An image is not among those that were analyzed, or a scale is below 1.
+
+    Example:
+        >>> from mlfm_zoo.frequency import analyse
+        >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
+        >>> probe = Probe(models, 'digits/val', num_workers=0)
+        >>> analyse(probe, 'samples', radii=[4])
+        >>> len(draw_samples(probe, 'samples', probe.files[:1], scales=[1]))
+        1
     """
     if any(not 1 <= scale < float('inf') for scale in scales):
         raise ValueError(f'The scales are {list(scales)}, expected numbers of 1 or more.')
@@ -154,6 +168,10 @@ def draw_fourier(
 
     Returns:
         The file.
+
+    Example:
+        >>> draw_fourier('.', {'memory': {(0, 0): 0.1}}, norm=8).name
+        'fourier.png'
     """
     figure, grid = require_matplotlib().subplots(
         1, len(errors), figsize=(1 + 4 * len(errors), 4), layout='constrained', squeeze=False, sharey=True)
@@ -193,12 +211,12 @@ def _points(
         filters: Sequence[FrequencyFilter],
         scales: Sequence[float],
 ) -> List[Point]:
-    """What models answer on an image that is enlarged, cropped and low-pass filtered."""
+    """Predictions on an image that is enlarged, cropped and low-pass filtered."""
     points = []
     labels = torch.tensor([probe.class_names.index(true)], device=probe.device)
     for config, names in zip(probe.configs, probe.groups):
         for scale in scales:
-            # enlarged before the crop: what is seen is smaller, and finer where the image has more pixels
+            # enlarging before the crop shows a smaller part of the image, in its own finer pixels
             transform = create_transform(**{**config, 'crop_pct': config['crop_pct'] / scale})
             tensor = transform(image)[None].to(probe.device)
             for lowpass in filters:
@@ -267,7 +285,7 @@ def _pixels(tensor: torch.Tensor, config: Mapping[str, Any]) -> Any:
 
 
 def _shown(name: str) -> str:
-    """A name as matplotlib shows it: in one visible line, and not as a formula."""
+    """Escape a name for matplotlib: one visible line, and no formula."""
     return printable(name).replace('$', r'\$')
 
 
@@ -279,7 +297,7 @@ def _labels(models: Iterable[str]) -> Dict[str, str]:
 
 
 def _file_names(wanted: Mapping[str, str]) -> Dict[str, str]:
-    """For each key a part of a file name, as near to what is wanted as may be, and different from all others."""
+    """A different file name for each key, as close to the wanted one as possible."""
     parts: Dict[str, str] = {}
     for key, text in wanted.items():
         part = re.sub(r'[^\w.=-]+', '_', text)

@@ -1,4 +1,4 @@
-"""Files of an analysis: its tables, and the records from which an interrupted run resumes."""
+"""Files of an analysis: tables, and the records from which an interrupted run resumes."""
 
 import contextlib
 import csv
@@ -19,7 +19,7 @@ def damaged(file: Path) -> ValueError:
 
 @contextlib.contextmanager
 def resumable(folder: Path, name: str, settings: Dict[str, Any]) -> Iterator[None]:
-    """Open the folder of an analysis, for this process alone, and for the same settings as before.
+    """Lock the folder of an analysis, and check that its settings are the same as before.
 
     Args:
         folder: The folder, made if it is missing.
@@ -48,7 +48,7 @@ def resumable(folder: Path, name: str, settings: Dict[str, Any]) -> Iterator[Non
 
 
 def read_record(file: Path) -> Dict[str, Any]:
-    """Read what an earlier run wrote as JSON; a ValueError if the file is damaged."""
+    """Read a JSON record of an earlier run; a ValueError if the file is damaged."""
     try:
         return dict(json.loads(file.read_text(encoding='utf-8')))
     except (RecursionError, TypeError, ValueError) as error:
@@ -62,7 +62,7 @@ def write_record(file: Path, record: Dict[str, Any]) -> None:
 
 
 def open_table(file: Path, mode: str) -> IO[str]:
-    """Open a CSV file; names of images that are not UTF-8 keep their bytes."""
+    """Open a CSV file; image names that are not UTF-8 keep their bytes."""
     return open(file, mode, newline='', encoding='utf-8', errors='surrogateescape')
 
 

@@ -1,4 +1,4 @@
-"""timm's configs of the pretrained networks, made from the manifest."""
+"""timm's pretrained configs, made from the manifest."""
 
 import dataclasses
 import functools
@@ -14,24 +14,23 @@ from .released import source_url
 
 __all__ = ['default_cfgs_from_manifest']
 
-# What the name of a network alone stands for: the first of these kinds that is available, else nothing.
+# Kinds of default weights, those of a network's name without a tag: the first of these that is available.
 DEFAULT_KINDS = ('trained', 'paper', 'embedded')
 
 
 def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str, DefaultCfg]:
     """Pretrained configs of a family, with a tag for each available checkpoint of the manifest.
 
-    A network without ImageNet100 weights has a config without tag and without weights as its default:
-    its warm starts are had by their tags only, never in the place of weights that do not exist.
+    A network without such weights has a default config without tag and weights. Its warm starts are available only by
+    their tags, so that they never stand in for trained weights.
 
-    A manifest of one's own (`MLFM_ZOO_MANIFEST`) that cannot be read is a warning here, and an error where a checkpoint
-    is asked for.
+    If the manifest that `MLFM_ZOO_MANIFEST` names cannot be read, this warns; loading a checkpoint then raises.
 
     Args:
         base_cfgs: Config of each network, without the location of weights.
 
     Returns:
-        What `timm.models.register_model` looks for in a module's `default_cfgs`.
+        The `default_cfgs` that `timm.models.register_model` looks for in a module.
     """
     checkpoints = [c for c in _known_at_import() if c.available and c.memory]
     default_cfgs = {}
@@ -51,7 +50,7 @@ def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str
 def _known_at_import() -> List[Checkpoint]:
     try:
         return list(load_manifest().values())
-    except ManifestError as error:  # said again where checkpoints are used; networks need none
+    except ManifestError as error:  # networks need no manifest; loading a checkpoint raises this error again
         warnings.warn(f'{error} Until then no weights can be loaded.', stacklevel=2)
         return list(own_checkpoints().values())
 
@@ -65,7 +64,7 @@ def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> Pretrai
     )
     timm_name = f'{checkpoint.model.removeprefix("mlfm_")}.{checkpoint.tag}'
     if checkpoint.kind == 'warm_start' and timm.is_model_pretrained(timm_name):
-        # images are prepared as timm says for its weights
+        # images are prepared as for timm's weights
         timm_cfg = timm.get_pretrained_cfg(timm_name)
         assert timm_cfg is not None
         return dataclasses.replace(timm_cfg, **location)

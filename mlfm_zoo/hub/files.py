@@ -1,4 +1,4 @@
-"""Files of weights on this machine, and whether they are what they should be."""
+"""Verification of weight files on this machine."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,7 @@ class Weights(NamedTuple):
 
     Attributes:
         path: Where it is.
-        model_args: Arguments of the network that the file's own shapes decide, such as `memory_update`.
+        model_args: Arguments of the network that the file's shapes decide, such as `memory_update`.
     """
     path: Path
     model_args: Dict[str, Any] = {}
@@ -29,11 +29,11 @@ def compare_file(
         sha256: Optional[str] = None,
         blob: Optional[str] = None,
 ) -> None:
-    """Compare a file with what is known of it; None is not compared.
+    """Compare a file with its known size and digests; None is not compared.
 
     Args:
         path: The file.
-        name: What the file is called in messages.
+        name: Name of the file in errors.
         size: Its size in bytes.
         sha256: Its SHA-256 in hexadecimal, or the first digits of it.
         blob: Its git blob id, see `git_blob_id`.

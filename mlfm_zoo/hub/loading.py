@@ -1,4 +1,4 @@
-"""From a checkpoint of the manifest to a verified file on this machine."""
+"""Load checkpoints of the manifest as verified files on this machine."""
 
 import re
 from pathlib import Path
@@ -32,15 +32,20 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
 
     Args:
         model: Registered name.
-        tag: Tag of the weights; empty where the network has no default weights.
-        memory: Whether the network has its memory. Without it, weights of the network without memory are preferred;
-            otherwise those of the network with memory are taken, whose trunk they hold.
+        tag: Tag of the weights; empty if the network has no default weights.
+        memory: Whether the network has its memory. If not, weights that were trained without memory are preferred;
+            where there are none, the trunk is taken from the weights with memory.
 
     Returns:
         The manifest's entry.
 
     Raises:
-        CheckpointError: It is not available; the message lists what is, and how to make the rest.
+        CheckpointError: It is not available. The message lists what is, and how to make the rest.
+
+    Example:
+        >>> checkpoint = find_checkpoint('test_mlfm_resnet', 'digits')
+        >>> checkpoint.name, checkpoint.num_classes
+        ('test_mlfm_resnet.digits', 10)
     """
     checkpoints = checkpoints_of(model)
     tagged = [c for c in checkpoints if c.tag == tag and c.available]
@@ -73,10 +78,14 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
         cache_dir: Cache of the Hub client, its own default if None.
 
     Returns:
-        The path, and the arguments of the network that the file decides.
+        The path, and the arguments of the network that follow from the file.
 
     Raises:
         CheckpointError: The file cannot be fetched, or is not the one that the manifest names.
+
+    Example:
+        >>> fetch_checkpoint(find_checkpoint('test_mlfm_resnet', 'digits')).path.name
+        'test_mlfm_resnet.digits.safetensors'
     """
     place = checkpoint.places[0]
     if place == 'package':
@@ -102,6 +111,10 @@ def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Pat
 
     Returns:
         Its path; None if it is not here.
+
+    Example:
+        >>> cached_checkpoint(find_checkpoint('test_mlfm_resnet', 'digits')).name
+        'test_mlfm_resnet.digits.safetensors'
     """
     if not checkpoint.available:
         return None
@@ -117,20 +130,25 @@ def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Pat
 
 
 def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
-    """Compare the file of a checkpoint with everything that is known of it.
+    """Compare the file of a checkpoint with its known size and digest.
 
-    A file from the Hub is compared with the manifest's size and SHA-256. Where the manifest has no SHA-256, the one or
-    the git blob id by which the Hub names the file is taken. A converted file is named by its SHA-256 too.
+    A file from the Hub is compared with the manifest's size and SHA-256. If the manifest has no SHA-256, the digest in
+    the Hub's file name is used: a SHA-256 or a git blob id. A converted file has its SHA-256 as its name.
 
     Args:
         path: The file, as `cached_checkpoint` returns it.
-        checkpoint: What it should be.
+        checkpoint: The checkpoint.
 
     Returns:
-        Whether a SHA-256 or git blob id of it was known.
+        Whether a SHA-256 or git blob id was known.
 
     Raises:
         CheckpointError: The file differs.
+
+    Example:
+        >>> checkpoint = find_checkpoint('test_mlfm_resnet', 'digits')
+        >>> verify_checkpoint(fetch_checkpoint(checkpoint).path, checkpoint)
+        True
     """
     # the manifest does not know the file that this machine converted
     size, sha256 = (None, None) if checkpoint.places[0] == 'authors' else (checkpoint.size, checkpoint.sha256)
@@ -149,7 +167,7 @@ def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]
             _require_answer(hf_hub_url(checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit))
         return Path(hf_hub_download(
             checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir))
-    except Exception as error:  # the client also raises those of its HTTP library, which differs between its versions
+    except Exception as error:  # of any kind: the client's HTTP library differs between its versions
         where = f'{checkpoint.hub_repo}/{checkpoint.file}'
         fault = _download_fault(error, checkpoint, Path(cache_dir or constants.HF_HUB_CACHE))
         raise CheckpointError(

@@ -1,8 +1,8 @@
-"""The manifest: which checkpoints exist, where, and what their files must be, byte for byte.
+"""The manifest: which checkpoints exist, where their files are, and the digests of these files.
 
-`weights_manifest.yaml` lists them, and what the paper reports of each network. `MLFM_ZOO_MANIFEST` names a second file
-in the same form, whose entries join these and replace those of the same model and tag. `MLFM_ZOO_HUB` names an
-organisation that all Hub repositories are looked for in, instead of their own.
+`weights_manifest.yaml` lists them, and the accuracies that the paper reports. `MLFM_ZOO_MANIFEST` names a second file
+of the same form, whose entries are added and replace those of the same model and tag. `MLFM_ZOO_HUB` names an
+organization that replaces the owner of every Hub repository.
 """
 
 import dataclasses
@@ -48,9 +48,9 @@ class Checkpoint:
             (timm's weights of a trunk on RGB images, from which a network on DCT coefficients starts).
         places: Where `pretrained=True` can take the weights from, the preferred place first: 'package', 'hub' (`repo`
             and `file`) or 'authors' (`source_repo` and what follows). Empty if they are available nowhere.
-        license: SPDX name of the weights' licence, lower case.
-        origin: Where the weights come from, in words.
-        repo: Hub repository, 'organisation/name'; None if there is none.
+        license: SPDX name of the weights' license, lower case.
+        origin: Where the weights come from, as text.
+        repo: Hub repository, 'organization/name'; None if there is none.
         commit: Commit of the repository, 40 hexadecimal digits; None where it is not known.
         file: Path of the weights in the repository, or in the package for kind 'embedded'.
         sha256: Digest of the file, 64 hexadecimal digits; None where it is not known.
@@ -66,9 +66,9 @@ class Checkpoint:
         source_sha256: First digits of the file's SHA-256, 8 at least; None where they are not known.
         source_size: Bytes of the file there; None where it is not known.
         reported: Accuracies in percent that others report, by what reports them.
-        measured: Accuracies in percent that this project measured, by what was measured.
+        measured: Accuracies in percent that this project measured, by metric.
         command: Command that measured them.
-        recipe: How the weights can be made, for those that are available nowhere.
+        recipe: How to make the weights, for those that are available nowhere.
     """
     model: str
     tag: str
@@ -118,9 +118,9 @@ class Checkpoint:
 
     @property
     def hub_repo(self) -> Optional[str]:
-        """The Hub repository, in the organisation that `MLFM_ZOO_HUB` names if it is set."""
-        organisation = os.environ.get('MLFM_ZOO_HUB')
-        return f'{organisation}/{self.repo.split("/")[1]}' if organisation and self.repo else self.repo
+        """The Hub repository, in the organization that `MLFM_ZOO_HUB` names if it is set."""
+        organization = os.environ.get('MLFM_ZOO_HUB')
+        return f'{organization}/{self.repo.split("/")[1]}' if organization and self.repo else self.repo
 
 
 class PaperAccuracy(NamedTuple):
@@ -130,16 +130,16 @@ class PaperAccuracy(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What one file says: its checkpoints by key, and the paper's figures by model."""
+    """Content of one file: its checkpoints by key, and the paper's figures by model."""
     checkpoints: Dict[Key, Checkpoint]
     paper: Dict[str, PaperAccuracy]
 
 
-# Fields of text that have a form of their own; a checkpoint is found and verified by them.
+# Text fields with a fixed form: patterns, and the form in words.
 HEX40 = (r'[0-9a-f]{40}', '40 hexadecimal digits')
 PATTERNS = {
     'kind': ('|'.join(KINDS), f'one of {", ".join(KINDS)}'),
-    'repo': (r'[\w.-]+/[\w.-]+', 'organisation/name'),
+    'repo': (r'[\w.-]+/[\w.-]+', 'organization/name'),
     'commit': HEX40,
     'file': (r'.+\.safetensors', 'the path of a .safetensors file'),
     'sha256': (r'[0-9a-f]{64}', '64 hexadecimal digits'),
@@ -149,7 +149,7 @@ PATTERNS = {
     'source_sha256': (r'[0-9a-f]{8,64}', '8 to 64 hexadecimal digits'),
 }
 
-# Fields that a checkpoint needs which is available from a place.
+# Fields that a checkpoint needs, by the places that it is available from.
 NEEDED = {
     'package': ('file', 'sha256', 'size'),
     'hub': ('file', 'repo', 'commit', 'sha256', 'size'),
@@ -159,7 +159,15 @@ NEEDED = {
 
 
 def manifest_path() -> Path:
-    """The package's own manifest: in the package when installed, at the repository's root in a checkout."""
+    """Locate the package's own manifest.
+
+    Returns:
+        Its path: in the package when installed, at the repository's root in a checkout.
+
+    Example:
+        >>> manifest_path().name
+        'weights_manifest.yaml'
+    """
     installed = PACKAGE / 'weights_manifest.yaml'
     return installed if installed.is_file() else PACKAGE.parent / 'weights_manifest.yaml'
 
@@ -172,6 +180,11 @@ def load_manifest() -> Dict[Key, Checkpoint]:
 
     Raises:
         ManifestError: A manifest cannot be read or does not follow the schema.
+
+    Example:
+        >>> checkpoint = load_manifest()['mlfm_mobilenetv2_010', 'paper_in100', True]
+        >>> checkpoint.places, checkpoint.license
+        (('authors',), 'apache-2.0')
     """
     checkpoints = own_checkpoints()
     if extra := os.environ.get('MLFM_ZOO_MANIFEST'):
@@ -185,7 +198,15 @@ def own_checkpoints() -> Dict[Key, Checkpoint]:
 
 
 def paper_accuracies() -> Dict[str, PaperAccuracy]:
-    """What the paper reports, by model, in the order of its table; none of it is measured by this project."""
+    """Read what the paper reports; none of it is measured by this project.
+
+    Returns:
+        Accuracies by model, in the order of the paper's table.
+
+    Example:
+        >>> paper_accuracies()['mlfm_resnet18']
+        PaperAccuracy(trunk=..., memory=...)
+    """
     return _own_manifest().paper
 
 
@@ -202,14 +223,18 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
             `paper` of two percentages for each network.
 
     Returns:
-        What it says, in the file's order.
+        Its content, in the file's order.
 
     Raises:
         ManifestError: The file cannot be read or does not follow the schema.
+
+    Example:
+        >>> read_manifest(manifest_path()).paper == paper_accuracies()
+        True
     """
     path = Path(path)
     try:
-        # the loader in C does the same in a tenth of the time, where PyYAML has it
+        # the loader in C, where PyYAML has it, takes a tenth of the time
         document = yaml.load(path.read_text(encoding='utf-8'), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
     except OSError as error:
         raise ManifestError(
@@ -259,7 +284,7 @@ def _checkpoint(entry: Any, where: str) -> Checkpoint:
     types = get_type_hints(Checkpoint)
     checkpoint = Checkpoint(**{name: _value(value, types[name], name, where) for name, value in entry.items()})
     for place in checkpoint.places or ('nowhere',):
-        # other people's repositories are pinned where their commits are known
+        # timm's repositories are pinned only where their commits are known
         pinned = place != 'hub' or checkpoint.kind not in OF_TIMM
         for name in NEEDED[place] if pinned else ('file', 'repo'):
             if getattr(checkpoint, name) is None:
@@ -268,7 +293,7 @@ def _checkpoint(entry: Any, where: str) -> Checkpoint:
 
 
 def _value(value: Any, kind: Any, name: str, where: str) -> Any:
-    """A field's value, with a tuple for a list; refused if it is not of the field's type and form."""
+    """A field's value, with a tuple for a list; a ManifestError if it has another type or form."""
     if get_origin(kind) is Union:  # Optional
         if value is None:
             return None
@@ -279,7 +304,7 @@ def _value(value: Any, kind: Any, name: str, where: str) -> Any:
         good, expected = _is_count(value), 'a whole number, 0 or more'
     elif kind is str:
         pattern, expected = PATTERNS.get(name, ('.+', 'a line of text'))
-        # what a terminal would act on is in no name and no licence
+        # control characters would reach the terminal
         good = isinstance(value, str) and value.isprintable() and bool(re.fullmatch(pattern, value, re.ASCII))
     elif name == 'places':
         good, expected = isinstance(value, list) and all(v in PLACES for v in value), f'some of {", ".join(PLACES)}'

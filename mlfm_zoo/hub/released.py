@@ -1,9 +1,9 @@
-"""Checkpoints in their authors' own form: fetched, verified, converted once, and kept as safetensors.
+"""Checkpoints in their authors' form: fetched, verified, converted once, and kept as safetensors.
 
-The file comes from the authors' repository at the manifest's commit, or from what `MLFM_ZOO_PAPER_MIRROR` names
-instead: a folder with a clone of the repository, or an http(s) address that stands for its root. Its size and git blob
-id are compared before it is parsed. The converted file is kept below HF_HOME, in the Hub client's folder for files of
-other libraries. Its name is its SHA-256; its header says what it was made from.
+The file comes from the authors' repository at the manifest's commit, or from `MLFM_ZOO_PAPER_MIRROR`: a folder with a
+clone of the repository, or an http(s) address that replaces its root. Its size and git blob id are compared before it
+is parsed. The converted file is kept below HF_HOME, in the Hub client's folder for files of other libraries. Its name
+is its SHA-256, and its header names the source.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from .manifest import Checkpoint
 __all__ = ['fetch_released', 'find_released', 'released_model_args', 'source_url']
 
 MIRROR = 'MLFM_ZOO_PAPER_MIRROR'
-MAX_SIZE = 1 << 30  # bytes of a file whose size the manifest does not know
+MAX_SIZE = 1 << 30  # bytes, for a file without a size in the manifest
 CHUNK = 1 << 20
 
 
@@ -55,9 +55,9 @@ def find_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] 
 
 
 def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Path:
-    """Return the converted file of a checkpoint, fetched and converted if this was not done before.
+    """Return the converted file of a checkpoint; the first call fetches and converts it.
 
-    Processes that ask at the same time do it once, and the others wait. A file that is there costs no request.
+    Of several processes, one does the work and the others wait. An existing file costs no request.
 
     Args:
         checkpoint: A checkpoint that is available from the authors.
@@ -70,7 +70,7 @@ def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]
         CheckpointError: The file cannot be fetched, is not the one that the manifest names, or holds another network.
     """
     path = find_released(checkpoint, cache_dir)
-    if path is not None:  # nothing is written beside a file that is there: the cache may be read-only
+    if path is not None:  # without a lock file: the cache may be read-only
         return path
     folder = _folder(checkpoint, cache_dir)
     try:
@@ -85,7 +85,7 @@ def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]
 
 
 def released_model_args(path: Path) -> Dict[str, Any]:
-    """Read which options of the memory the network of a converted file was recognized to have.
+    """Read the memory options that the conversion recognized.
 
     Args:
         path: The converted file, verified.
@@ -122,7 +122,7 @@ def _make(folder: Path, checkpoint: Checkpoint) -> Path:
     record = dict(
         source=where, source_blob=checkpoint.source_blob,
         model_args={k: v for k, v in conversion.model_args.items() if k.startswith('memory_')})
-    # one entry: safetensors writes several in any order, and the same weights would have several names
+    # one entry: safetensors writes several in any order, so the digest of the same weights would vary
     content = safetensors.torch.save(conversion.state_dict, {'mlfm_zoo': json.dumps(record)})
     path = folder / f'{hashlib.sha256(content).hexdigest()}.safetensors'
     with written_whole(path) as unfinished:
@@ -131,13 +131,13 @@ def _make(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def _check_network(conversion: Conversion, checkpoint: Checkpoint, where: str) -> None:
-    """Refuse a file of another network than the manifest names it for."""
+    """Raise if the file holds another network than its manifest entry."""
     def describe(architecture: str, memory: bool, num_classes: int) -> str:
         return f'{architecture} {"with" if memory else "without"} memory, {num_classes} classes'
 
     args = conversion.model_args
     found = describe(conversion.architecture, args.get('memory', True), args['num_classes'])
-    has_memory = checkpoint.memory and checkpoint.kind != 'warm_start'  # whose memory is made beside the file's trunk
+    has_memory = checkpoint.memory and checkpoint.kind != 'warm_start'  # a warm start's file holds the trunk alone
     expected = describe(checkpoint.model, has_memory, checkpoint.num_classes)
     if found != expected or 'channel_multiplier' in args:
         raise CheckpointError(
@@ -174,7 +174,7 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
                     raise CheckpointError(f'The file {where} has more than the {limit:,} bytes that were expected.')
     except CheckpointError:
         raise
-    except Exception as error:  # the client raises those of its HTTP library, which differs between its versions
+    except Exception as error:  # of any kind: the client's HTTP library differs between its versions
         if isinstance(error, OSError) and error.strerror:  # of the disk
             raise
         raise CheckpointError(

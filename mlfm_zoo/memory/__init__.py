@@ -1,4 +1,4 @@
-"""The low-frequency memory: unit.py has the equations, network.py a network's units, attach.py gives it to others."""
+"""The low-frequency memory: equations (unit.py), the units of one network (network.py), attaching (attach.py)."""
 
 from .attach import MemorySupport, attach_memory, calibrate_memory, memory_family, supports_memory
 from .bands import image_bands, low_band

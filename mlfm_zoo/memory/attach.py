@@ -1,4 +1,4 @@
-"""Memory for networks that have none: attach it at identity, and calibrate it to a trunk's own statistics."""
+"""Attach a memory to a network that has none, at identity, and calibrate it to the trunk's statistics."""
 
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Type, TypeVar, Union
 
@@ -12,20 +12,24 @@ from .unit import LowFrequencyMemoryUnit
 
 __all__ = ['MemorySupport', 'attach_memory', 'calibrate_memory', 'memory_family', 'supports_memory']
 
-# The class that a network becomes. Keys are exact classes: a subclass may walk its blocks in a way of its own.
+# The class that a network becomes. Keys are exact classes: a subclass may call its blocks in another way.
 FAMILIES: Dict[Type[nn.Module], Type[nn.Module]] = {}
 
 NetworkT = TypeVar('NetworkT', bound=Type[nn.Module])
 
 
 def memory_family(*trunk_classes: Type[nn.Module]) -> Callable[[NetworkT], NetworkT]:
-    """Register a class of networks with memory as what networks of these classes become when one is attached.
+    """Register the class with memory for networks of some classes, for `attach_memory`.
 
     Args:
-        *trunk_classes: Classes whose networks differ from the one decorated by nothing but the memory.
+        *trunk_classes: Classes whose networks differ from the decorated class by the memory only.
 
     Returns:
         A decorator that leaves the class as it is.
+
+    Example:
+        >>> class TinyResNet(timm.models.ResNet): ...
+        >>> register = memory_family(TinyResNet)  # then: @register above the class with memory
     """
     def register(network_cls: NetworkT) -> NetworkT:
         FAMILIES.update(dict.fromkeys(trunk_classes, network_cls))
@@ -34,7 +38,7 @@ def memory_family(*trunk_classes: Type[nn.Module]) -> Callable[[NetworkT], Netwo
 
 
 class MemorySupport(NamedTuple):
-    """Whether a network can have a memory; true in a condition if it can.
+    """Whether a network can have a memory, and why not; truthy if it can.
 
     Attributes:
         supported: Whether it can.
@@ -48,13 +52,19 @@ class MemorySupport(NamedTuple):
 
 
 def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
-    """Say whether `attach_memory` takes a model.
+    """Check whether `attach_memory` can give a model a memory.
 
     Args:
         model: A timm model, or the name of one, which is then built on the meta device.
 
     Returns:
-        Whether it does, and the reason if not.
+        Whether it can, and the reason if not.
+
+    Example:
+        >>> bool(supports_memory('resnext50_32x4d'))
+        True
+        >>> supports_memory('vit_tiny_patch16_224').reason
+        'vit_tiny_patch16_224 is a VisionTransformer, expected one of ByobNet, ...'
     """
     if isinstance(model, str):
         if not timm.is_model(model.split('.')[0]):
@@ -65,7 +75,7 @@ def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
     if type(model) not in FAMILIES:
         families = ', '.join(sorted(cls.__name__ for cls in FAMILIES if cls.__module__.startswith('timm.')))
         return MemorySupport(False, f'{model_name(model)} is a {type(model).__name__}, expected one of {families}.')
-    network_cls: Any = FAMILIES[type(model)]  # a family's class, which says where the sites are
+    network_cls: Any = FAMILIES[type(model)]  # the family's class knows the sites
     try:
         network_cls.memory_sites(model, network_cls.options_cls())
     except ValueError as error:
@@ -74,27 +84,34 @@ def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
 
 
 def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
-    """Give a timm model a memory that starts at the identity, its own weights untouched.
+    """Give a timm model a memory that starts at the identity, without changing its weights.
 
-    In eval mode the model returns what it did before. In training mode each output gate normalizes by the batch; see
-    `calibrate_memory`, which keeps the model's function there too.
+    In eval mode the model's outputs stay the same. In training mode each output gate normalizes by the batch;
+    `calibrate_memory` keeps outputs close there too.
 
     Args:
         model: A timm model of a class that `supports_memory` takes.
-        **memory_options: Options of the memory, see `MemoryOptions`; ResNets take `memory_split` too.
+        **memory_options: Options of the memory, see `MemoryOptions`; ResNets also take `memory_split`.
 
     Returns:
-        The same object, now of this project's class for its family.
+        The same object, now of this package's class for its family.
 
     Raises:
-        ValueError: The model cannot have a memory, or an option is out of range; the model is unchanged then.
+        ValueError: The model cannot have a memory, or an option is out of range. The model is then unchanged.
         TypeError: An option is unknown.
+
+    Example:
+        >>> model = timm.create_model('resnet18', num_classes=10).eval()
+        >>> image = torch.randn(1, 3, 64, 64)
+        >>> before = model(image)
+        >>> torch.allclose(attach_memory(model, memory_update='cat')(image), before, atol=1e-4)
+        True
     """
     support = supports_memory(model)
     if not support:
         raise ValueError(f'{support.reason[:-1]}: memory was not attached.')
     trunk_cls = type(model)
-    network: Any = model  # has the methods of the family's class from here on
+    network: Any = model  # gets the methods of the family's class
     network.__class__ = FAMILIES[trunk_cls]
     try:
         options = network.options_cls.take_from(memory_options)
@@ -110,15 +127,15 @@ def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
 
 @torch.no_grad()
 def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = False) -> nn.Module:
-    """Set each output gate of a memory at identity to the identity on the trunk's own statistics.
+    """Calibrate a memory at identity, so that it is close to the identity in training mode too.
 
-    An output gate is a batch norm. In training mode it would normalise the trunk's features to zero mean and unit
-    variance; after calibration it gives them back the mean and the variance they have over the loader's images.
+    An output gate is a batch norm. In training mode it normalizes the trunk's features to zero mean and unit variance.
+    Calibration sets its weight and bias to restore the mean and variance that they have over the loader's images.
 
     Args:
-        model: A network with memory at identity: a warm start, or what `attach_memory` returned.
+        model: A network with memory at identity: a warm start, or a result of `attach_memory`.
         loader: Batches of images (N, in_chans, H, W), or tuples that start with one, as timm's loaders yield.
-        progress: Whether to print how far it is.
+        progress: Whether to print the number of batches done.
 
     Returns:
         The same model, in the mode it was in.
@@ -126,6 +143,11 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
     Raises:
         ValueError: The model has no memory, its memory is not at identity, its output gates are pruned or
             parametrized, or the loader is empty.
+
+    Example:
+        >>> model = attach_memory(timm.create_model('test_resnet'))
+        >>> batches = [torch.randn(8, 3, 64, 64) for _ in range(2)]
+        >>> model = calibrate_memory(model, batches)
     """
     units: List[LowFrequencyMemoryUnit] = [m for m in model.modules() if isinstance(m, LowFrequencyMemoryUnit)]
     if not units:
@@ -137,7 +159,7 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
         raise ValueError('An output gate is pruned or parametrized, so its weights cannot be set: calibrate first.')
     device = units[0].output_gate.weight.device
     counts = [0] * len(units)
-    # in float64 on the CPU, where a sum over many images keeps its digits
+    # in float64 on the CPU, which not every device has: sums over many images would lose digits in float32
     sums = [torch.zeros(2, unit.output_gate.num_features, dtype=torch.float64) for unit in units]
 
     def record(index: int):

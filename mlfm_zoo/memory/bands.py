@@ -1,8 +1,9 @@
-"""The Haar low band, which the memory consists of, and the bands of an image.
+"""The Haar low band of a feature, and the low bands of an image.
 
-Two things differ from the authors' code in form and not in result: the low band is one convolution or pooling instead
-of a four-band filter bank of which three bands are thrown away, and the image's bands are made once, each from the one
-before. Where a trunk rounds odd sides down, as ConvNeXt's patch stem does, the low band does too.
+Results equal those of the authors' code, which computes them differently: it runs a four-band filter bank and drops
+three bands, and it makes each band of the image from the image itself. Here the low band is one convolution or pooling,
+and each band is made from the one before. Where a trunk rounds odd sides down, as ConvNeXt's patch stem does, so does
+the low band.
 """
 
 from typing import List, Optional
@@ -18,30 +19,34 @@ def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
 
     Args:
         x: Feature or image (N, C, H, W).
-        ceil_mode: How an odd side is halved: True repeats its last row or column, as 'periodization' does, and False
+        ceil_mode: How an odd side is halved: True repeats its last row or column, as 'periodization' does; False
             drops it, as a strided convolution without padding does.
 
     Returns:
         Low band (N, C, H / 2, W / 2), odd sides rounded up or, without `ceil_mode`, down.
+
+    Example:
+        >>> low_band(torch.ones(1, 3, 5, 4)).shape
+        torch.Size([1, 3, 3, 2])
     """
-    # The Haar LL coefficient of a 2x2 cell is half its sum. At an odd border, ceil_mode averages the pixels that are
-    # there, which is the mean of the extended cell too, since the extension repeats them.
+    # The Haar LL coefficient of a 2x2 cell is half its sum, that is, twice its mean. At an odd border, ceil_mode
+    # averages the existing pixels; the extended cell repeats them and has the same mean.
     height, width = x.shape[-2:]
     if ceil_mode and not (_is_even(height) and _is_even(width)):
         return 2 * F.avg_pool2d(x, kernel_size=2, stride=2, ceil_mode=True)
-    # Inference engines keep the blocked layout of the trunk's convolutions here, and leave it for a pooling with
-    # ceil_mode and for a multiplication.
+    # A convolution, since inference engines then keep the blocked memory layout of the trunk's convolutions. They
+    # convert it for a pooling with ceil_mode and for a multiplication.
     kernels = torch.full((x.shape[1], 1, 2, 2), 0.5, device=x.device, dtype=x.dtype)
     return F.conv2d(x, kernels, stride=2, groups=x.shape[1])
 
 
 def _is_even(side: int) -> bool:
-    # Sides that a tracer or an export leaves open are no int, and could be odd.
+    # A dynamic side of a trace or an export is not an int, and could be odd.
     return isinstance(side, int) and side % 2 == 0
 
 
 def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[bool]] = None) -> List[torch.Tensor]:
-    """Low bands of an image, each made from the one before: A_k = LL(A_{k-1}), A_0 the image itself.
+    """Low bands of an image: A_0 is the image and A_k = LL(A_{k-1}).
 
     Args:
         image: Image batch (N, C, H, W).
@@ -49,7 +54,11 @@ def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[
         ceil_modes: How odd sides are halved at each level, see `low_band`; rounded up if None.
 
     Returns:
-        `num_levels + 1` tensors; the one at index k is A_k, (N, C, H / 2^k, W / 2^k).
+        `num_levels + 1` tensors, of which the k-th is A_k, (N, C, H / 2^k, W / 2^k).
+
+    Example:
+        >>> [tuple(band.shape[2:]) for band in image_bands(torch.randn(1, 3, 64, 48), num_levels=2)]
+        [(64, 48), (32, 24), (16, 12)]
     """
     bands = [image]
     for level in range(num_levels):

@@ -17,6 +17,10 @@ class Gate(nn.Module):
         kernel_size: Side of the kernel, odd; the output has the size of the input.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
+
+    Example:
+        >>> Gate(3, 16, kernel_size=1)(torch.randn(2, 3, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
     """
 
     def __init__(self, in_chs: int, out_chs: int, kernel_size: int, device: Any = None, dtype: Any = None):

@@ -1,4 +1,4 @@
-"""The memory of one network: where its units sit, and all of them under names that mirror the trunk's."""
+"""The memory of one network: its units, under names that mirror the trunk's."""
 
 import warnings
 from typing import TYPE_CHECKING, Any, Collection, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -16,13 +16,17 @@ __all__ = ['LowFrequencyMemory', 'MemorySite', 'PassThrough']
 
 
 class MemorySite(NamedTuple):
-    """Where a memory unit sits, and the trunk's feature there.
+    """A place in the trunk that has a memory unit, and the feature there.
 
     Attributes:
         name: Name of the unit, see `LowFrequencyMemory`.
         num_chs: Channels of the feature.
         reduction: Image size over feature size, a power of 2.
-        ceil_mode: Whether the trunk rounds odd sides up where it halves them on its way here from the site before.
+        ceil_mode: Whether the trunk rounds odd sides up when it halves them between the previous site and this one.
+
+    Example:
+        >>> MemorySite('layer1', num_chs=64, reduction=4).ceil_mode
+        True
     """
     name: str
     num_chs: int
@@ -31,7 +35,7 @@ class MemorySite(NamedTuple):
 
 
 class PassThrough(nn.Module):
-    """Stands where a network calls a unit and there is none, so that its walk is a plain loop."""
+    """Takes the place of a missing unit, so that the forward pass is a plain loop."""
 
     def forward(
             self,
@@ -45,20 +49,25 @@ class PassThrough(nn.Module):
 class LowFrequencyMemory(Fusible):
     """All memory units of one network, under names that mirror the trunk's, and the image bands that they share.
 
-    A site named 'stem' becomes the submodule `stem`. A site named 'layer2.3' becomes entry 3 of the ModuleList
-    `layer2`, so that the list can be zipped with the trunk's own. Every place without a site is a `PassThrough`.
+    The site 'stem' becomes the submodule `stem`. The site 'layer2.3' becomes entry 3 of the ModuleList `layer2`, which
+    can then be zipped with the trunk's own. Entries without a site are a `PassThrough`.
 
     Args:
-        sites: The sites in the order in which the trunk passes them.
-        places: All places for units in the order of the sites, by name: the length of a ModuleList, or None for a
-            single unit.
+        sites: The sites, in the order of the trunk's forward pass.
+        places: Submodules in the same order: None for a single unit, or the length of a ModuleList.
         in_chans: Channels of the image.
-        options: How the units are made.
+        options: Options of the units.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Dtype of the parameters.
+
+    Example:
+        >>> sites = [MemorySite('stem', 16, 2), MemorySite('layer1', 32, 4)]
+        >>> memory = LowFrequencyMemory(sites, {'stem': None, 'layer1': None})
+        >>> [tuple(band.shape) for band in memory.image_bands(torch.randn(1, 3, 64, 64))]
+        [(1, 3, 64, 64), (1, 3, 32, 32), (1, 3, 16, 16)]
     """
 
-    if TYPE_CHECKING:  # units, and lists of units, under the names of sites
+    if TYPE_CHECKING:  # units, and lists of units, by the names of sites
         def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
@@ -96,13 +105,13 @@ class LowFrequencyMemory(Fusible):
             self.set_submodule(site.name, unit)
             memory_chs = site.num_chs if options.memory_update == 'add' else 2 * site.num_chs
         self.first_level = _level(sites[0].reduction)
-        self.ceil_modes: List[bool] = []  # a level of the image's bands rounds as the trunk does on its way there
+        self.ceil_modes: List[bool] = []  # each level of the image's bands rounds as the trunk does at that level
         for site in sites:
             self.ceil_modes += [site.ceil_mode] * (_level(site.reduction) - len(self.ceil_modes))
         self.keep([site.name for site in sites])
 
     def keep(self, names: Collection[str]) -> None:
-        """Remove the units of other sites, and the levels of the image's bands that only they need.
+        """Remove all other units, and the levels of the image's bands that only they need.
 
         Args:
             names: Names of the sites whose units stay.
@@ -115,13 +124,13 @@ class LowFrequencyMemory(Fusible):
         self.reduction = 2 ** max([u.level for u in units])
 
     def units(self) -> List[LowFrequencyMemoryUnit]:
-        """The units in the order in which the trunk passes them."""
+        """The units, in the order of the trunk's forward pass."""
         return [m for m in self.modules() if isinstance(m, LowFrequencyMemoryUnit)]
 
     def fuse(self) -> 'LowFrequencyMemory':
-        """Fuse the units for inference, see `LowFrequencyMemoryUnit.fuse`; all of them are in eval mode then.
+        """Fuse the units for inference, see `LowFrequencyMemoryUnit.fuse`, and set them to eval mode.
 
-        Warns with their number and names if units have to stay as they are, see `LowFrequencyMemoryUnit.is_fused`.
+        A warning names the units that cannot be fused.
 
         Returns:
             The memory itself.
@@ -136,7 +145,7 @@ class LowFrequencyMemory(Fusible):
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether units keep only their inputs for the backward pass and compute the rest again."""
+        """Set whether units recompute their activations in the backward pass."""
         for unit in self.units():
             unit.grad_checkpointing = enable
 
@@ -146,23 +155,13 @@ class LowFrequencyMemory(Fusible):
             unit.init_identity()
 
     def forward(self, image: torch.Tensor) -> List[torch.Tensor]:
-        """Not to be called: this module is no step between two layers of the trunk.
-
-        Args:
-            image: Whatever comes from the layer before.
-
-        Returns:
-            Nothing.
-
-        Raises:
-            RuntimeError: Always.
-        """
+        """Raise a RuntimeError: the memory is not a layer that the trunk's other children surround."""
         raise RuntimeError(
             "The network's children were called one after the other, which leaves the memory out: take features with "
             'features_only=True or forward_intermediates.')
 
     def image_bands(self, image: torch.Tensor) -> List[torch.Tensor]:
-        """Make the image's bands; `bands[first_level]` is the first memory.
+        """Compute the image's bands; `bands[first_level]` is the first memory.
 
         Args:
             image: Image batch (N, C, H, W).
@@ -171,8 +170,8 @@ class LowFrequencyMemory(Fusible):
             Bands as `image_bands` returns them, as deep as the units need.
 
         Raises:
-            ValueError: The image is no batch of floating-point images of `in_chans` channels, or is smaller than one
-                cell of the network's deepest map.
+            ValueError: The image is not a floating-point batch with `in_chans` channels, or is smaller than one pixel
+                of the network's deepest map.
         """
         check_image(image, self.in_chans, self.reduction)
         return image_bands(image, self.num_levels, self.ceil_modes)
@@ -180,12 +179,12 @@ class LowFrequencyMemory(Fusible):
 
 @torch.fx.wrap  # a leaf for every tracer: its branches depend on the image
 def check_image(image: torch.Tensor, in_chans: int, reduction: int) -> None:
-    """Refuse what is no image batch for a network, before the memory's arithmetic stumbles over it.
+    """Raise a ValueError for an input that is not an image batch for a network.
 
     Args:
         image: Image batch (N, C, H, W).
         in_chans: Channels that the network takes.
-        reduction: Pixels a side of one cell of its deepest map.
+        reduction: Smallest height and width: the image pixels that one pixel of the deepest map spans.
 
     Raises:
         ValueError: The image has another number of dimensions or channels, is not floating-point, or H or W is smaller
@@ -201,7 +200,7 @@ def check_image(image: torch.Tensor, in_chans: int, reduction: int) -> None:
             f'in_chans={image.shape[1]}.')
     if not image.is_floating_point():
         raise ValueError(
-            'The image is made of whole numbers, expected floating-point ones: normalise it with the transform of '
+            'The image is made of whole numbers, expected floating-point ones: normalize it with the transform of '
             'timm.data.create_transform.')
     height, width = image.shape[-2], image.shape[-1]
     if height < reduction or width < reduction:

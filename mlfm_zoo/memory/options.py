@@ -1,4 +1,4 @@
-"""The options of a network's memory: what they are called, what they may be, and what they stand for."""
+"""The options of a network's memory: names, values and meaning."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,29 +14,34 @@ OptionsT = TypeVar('OptionsT', bound='Options')
 
 @dataclass(frozen=True)
 class Options:
-    """Options that a network takes beside those of its trunk."""
+    """Options that a network takes in addition to its trunk's."""
 
     @classmethod
     def take_from(cls: Type[OptionsT], kwargs: Dict[str, Any]) -> OptionsT:
-        """Take the options out of a network's keyword arguments, which keep all others."""
+        """Pop the options from a network's keyword arguments."""
         names = [field.name for field in dataclasses.fields(cls) if field.name in kwargs]
         return cls(**{name: kwargs.pop(name) for name in names})
 
 
 @dataclass(frozen=True)
 class MemoryOptions(Options):
-    """Options of a network's memory, under the names by which `timm.create_model` takes them.
+    """Options of a network's memory, by their names in `timm.create_model`.
 
-    They are strings and booleans, so that they survive a config.json.
+    They are strings and booleans, so that config.json can hold them.
 
     Attributes:
         memory_update: How a unit makes the next memory, 'add' or 'cat'.
         memory_supplement: Which units have a supplement gate, 'all', 'all_but_last' or 'none'.
-        memory_forget_last: Whether the last unit's memory, which nothing reads, is halved too.
+        memory_forget_last: Whether the last unit halves its memory too, which nothing reads.
 
     Raises:
         ValueError: An option is out of range.
         TypeError: An option is unknown.
+
+    Example:
+        >>> model = timm.create_model('test_mlfm_resnet', memory_update='cat', memory_supplement='none')
+        >>> model.memory_options.memory_update
+        'cat'
     """
     memory_update: str = 'add'
     memory_supplement: str = 'all'
@@ -49,6 +54,6 @@ class MemoryOptions(Options):
 
 
 def check_option(name: str, value: Union[str, int], choices: Tuple[Union[str, int], ...]) -> None:
-    """Refuse a value that is none of the choices, in one sentence."""
-    if type(value) is not type(choices[0]) or value not in choices:  # 1 is no True
+    """Raise a ValueError if the value is not one of the choices."""
+    if type(value) is not type(choices[0]) or value not in choices:  # 1 equals True
         raise ValueError(f'{name} is {value!r}, expected {" or ".join(map(repr, choices))}.')

@@ -1,4 +1,4 @@
-"""The low-frequency memory unit: its equations, and the identity at which it can start.
+"""The low-frequency memory unit: its equations, and its initialization at identity.
 
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
 (AAAI 2024), https://arxiv.org/abs/2403.08157.
@@ -30,29 +30,36 @@ from .options import MEMORY_UPDATES, check_option
 
 __all__ = ['LowFrequencyMemoryUnit', 'fuse_units']
 
-# Output of a gate at identity: far enough above 0 for its ReLU to stay open in training, near enough for x to keep its
+# Output of a gate at identity: large enough to keep its ReLU open in training, and small enough for x to keep its
 # precision in bfloat16.
 IDENTITY_OFFSET = 1 / 32
 
 
 class LowFrequencyMemoryUnit(Fusible):
-    """Low-frequency memory unit: fuses the memory into the trunk's feature and writes the next memory.
+    """Low-frequency memory unit: adds the memory to the trunk's feature and writes the next memory.
 
     Args:
         num_chs: Channels C of the trunk's feature.
         memory_chs: Channels M of the memory that the input gate reads.
-        in_chans: Channels of the image, which the supplement gate sees.
+        in_chans: Channels of the image, which the supplement gate reads.
         level: Haar level k at the feature's resolution, log2(image size / feature size).
-        update: How the feature and the fused memory make the next memory, 'add' or 'cat'.
+        update: How the next memory is made, 'add' or 'cat', see the module's equations.
         supplement: Whether the unit has a supplement gate.
-        forget: Haar levels that the forget gate takes the next memory down, each of which halves its sides.
+        forget: Number of times the forget gate halves the next memory.
         ceil_mode: How the forget gate halves odd sides, see `low_band`.
-        last: Whether the unit is the last of its network, so that nothing reads the memory that it writes.
+        last: Whether the unit is the last of its network, so that nothing reads its memory.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
     Raises:
         ValueError: `update` is neither 'add' nor 'cat'.
+
+    Example:
+        >>> unit = LowFrequencyMemoryUnit(num_chs=16, memory_chs=3, level=1)
+        >>> bands = mlfm_zoo.image_bands(torch.randn(1, 3, 64, 64), num_levels=1)
+        >>> y, memory = unit(torch.randn(1, 16, 32, 32), bands[1], bands)
+        >>> y.shape, memory.shape
+        (torch.Size([1, 16, 32, 32]), torch.Size([1, 16, 16, 16]))
     """
 
     def __init__(
@@ -85,7 +92,7 @@ class LowFrequencyMemoryUnit(Fusible):
             memory: torch.Tensor,
             bands: List[torch.Tensor],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Fuse memory into a feature.
+        """Add the memory to a feature.
 
         Args:
             x: Trunk feature (N, C, H, W).
@@ -93,8 +100,8 @@ class LowFrequencyMemoryUnit(Fusible):
             bands: The image's bands, as `image_bands` returns them; the one of the unit's level is (N, in_chans, H, W).
 
         Returns:
-            The feature that replaces x (N, C, H, W), and the next memory: C channels for update 'add', 2C with x
-            first for 'cat', with sides halved as often as the unit forgets.
+            The feature that replaces x (N, C, H, W), and the next memory (N, C, H / 2^forget, W / 2^forget); with the
+            update 'cat' it has 2C channels, x first.
         """
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint(self._forward, x, memory, bands)
@@ -107,13 +114,13 @@ class LowFrequencyMemoryUnit(Fusible):
         fused = x + low
         if self.update == 'add':
             memory = self._forget(fused)
-        else:  # the low bands of a concatenation are those of its parts, which are smaller to concatenate
+        else:  # the low band works channel by channel, and its outputs are smaller to concatenate than its inputs
             memory = torch.cat([self._forget(x), self._forget(low)], dim=1)
         return self.output_gate(fused), memory
 
     def _forget(self, x: torch.Tensor) -> torch.Tensor:
-        # Nothing reads the last memory. A scripted, compiled or exported graph leaves its low band out, which would
-        # only tie the graph to sizes at which that band has more than one pixel.
+        # Nothing reads the last memory. Scripted, compiled and exported graphs leave its low band out, which would
+        # restrict them to sizes at which the band has more than one pixel.
         if self.last and (torch.jit.is_scripting() or torch.compiler.is_compiling()):
             return x
         for _ in range(self.forget):
@@ -121,18 +128,16 @@ class LowFrequencyMemoryUnit(Fusible):
         return x
 
     def is_fused(self) -> bool:
-        """Whether the unit is in its form for inference, see `fuse`."""
+        """Whether the unit is fused for inference, see `fuse`."""
         return isinstance(getattr(self.input_gate, 'norm', None), nn.Identity)
 
     @torch.jit.ignore
     def fuse(self) -> 'LowFrequencyMemoryUnit':
-        """Put the unit into its form for inference: the same forward pass, on gates without norms.
+        """Fold the norms of the input gate and the supplement gate into their convolutions, for inference.
 
-        Outputs are those of eval mode, to rounding. A fused unit can be neither trained nor saved as a checkpoint.
-        A unit stays as it is if fusing would lose what was put on a convolution or a norm of its input gate or
-        supplement gate: a hook, pruning, a parametrization, a module of another class. Hooks on the unit and on its
-        gates remain. The output gate is a norm alone, which compilers and inference engines turn into a scale and a
-        shift themselves.
+        Outputs equal those of eval mode, to rounding. A fused unit can be neither trained nor saved as a checkpoint.
+        The unit stays unfused if a convolution or norm of these gates has a hook, pruning or a parametrization, or is
+        of another class. The output gate stays a norm, which inference engines turn into a scale and a shift.
 
         Returns:
             The unit itself.
@@ -141,10 +146,10 @@ class LowFrequencyMemoryUnit(Fusible):
         return self
 
     def folded_parts(self) -> Dict[str, nn.Module]:
-        """Make the modules of the form for inference; the unit is left as it is.
+        """Make the modules of a fused unit, without changing the unit.
 
         Returns:
-            What to put under which name; nothing for a unit that is fused already or that has to stay as it is.
+            The modules by name; empty for a unit that is already fused or cannot be.
         """
         gates: Dict[str, Any] = {
             name: gate for name, gate in self.named_children() if name in ('input_gate', 'supplement_gate')}
@@ -160,11 +165,11 @@ class LowFrequencyMemoryUnit(Fusible):
 
     @torch.no_grad()
     def init_identity(self) -> None:
-        """Set the unit so that x passes unchanged in eval mode and every parameter can be trained from there.
+        """Set the unit to pass x unchanged in eval mode, with every parameter trainable from there.
 
-        The norms of the gates get weight 0 and a small positive bias, which holds their ReLU open: a ReLU at exactly
-        zero would pass no gradient. The output gate subtracts that constant again. The norms' weights and biases
-        receive a gradient at the first step, the convolutions before them from the second.
+        The norms of the gates get weight 0 and a small positive bias, since a ReLU at exactly zero would pass no
+        gradient. The output gate subtracts that constant again. The norms' weights and biases receive a gradient from
+        the first step on, the convolutions before them from the second.
         """
         for gate in self._gates():
             gate.norm.weight.zero_()
@@ -174,9 +179,9 @@ class LowFrequencyMemoryUnit(Fusible):
 
     @torch.no_grad()
     def calibrate_identity(self, mean: torch.Tensor, var: torch.Tensor) -> None:
-        """Set the output gate of a unit at identity to normalize x by its own statistics and undo that again.
+        """Set the output gate of a unit at identity to normalize x by its statistics and to undo that.
 
-        So x passes in training mode too, as far as a batch has these statistics.
+        x then passes unchanged in training mode too, as far as a batch has these statistics.
 
         Args:
             mean: Mean of each channel of x (C,).
@@ -204,7 +209,7 @@ class LowFrequencyMemoryUnit(Fusible):
 
 
 def fuse_units(units: Iterable[LowFrequencyMemoryUnit]) -> None:
-    """Fuse all units that can be, see `LowFrequencyMemoryUnit.fuse`, or none of them if that raises."""
+    """Fuse all units that can be fused, see `LowFrequencyMemoryUnit.fuse`; if that raises, none is changed."""
     folded = [(unit, unit.folded_parts()) for unit in units]
     for unit, parts in folded:
         unit.eval()

@@ -1,4 +1,4 @@
-"""The networks, a module a family. Importing this package registers them with timm, where a paper has them."""
+"""The networks, one module per family. Importing this package registers those of the papers with timm."""
 
 from .._folding import fuse_trunk
 from . import mlfm_filtered

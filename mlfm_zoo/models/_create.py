@@ -1,4 +1,4 @@
-"""From a registered name and its keyword arguments to a network."""
+"""Build a network from its registered name and keyword arguments."""
 
 import inspect
 from dataclasses import fields
@@ -25,18 +25,19 @@ __all__ = ['create_mlfm_model', 'create_network']
 StateDict = Dict[str, torch.Tensor]
 NetworkT = TypeVar('NetworkT', bound=nn.Module)
 
-# The fields of a pretrained config that name a place for weights.
+# Fields of a pretrained config that say where weights are.
 SOURCES = {'url', 'file', 'state_dict', 'hf_hub_id', 'source'}
 
-# Arguments of the builder, which the caller may give. The config.json beside weights describes the network alone.
+# Arguments of timm's builder. The caller may give them; a config.json beside weights may not, since it describes the
+# network alone.
 BUILDER_ARGS = {
     *inspect.signature(build_model_with_cfg).parameters, 'feature_cls', 'features_only', 'out_indices', 'pruned'}
 
 
 class FeatureNet(FeatureGetterNet):
-    """timm's extractor for models with `forward_intermediates`, with two things that it lacks.
+    """timm's extractor for models with `forward_intermediates`, with two additions.
 
-    They are a switch for gradient checkpointing, and a return type, without which no scripted module can use it.
+    They are a switch for gradient checkpointing, and a return type, which TorchScript needs.
     """
 
     def forward(self, x: torch.Tensor) -> List[torch.Tensor]:
@@ -62,21 +63,20 @@ def create_network(
         /,  # so that an argument of one of these names is the network's, or unknown
         **kwargs,
 ) -> NetworkT:
-    """Build the network `variant` as `timm.create_model` asks for it.
+    """Build the network `variant` for its entrypoint.
 
-    Weights come from the manifest, verified, unless the caller names a place for them with `pretrained_cfg` or
-    `pretrained_cfg_overlay`: those are fetched by timm. What config.json beside such weights says of how to load them
-    is ignored.
+    Weights come from the manifest and are verified, unless the caller gives their location with `pretrained_cfg` or
+    `pretrained_cfg_overlay`; timm fetches those. Loading options in a config.json beside such weights are ignored.
 
     Args:
         model_cls: Class of the network.
         variant: Registered name.
         pretrained: Whether to load the weights that the pretrained config names.
-        prepare: Makes a state dict ready for the network, or refuses it, before timm adapts input convolutions and
-            classifier. Its arguments are the state dict, the network and `checkpoint`, the manifest's entry
-            if the weights are from there. It is not called if `pretrained_strict` is False.
-        memory: Whether weights of the network with its memory are asked for.
-        defaults: The variant's own arguments, which the caller's and those that the weights decide replace.
+        prepare: Prepares a state dict for the network, or raises, before timm adapts input convolutions and
+            classifier. Its arguments are the state dict, the network and `checkpoint`, the weights' entry in the
+            manifest or None. It is not called if `pretrained_strict` is False.
+        memory: Whether to load weights of the network with its memory.
+        defaults: The variant's default arguments; the caller's and those of the weights take precedence.
         **kwargs: Arguments of the class, or of `timm.models.build_model_with_cfg`.
 
     Returns:
@@ -85,7 +85,7 @@ def create_network(
     Raises:
         TypeError: An argument is unknown to the class.
         ValueError: An argument contradicts the weights.
-        RuntimeError: There are no pretrained weights, they are another network's, or they are not finite.
+        RuntimeError: There are no pretrained weights, or they are of another network or not finite.
     """
     saved = kwargs.get('pretrained_model_args') or {}
     kwargs = {k: v for k, v in kwargs.items() if k not in BUILDER_ARGS or k not in saved or v != saved[k]}
@@ -129,17 +129,17 @@ def create_mlfm_model(
         imagenet100_head: bool = False,
         **kwargs,
 ) -> NetworkT:
-    """Build the network `variant`, with memory or without, as `timm.create_model` asks for it.
+    """Build the network `variant`, with memory or without, for its entrypoint.
 
     Args:
         model_cls: Class of the network with memory.
-        trunk_cls: Class of the same network without; built, with none of the memory options, if `memory` is False.
+        trunk_cls: Class of the same network without memory, which `memory=False` builds.
         variant: Registered name.
         pretrained: Whether to load the weights that the pretrained config names.
         memory: Whether the network has a memory.
-        memory_args: The variant's own defaults for the memory options of `model_cls`.
-        imagenet100_head: Whether to cut the classifier of a warm start, which distinguishes the 1,000 classes of
-            ImageNet-1k, to the 100 of ImageNet100.
+        memory_args: The variant's defaults for the memory options of `model_cls`.
+        imagenet100_head: Whether to reduce the classifier of a warm start from the 1,000 classes of ImageNet-1k to the
+            100 of ImageNet100.
         **kwargs: As for `create_network`.
 
     Returns:
@@ -147,18 +147,17 @@ def create_mlfm_model(
 
     Raises:
         TypeError: An argument is unknown to the class.
-        ValueError: `memory` or a memory option is out of range, or features are asked for in a way that would bypass
-            the memory.
-        RuntimeError: There are no pretrained weights, or they are another network's.
+        ValueError: `memory` or a memory option is out of range, or `feature_cls` would bypass the memory.
+        RuntimeError: There are no pretrained weights, or they are of another network.
     """
     saved = kwargs.get('pretrained_model_args') or {}
-    imagenet100_head = imagenet100_head and 'imagenet100_head' not in saved  # a saved classifier is cut already
+    imagenet100_head = imagenet100_head and 'imagenet100_head' not in saved  # a saved classifier is already reduced
     check_option('memory', memory, (True, False))
     if memory and kwargs.get('feature_cls', 'getter') not in ('getter', FeatureGetterNet):
-        # they call or trace the trunk's modules one by one
+        # other extractors call or trace the trunk's modules one by one
         raise ValueError(
             f"feature_cls is {kwargs['feature_cls']!r}, expected 'getter': the others would bypass the memory.")
-    if not memory:  # the options that a folder's config brings along
+    if not memory:  # a folder's config may hold memory options
         kwargs = {k: v for k, v in kwargs.items() if not k.startswith('memory_') or k not in saved or v != saved[k]}
     network_cls: Any = model_cls
     options = [field.name for field in fields(network_cls.options_cls)] if memory else []
@@ -187,19 +186,19 @@ def prepare_state_dict(
         checkpoint: Optional[Checkpoint],
         imagenet100_head: bool = False,
 ) -> StateDict:
-    """Complete a warm start, and refuse weights that do not fit.
+    """Complete a warm start, and raise for weights that do not fit.
 
     Args:
-        state_dict: The weights, of any number of input channels and classes.
+        state_dict: The weights, with any number of input channels and classes.
         model: The network.
-        checkpoint: The manifest's entry, if the weights are from there.
-        imagenet100_head: Whether to cut the classifier to the classes of ImageNet100.
+        checkpoint: The weights' entry in the manifest, or None.
+        imagenet100_head: Whether to reduce the classifier to the classes of ImageNet100.
 
     Returns:
-        Weights for timm to adapt to the network's input channels and classes.
+        Weights that timm can adapt to the network's input channels and classes.
 
     Raises:
-        RuntimeError: They are another network's.
+        RuntimeError: They are of another network.
     """
     if checkpoint is not None and checkpoint.kind == 'warm_start' and isinstance(model, MemoryNetwork):
         state_dict = dict(state_dict, **_identity_memory(model))
@@ -211,7 +210,7 @@ def prepare_state_dict(
 
 
 def _prepare_whole(state_dict: StateDict, model: nn.Module, prepare: Callable[..., StateDict]) -> StateDict:
-    """Refuse weights that are not finite, and make sure that timm leaves out no classifier that fits."""
+    """Raise for weights that are not finite, and make timm load a classifier that fits."""
     for name, value in state_dict.items():
         if torch.is_tensor(value) and not value.isfinite().all():
             raise RuntimeError(
@@ -220,19 +219,19 @@ def _prepare_whole(state_dict: StateDict, model: nn.Module, prepare: Callable[..
     state_dict, network = prepare(state_dict, model), model.state_dict()
     names = [f'{prefix}weight' for prefix in classifier_prefixes(model)]
     if names and all(k in network and k in state_dict and network[k].shape == state_dict[k].shape for k in names):
-        # timm compares numbers of classes that the config and the caller give; the file itself is the better witness
+        # timm compares the numbers of classes of config and caller, and may drop a classifier that fits
         config_of(model)['num_classes'] = model.num_classes
     return state_dict
 
 
 def imagenet100_rows() -> List[int]:
-    """Return the rows of an ImageNet-1k classifier that belong to the classes of ImageNet100, in its order."""
+    """Return the rows of an ImageNet-1k classifier for the classes of ImageNet100, in its order."""
     rows = {synset: row for row, synset in enumerate(ImageNetInfo('imagenet-1k').label_names())}
     return [rows[synset] for synset in imagenet100.SYNSETS]
 
 
 def _identity_memory(model: MemoryNetwork) -> StateDict:
-    """Weights of a memory at identity, for images of the channels that the trunk's weights were trained on."""
+    """Weights of a memory at identity, with the image channels that the trunk's weights were trained on."""
     model.memory.init_identity()
     weights = {f'memory.{k}': v for k, v in model.memory.state_dict().items()}
     in_chans = config_of(model)['input_size'][0]
@@ -245,7 +244,7 @@ def _identity_memory(model: MemoryNetwork) -> StateDict:
 
 
 def _find_checkpoint(kwargs: Dict[str, Any], variant: str, memory: bool) -> Optional[Checkpoint]:
-    """The manifest's checkpoint to load; None if the caller names a place for weights."""
+    """The manifest's checkpoint to load; None if the caller gives the location of weights."""
     pretrained_cfg, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay') or {}
     if isinstance(pretrained_cfg, (dict, PretrainedCfg)) or SOURCES & {*overlay}:
         return None

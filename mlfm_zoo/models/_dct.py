@@ -1,4 +1,4 @@
-"""What the families on DCT coefficients share: from arguments to a network, and what its config says of its input."""
+"""Build the networks on DCT coefficients, and the input entries of their configs."""
 
 from dataclasses import asdict
 from typing import Any, Dict, Optional, Type, TypeVar
@@ -21,7 +21,7 @@ REMEDY = 'give weights of this network, made with the same dct_channels and dct_
 
 
 def create_dct_network(model_cls: Type[NetworkT], variant: str, pretrained: bool, **kwargs: Any) -> NetworkT:
-    """Build a network on DCT coefficients, as `timm.create_model` asks for it.
+    """Build a network on DCT coefficients for its entrypoint.
 
     Args:
         model_cls: Class of the network.
@@ -39,16 +39,16 @@ def create_dct_network(model_cls: Type[NetworkT], variant: str, pretrained: bool
     if kwargs.get('dct_input') == 'coefficients' and 'dct_channels' in kwargs:
         size = given.get('input_size') or timm.get_pretrained_cfg_value(variant, 'input_size') or (3, 448, 448)
         num_chs = len(select_channels(kwargs['dct_channels']))
-        if size[0] == num_chs:  # a folder's config says it already
+        if size[0] == num_chs:  # a folder's config gives the size in blocks already
             size = [8 * side for side in size]
         overlay.update(coefficient_config(num_chs, size[1:]))
         kwargs.pop('in_chans', None)
     else:
-        for name in ('mean', 'std'):  # what images are normalised with, which the stem undoes
+        for name in ('mean', 'std'):  # what images are normalized with, which the stem undoes
             if given.get(name):
                 kwargs.setdefault(f'dct_{name}', tuple(given[name]))
     if pretrained:
-        overlay['first_conv'] = None  # it reads coefficients, of which there are as many whatever the image's channels
+        overlay['first_conv'] = None  # it reads coefficients, whose number does not depend on the image's channels
     if overlay:
         kwargs['pretrained_cfg_overlay'] = overlay
     return create_network(model_cls, variant, pretrained, _prepare_state_dict, **kwargs)
@@ -59,7 +59,7 @@ def _prepare_state_dict(
         model: torch.nn.Module,
         checkpoint: Optional[Checkpoint],
 ) -> Dict[str, torch.Tensor]:
-    """Make weights of the trunk into an initialization, and refuse weights that do not fit."""
+    """Turn weights of the trunk into an initialization, and raise for weights that do not fit."""
     if checkpoint is not None and checkpoint.kind == 'initialisation':
         state_dict = start_from_trunk(state_dict, model)
     refuse_other_weights(model, state_dict, remedy=REMEDY)

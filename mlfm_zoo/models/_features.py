@@ -1,4 +1,4 @@
-"""The arguments of `forward_intermediates` that every family reads in the same way."""
+"""The arguments of `forward_intermediates` that all families share."""
 
 from typing import List, Optional, Tuple, Union
 
@@ -15,8 +15,8 @@ def take_features(
     """Resolve which features `forward_intermediates` returns.
 
     Args:
-        num_features: Features that the network has.
-        indices: Features to return, the last so many if a number, all if None.
+        num_features: Number of the network's features.
+        indices: Features to return: a list, the number of last ones, or None for all.
         output_fmt: Layout of the features, 'NCHW'.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the families share: a trunk of timm's with a memory beside it, and why weights do not fit it."""
+"""Base class of networks with memory, and checks that weights fit a network."""
 
 from typing import TYPE_CHECKING, Any, Collection, Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
@@ -21,7 +21,7 @@ MEMORY_REMEDY = 'give weights of this network, made with the same memory options
 
 if TYPE_CHECKING:
     class Trunk(nn.Module):
-        """What timm's networks have in common, for which timm has no class; their layers have names of their own."""
+        """The interface that timm's networks share; timm has no class for it."""
         in_chans: int
         feature_info: List[Dict[str, Any]]
 
@@ -35,19 +35,19 @@ else:
 
 
 class UnitsInside:
-    """The memory's way through a stage that has units between its blocks.
+    """Carries the memory through a stage that has units between its blocks.
 
-    A stage takes it as its second argument, and still takes and returns one feature for hooks. It is an object and not
-    a list, because wrappers such as FSDP copy lists of tensors.
+    A stage takes it as a second argument, so that hooks still see one feature go in and one come out. It is an object
+    and not a list, because wrappers such as FSDP copy lists of tensors.
 
     Args:
-        units: The stage's units, one for each block; the last is called after the stage.
+        units: The stage's units, one per block; the last one is called after the stage.
         memory: Memory (N, M, H, W) before the stage.
         bands: The image's bands.
-        grad_checkpointing: Whether blocks compute their insides again in the backward pass.
+        grad_checkpointing: Whether blocks recompute their activations in the backward pass.
 
     Attributes:
-        passed: Feature and memory after each unit inside, once the stage was called.
+        passed: Feature and memory after each unit inside, set when the stage is called.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class UnitsInside:
 
 @torch.fx.wrap  # a leaf for every tracer: its branch depends on the memory
 def check_gradient(read: torch.Tensor, written: torch.Tensor) -> None:
-    """Refuse a memory that lost its gradient on the way through a stage.
+    """Raise if the memory lost its gradient in a stage.
 
     Args:
         read: Memory before the stage.
         written: Memory after its last unit inside.
 
     Raises:
-        RuntimeError: It did, as under a reentrant checkpoint, which knows the arguments and results of a stage alone.
+        RuntimeError: It did, as in a reentrant checkpoint, which tracks only a stage's arguments and results.
     """
     if torch.is_grad_enabled() and read.requires_grad and not written.requires_grad:
         raise RuntimeError(
@@ -91,21 +91,21 @@ class SplitStage(nn.Sequential):
 
     @torch.jit.unused
     def forward(self, input: torch.Tensor, inside: Optional[UnitsInside] = None) -> torch.Tensor:
-        """Walk blocks and units together, up to the last block.
+        """Run blocks and units in turn, up to the last block.
 
         Args:
             input: Feature (N, C, H, W).
             inside: The memory and its units.
 
         Returns:
-            The feature (N, C', H', W') that the stage's last unit takes.
+            The input (N, C', H', W') of the stage's last unit.
 
         Raises:
-            RuntimeError: The stage is called outside of its network.
+            RuntimeError: The stage is called outside its network.
         """
         if inside is None:
             raise RuntimeError('A memory unit lies inside this stage: call the network, not the stage alone.')
-        # `inside.memory` stays, for a checkpoint around the stage calls it again
+        # `inside.memory` is not changed: a checkpoint around the stage calls it again
         x, memory, inside.passed = input, inside.memory, []
         for i, block in enumerate(self):
             x = checkpoint(block, x) if inside.grad_checkpointing else block(x)
@@ -116,9 +116,9 @@ class SplitStage(nn.Sequential):
 
 
 class MemoryNetwork(Fusible, Trunk):
-    """What networks with memory share, to be put before the trunk's class.
+    """Base of networks with memory, which goes before the trunk's class.
 
-    A family says with `memory_sites` where its units sit, and walks trunk and memory together in its own forward pass.
+    A family implements `memory_sites`, which places the units, and a forward pass through trunk and memory.
 
     Args:
         *args: As the trunk's class.
@@ -136,10 +136,10 @@ class MemoryNetwork(Fusible, Trunk):
         self.add_memory(options)
 
     def add_memory(self, options: MemoryOptions) -> None:
-        """Make the memory of a network whose trunk is there.
+        """Add the memory to a network that has its trunk.
 
         Args:
-            options: How it is made.
+            options: Options of the memory.
         """
         sites, places = self.memory_sites(options)
         self.memory = LowFrequencyMemory(sites, places, self.in_chans, options, **get_device_dtype(self))
@@ -148,14 +148,13 @@ class MemoryNetwork(Fusible, Trunk):
         self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
     def memory_sites(self, options: Any) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
-        """Say where the units sit in the trunk, or in what is left of it if it is pruned.
+        """Place the units in the trunk, which may be pruned.
 
         Args:
-            options: How the memory is made, a record of `options_cls`.
+            options: Options of the memory, of the class `options_cls`.
 
         Returns:
-            The sites in the order in which the trunk passes them, and all places for units, as `LowFrequencyMemory`
-            takes them.
+            The sites and places, as `LowFrequencyMemory` takes them.
         """
         raise NotImplementedError
 
@@ -163,7 +162,7 @@ class MemoryNetwork(Fusible, Trunk):
         """The children, the memory first.
 
         `nn.Sequential(*model.children())` and torchvision's `IntermediateLayerGetter` call children one after the
-        other, and would leave the memory out without a word. They meet it first, and its call raises.
+        other and would silently bypass the memory. So they call it first, and it raises.
         """
         children = dict(super().named_children())
         return iter(sorted(children.items(), key=lambda item: item[0] != 'memory'))
@@ -171,17 +170,16 @@ class MemoryNetwork(Fusible, Trunk):
     def fuse(self, trunk: bool = False) -> 'MemoryNetwork':
         """Fuse the memory for inference, as `timm.models.reparameterize_model` does.
 
-        Outputs are those of eval mode before, to rounding. A fused network cannot be saved as a checkpoint.
+        Outputs equal those of eval mode, to rounding. A fused network can be neither trained nor saved as a checkpoint.
 
         Args:
-            trunk: Whether to fold the trunk's batch norms into its convolutions too, see `fuse_trunk`; otherwise the
-                trunk is left as it is.
+            trunk: Whether to fold the trunk's batch norms into its convolutions too, see `fuse_trunk`.
 
         Returns:
             The network itself.
 
         Raises:
-            RuntimeError: The trunk is to be fused and torch.fx cannot trace it; the network is unchanged then.
+            RuntimeError: torch.fx cannot trace the trunk that is to be fused. The network is then unchanged.
         """
         if trunk:
             return fuse_trunk(self)
@@ -190,18 +188,18 @@ class MemoryNetwork(Fusible, Trunk):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether blocks and memory units compute their insides again in the backward pass."""
+        """Set whether blocks and memory units recompute their activations in the backward pass."""
         super().set_grad_checkpointing(enable)
         self.memory.set_grad_checkpointing(enable)
 
     def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> List[int]:
-        """As timm's, and the memory units of the stages that go."""
+        """Remove stages as timm does, and their memory units."""
         take_indices = super().prune_intermediate_layers(*args, **kwargs)
         sites, _ = self.memory_sites(self.memory_options)
         self.memory.keep([site.name for site in sites])
         return take_indices
 
-    # Says in one sentence why weights do not fit, where torch would list every parameter.
+    # Raises one sentence for weights that do not fit, where torch would list every parameter.
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         if strict:
             refuse_misfit(self, state_dict, weight_faults(self.state_dict(), state_dict))
@@ -209,9 +207,9 @@ class MemoryNetwork(Fusible, Trunk):
 
 
 def image_convs(model: nn.Module) -> Tuple[str, ...]:
-    """Names of all convolutions that see the image: the stem's, the first input gate's and every supplement gate's.
+    """Names of the convolutions that read the image: the stem's, the first input gate's and the supplement gates'.
 
-    They are what `in_chans` changes, and what timm adapts when weights of other `in_chans` are loaded.
+    `in_chans` changes these, and timm adapts them when weights of other `in_chans` are loaded.
     """
     units = [(n, m) for n, m in model.named_modules() if isinstance(m, LowFrequencyMemoryUnit)]
     return (
@@ -222,10 +220,10 @@ def image_convs(model: nn.Module) -> Tuple[str, ...]:
 
 
 def _stem_convs(model: nn.Module) -> List[str]:
-    """Names of the trunk's convolutions that see the image: the first, or one in each branch of the block it is in."""
+    """Names of the trunk's convolutions that read the image: the first, or one in each branch of its block."""
     first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     for name, module in model.named_modules():
-        # a block whose branches timm can put together into one convolution, as in the stems of RepVGG and MobileOne
+        # a block whose branches timm can merge into one convolution, as in the stems of RepVGG and MobileOne
         if hasattr(module, 'reparameterize') and first.startswith(f'{name}.'):
             convs = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d)]
             return [f'{name}.{n}' for n in convs if not n.startswith('attn.')]  # which comes after the branches
@@ -233,28 +231,27 @@ def _stem_convs(model: nn.Module) -> List[str]:
 
 
 def rounds_up(*parts: nn.Module) -> bool:
-    """Find out how parts of a trunk round odd sides where they halve its map.
+    """Find out whether a part of a trunk rounds odd sides up when it halves its map.
 
-    Branches that round in different ways cannot be added, so that a trunk that has such takes no odd sides there, and
-    either answer is right.
+    Branches that round differently cannot be added, so odd sizes never reach them, and either answer is right.
 
     Args:
-        *parts: What lies between two sites of the memory.
+        *parts: The modules between two sites of the memory.
 
     Returns:
-        Whether they round up, as 'periodization' does, or down.
+        True if they round up, as 'periodization' does; False if they round down.
 
     Raises:
-        ValueError: A layer makes the map smaller in another way than by halving it, once or more.
+        ValueError: A layer shrinks the map by another factor than a power of 2.
     """
     up = True
     for layer in (module for part in parts for module in part.modules()):
         kernel_size = getattr(layer, 'kernel_size', getattr(layer, 'filt_size', None))  # filt_size is BlurPool2d's
-        if kernel_size is None or not hasattr(layer, 'padding'):  # blocks say their stride too
+        if kernel_size is None or not hasattr(layer, 'padding'):  # blocks have a stride too
             continue
         stride, padding, dilation = layer.stride, layer.padding, getattr(layer, 'dilation', 1)
         for k, s, p, d in zip(*map(to_2tuple, (kernel_size, stride, padding, dilation))):
-            # timm's layers that pad as TensorFlow does, as much as it takes to round up
+            # timm's layers with TensorFlow's padding pad enough to round up
             same = 'Same' in type(layer).__name__ or getattr(layer, 'dynamic_padding', False)
             # a side of n becomes (n + excess) // s + 1, which is n / s rounded up if that is -1, and down if it is -s
             excess = -1 if same or s == 1 else 2 * p - d * (k - 1) - 1 + (s - 1) * getattr(layer, 'ceil_mode', False)
@@ -267,8 +264,8 @@ def rounds_up(*parts: nn.Module) -> bool:
 
 
 def weight_faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted: Collection[str] = ()) -> List[str]:
-    """What keeps the tensors `given` from being loaded for those `expected`; shapes of `adapted` may differ."""
-    # torch fills in the counters itself, which older files and frozen networks lack
+    """Reasons why `given` cannot be loaded where `expected` is needed; shapes in `adapted` may differ."""
+    # torch fills in these counters, which older files and frozen networks lack
     faults = [f'lacks {k}' for k in expected if k not in given and not k.endswith('num_batches_tracked')]
     faults += [f'has {k}, which the model lacks' for k in given if k not in expected]
     return faults + [
@@ -279,7 +276,7 @@ def weight_faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted
 
 
 def classifier_prefixes(model: nn.Module) -> Tuple[str, ...]:
-    """What the names of the classifier's parameters begin with."""
+    """Prefixes of the names of the classifier's parameters."""
     names = config_of(model).get('classifier') or ()
     return tuple(f'{name}.' for name in ((names,) if isinstance(names, str) else names))
 
@@ -290,7 +287,7 @@ def refuse_other_weights(
         adapted: Collection[str] = (),
         remedy: str = MEMORY_REMEDY,
 ) -> None:
-    """Refuse weights that do not fit, except for what timm adapts: shapes of `adapted`, and the classifier."""
+    """Raise for weights that do not fit, except where timm adapts them: shapes in `adapted`, and the classifier."""
     classifiers = classifier_prefixes(model)
     expected, given = (
         {k: v for k, v in weights.items() if not k.startswith(classifiers)}
@@ -304,7 +301,7 @@ def refuse_misfit(
         faults: List[str],
         remedy: str = MEMORY_REMEDY,
 ) -> None:
-    """Say in one sentence what keeps weights from being loaded, if anything does, and what to do."""
+    """Raise one sentence on why weights cannot be loaded and what to do, if there is any fault."""
     if not faults:
         return
     more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''

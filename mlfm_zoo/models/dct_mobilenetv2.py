@@ -1,7 +1,7 @@
 """MobileNetV2 that reads the DCT coefficients of the image.
 
-Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416. The first convolution is removed;
-the first depthwise one runs over the coefficients, or, of all 192, is a grouped one from 192 to 32 channels.
+Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416. The first convolution is removed,
+and the first depthwise one reads the coefficients. With all 192, it is a grouped one from 192 to 32 channels.
 """
 
 from typing import Any, Dict
@@ -28,6 +28,11 @@ class DCTEfficientNet(EfficientNet):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> model = timm.create_model('dct_mobilenetv2_100_6s', num_classes=10).eval()
+        >>> model(torch.randn(1, 3, 128, 128)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(self, *args: Any, output_stride: int = 128, **kwargs: Any):

@@ -25,7 +25,7 @@ LAYERS = ('layer1', 'layer2', 'layer3', 'layer4')
 
 
 class DCTResNet(ResNet):
-    """ResNet on DCT coefficients. Its features are those of the four stages, without the coefficients.
+    """ResNet on DCT coefficients. Its features are those of the four stages.
 
     Args:
         *args: As `timm.models.ResNet`.
@@ -34,6 +34,11 @@ class DCTResNet(ResNet):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> model = timm.create_model('dct_resnet50_24s', dct_input='coefficients', num_classes=10).eval()
+        >>> model(torch.randn(1, 24, 8, 8)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(self, *args: Any, layer2_stride: int = 1, **kwargs: Any):
@@ -79,7 +84,7 @@ class DCTResNet(ResNet):
         Args:
             indices: Features to keep, as for `forward_intermediates`.
             prune_norm: Without effect: there is no last norm.
-            prune_head: Whether to remove the classifier even where its features are kept.
+            prune_head: Whether to remove the classifier even if its features are kept.
 
         Returns:
             The features that are kept.
@@ -94,7 +99,7 @@ class DCTResNet(ResNet):
 
 
 class YCbCrResNet(ResNet):
-    """ResNet whose first convolution reads normalized Y, Cb and Cr of the image; all else is timm's.
+    """ResNet whose first convolution reads normalized Y, Cb and Cr of the image; the rest is timm's.
 
     Args:
         *args: As `timm.models.ResNet`.

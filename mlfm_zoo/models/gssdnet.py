@@ -4,12 +4,12 @@ Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org
 3x3 depthwise operator, a norm, a 1x1 convolution, a norm and a ReLU; there are no skip connections. The operators:
 
     blur        Gaussian of sigma 1 on all channels; it carries the stride
-    low_pass    Gaussians on the first half of the channels, of a sigma that rises from 0.707 to 1.414 over them
-    derivative  order 1: d/dx and d/dy in turn; order 2: also d2/dx2, d2/dy2 and d2/dxdy; on the first half of them
+    low_pass    Gaussians on the first half of the channels, with sigma rising from 0.707 to 1.414
+    derivative  on the first half of the channels; order 1: d/dx and d/dy in turn; order 2: also d2/dx2, d2/dy2, d2/dxdy
 
-VanillaNet has a learned depthwise convolution in place of each. What differs from the released networks: an operator
-on half of the channels is one convolution over all of them, whose kernel for a channel that passes is 1 in the middle,
-where theirs splits and concatenates. Outputs are the same.
+VanillaNet has a learned depthwise convolution in place of each. Outputs equal those of the released networks, which
+split the channels and concatenate them. Here an operator is one convolution over all channels; the kernel of a channel
+that passes unchanged is 1 in the middle.
 """
 
 import math
@@ -65,8 +65,14 @@ def fixed_kernels(kind: str, num_chs: int) -> torch.Tensor:
         num_chs: Channels C.
 
     Returns:
-        Depthwise kernels (C, 1, 3, 3), for cross-correlation, in float32. Those of the channels that pass, which come
-        last, are 1 in the middle.
+        Depthwise kernels (C, 1, 3, 3), for cross-correlation, in float32. The last channels, which pass unchanged, have
+        kernels of 1 in the middle.
+
+    Example:
+        >>> fixed_kernels('order1', 4)[0, 0]  # d/dx
+        tensor([[ 0.,  0.,  0.],
+                [ 1.,  0., -1.],
+                [ 0.,  0.,  0.]])
     """
     dd: Dict[str, Any] = {'device': 'cpu', 'dtype': torch.float32}
     kernels = torch.zeros(num_chs, 3, 3, **dd)
@@ -86,14 +92,13 @@ def fixed_kernels(kind: str, num_chs: int) -> torch.Tensor:
 class FixedConv2d(FixedBuffers):
     """Depthwise 3x3 convolution with the kernels of `fixed_kernels`, zero-padded so that stride 1 keeps the size.
 
-    The kernels are a buffer. State dicts carry them; loading other kernels is an error, since they belong to another
-    network.
+    The kernels are a buffer that state dicts hold. Loading other kernels is an error: they are of another network.
 
     Args:
         kind: 'blur', 'low_pass', 'order1' or 'order2'.
         num_chs: Channels.
         stride: Stride.
-        dilation: Distance of the pixels that a kernel sees.
+        dilation: Distance between the pixels that a kernel reads.
         device: Device of the kernels.
         dtype: Dtype of the kernels.
     """
@@ -206,6 +211,11 @@ class GSSDNet(Fusible):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> model = GSSDNet(channel_multiplier=0.1, num_classes=10)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -260,7 +270,7 @@ class GSSDNet(Fusible):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Initialize all that is learned."""
+        """Initialize all parameters."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
@@ -287,7 +297,7 @@ class GSSDNet(Fusible):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
-        """Make a new classifier, and pooling before it if `global_pool` is given."""
+        """Replace the classifier, and the pooling before it if `global_pool` is given."""
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool, in_features=self.num_features, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
@@ -367,7 +377,7 @@ class GSSDNet(Fusible):
         """Fold the norms for inference, see `mlfm_zoo.fuse_trunk`; returns the network itself."""
         return fuse_trunk(self)
 
-    # Says in one sentence why weights do not fit, where torch would list every parameter.
+    # Raises one sentence for weights that do not fit, where torch would list every parameter.
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         if strict:
             refuse_misfit(self, state_dict, weight_faults(self.state_dict(), state_dict), REMEDY)
@@ -379,7 +389,7 @@ def _prepare_state_dict(
         model: GSSDNet,
         checkpoint: Any,
 ) -> Dict[str, torch.Tensor]:
-    """Refuse weights that do not fit, before timm adapts the first convolution to `in_chans`, and the classifier."""
+    """Raise for weights that do not fit, before timm adapts the first convolution to `in_chans`, and the classifier."""
     of_image = [name for name in state_dict if name.startswith(('stem.0.conv_', 'stem.0.bn1.'))]
     refuse_other_weights(model, state_dict, of_image, REMEDY)
     weight = state_dict['stem.0.conv_pw.weight']
@@ -390,8 +400,8 @@ def _prepare_state_dict(
         raise RuntimeError(
             f'The weights were learned on {in_chs} image channels, each with a kernel of its own, and cannot be '
             f'adapted to {model.in_chans}: give in_chans={in_chs}, or build the network with pretrained=False.')
-    # Fold the first norm into the 1x1 convolution, where any image channels fit: all have the same kernel, so blurring
-    # them and what timm makes of the convolution's weight commute. The network's own norm, still new, follows the blur.
+    # Fold the first norm into the 1x1 convolution, which timm can adapt to any image channels. The blur has the same
+    # kernel for all channels, so it commutes with what timm does. The network's own norm, still new, follows the blur.
     norm = nn.BatchNorm2d(in_chs)
     norm.load_state_dict({k: state_dict[f'stem.0.bn1.{k}'] for k in norm.state_dict()})
     scale, shift = scale_and_shift(norm)

@@ -1,12 +1,12 @@
-"""ByobNet with low-frequency memory: what `attach_memory` makes of timm's networks of that class.
+"""ByobNet with low-frequency memory, for `attach_memory`.
 
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
-(AAAI 2024), https://arxiv.org/abs/2403.08157. It has no network of this class, so that none is registered: the sites
-here are this project's choice, those of the authors' ResNet where the stem pools, of their RegNet where it does not.
+(AAAI 2024), https://arxiv.org/abs/2403.08157. It has no network of this class, so none is registered. The sites are
+this project's choice: those of the authors' ResNet if the stem pools, and those of their RegNet if it does not.
 
-timm's class is RepVGG (https://arxiv.org/abs/2101.03697), MobileOne (https://arxiv.org/abs/2206.04040), GENet
+timm's class covers RepVGG (https://arxiv.org/abs/2101.03697), MobileOne (https://arxiv.org/abs/2206.04040), GENet
 (https://arxiv.org/abs/2006.14090), the ResNets of CLIP (https://arxiv.org/abs/2103.00020), RegNetZ
-(https://arxiv.org/abs/2103.06877) and more, among them networks with self-attention in their last stages.
+(https://arxiv.org/abs/2103.06877) and more, some with self-attention in their last stages.
 """
 
 from typing import Any, Dict, List, Optional, Tuple, Union
@@ -31,7 +31,7 @@ class SplitStem(SplitStage, ByobStem):
 class MLFMByobNet(MemoryNetwork, ByobNet):
     """ByobNet with a memory unit after the stem and after the last stage of every resolution.
 
-    A stem that halves twice has two: where its feature is taken, before it halves again, and at its end.
+    A stem that halves the image twice has two units: one at its feature, before it halves again, and one at its end.
 
     Args:
         *args: As `timm.models.ByobNet`.
@@ -40,6 +40,11 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
     Raises:
         ValueError: A memory option is out of range, or the trunk has a layer that does not halve its map, or a block of
             MobileViTv2.
+
+    Example:
+        >>> model = mlfm_zoo.attach_memory(timm.create_model('test_byobnet', num_classes=10))
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
     def add_memory(self, options: MemoryOptions) -> None:
@@ -95,7 +100,7 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
             indices: List[int],
             last: int,
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Walk trunk and memory together.
+        """Run trunk and memory together.
 
         Args:
             x: Image batch (N, in_chans, H, W).
@@ -103,7 +108,7 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
             last: Stage after which to stop, 0 for the stem.
 
         Returns:
-            The feature that the walk ends at, before the final convolution, and the kept features in order.
+            The last feature, before the final convolution, and the kept features in order.
         """
         features: List[torch.Tensor] = []
         bands = self.memory.image_bands(x)

@@ -1,12 +1,12 @@
 """ConvNeXt with low-frequency memory.
 
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
-(AAAI 2024), https://arxiv.org/abs/2403.08157. The authors' ConvNeXt with memory is not released: the sites here are
-this project's choice, after the stem and after every stage.
+(AAAI 2024), https://arxiv.org/abs/2403.08157. The authors' ConvNeXt with memory is not released. The sites are
+this project's choice: after the stem and after every stage.
 
-The trunks are timm's. The variants of the paper that timm lacks are those of InceptionNeXt
-(https://arxiv.org/abs/2303.16900, table 1): a smaller depthwise kernel (k3, k5), and a depthwise convolution on the
-last 1/n of the channels (par1_n), the others passing through.
+The trunks are timm's. timm lacks some variants of the paper, which come from InceptionNeXt
+(https://arxiv.org/abs/2303.16900, table 1). They have a smaller depthwise kernel (k3, k5), or a depthwise convolution
+on the last 1/n of the channels only (par1_n).
 """
 
 from typing import Any, Dict, List, Optional, Tuple, Union
@@ -45,15 +45,20 @@ class PartialDepthwiseConv2d(nn.Conv2d):
 
 
 class PartialConvNeXt(ConvNeXt):
-    """ConvNeXt whose depthwise convolutions see a part of the channels: the trunk of the par1_n variants.
+    """ConvNeXt with depthwise convolutions on a part of the channels: the trunk of the par1_n variants.
 
     Args:
         *args: As `timm.models.ConvNeXt`.
-        conv_ratio: Part of the channels that the depthwise convolutions see, above 0 and at most 1.
+        conv_ratio: Share of the channels that the depthwise convolutions read, above 0 and at most 1.
         **kwargs: As `timm.models.ConvNeXt`.
 
     Raises:
         ValueError: `conv_ratio` is out of range.
+
+    Example:
+        >>> model = PartialConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), conv_ratio=1 / 8)
+        >>> model.stages[0].blocks[0].conv_dw.in_channels
+        1
     """
 
     def __init__(self, *args, conv_ratio: float = 1.0, **kwargs):
@@ -79,14 +84,14 @@ class PartialConvNeXt(ConvNeXt):
                     bias=conv.bias is not None,
                     **get_device_dtype(self),
                 )
-                # as timm's ConvNeXt initialises its convolutions
+                # as timm's ConvNeXt initializes its convolutions
                 nn.init.trunc_normal_(block.conv_dw.weight, std=.02)
                 if block.conv_dw.bias is not None:
                     nn.init.zeros_(block.conv_dw.bias)
 
 
 class ConvNeXtMemory(MemoryNetwork):
-    """What ConvNeXt and MetaNeXt share, to be put before timm's class: units after the stem and after every stage."""
+    """Base of ConvNeXt and MetaNeXt, with units after the stem and every stage; goes before timm's class."""
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
         conv = [m for m in self.stem if isinstance(m, nn.Conv2d)][-1]
@@ -117,7 +122,7 @@ class ConvNeXtMemory(MemoryNetwork):
             indices: List[int],
             last: int,
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Walk trunk and memory together.
+        """Run trunk and memory together.
 
         Args:
             x: Image batch (N, in_chans, H, W).
@@ -125,7 +130,7 @@ class ConvNeXtMemory(MemoryNetwork):
             last: Stage after which to stop.
 
         Returns:
-            The feature that the walk ends at, and the kept features in order.
+            The last feature, and the kept features in order.
         """
         features: List[torch.Tensor] = []
         bands = self.memory.image_bands(x)
@@ -177,6 +182,11 @@ class MLFMConvNeXt(ConvNeXtMemory, PartialConvNeXt):
 
     Raises:
         ValueError: A memory option or `conv_ratio` is out of range.
+
+    Example:
+        >>> model = MLFMConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), num_classes=10)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
     def _forward_end(self, x: torch.Tensor) -> torch.Tensor:

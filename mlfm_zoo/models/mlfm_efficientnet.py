@@ -1,11 +1,11 @@
 """MobileNetV2 and EfficientNet with low-frequency memory.
 
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
-(AAAI 2024), https://arxiv.org/abs/2403.08157. Sites of MobileNetV2 are those of the authors' code and its update is
-'cat', as in their released x0.1 checkpoint (their code says 'add'). Their EfficientNet is not released: it has the
-sites of MobileNetV2 here, whose stages have the same strides.
+(AAAI 2024), https://arxiv.org/abs/2403.08157. MobileNetV2 has the sites of the authors' code. Its update is 'cat', as
+in their released x0.1 checkpoint; their code has 'add'. Their EfficientNet is not released: here it has the sites of
+MobileNetV2, whose stages have the same strides.
 
-The trunks are timm's EfficientNet class. MobileNetV2 x0.1, which timm lacks, rounds its channels to multiples of 4.
+The trunks are timm's EfficientNet class. timm lacks MobileNetV2 x0.1, which rounds its channels to multiples of 4.
 """
 
 from functools import partial
@@ -36,7 +36,7 @@ def stage_site(trunk: Any, stage: int) -> MemorySite:
 
 
 class EfficientNetMemory(MemoryNetwork):
-    """What EfficientNet and MobileNetV3 share, to be put before timm's class: stages are in `blocks`."""
+    """Base of EfficientNet and MobileNetV3 with memory, whose stages are in `blocks`; goes before timm's class."""
 
     def as_sequential(self) -> nn.Sequential:
         raise NotImplementedError('A sequence of layers would bypass the memory: call the model itself.')
@@ -57,7 +57,7 @@ class EfficientNetMemory(MemoryNetwork):
             indices: List[int],
             last: int,
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Walk trunk and memory together.
+        """Run trunk and memory together.
 
         Args:
             x: Image batch (N, in_chans, H, W).
@@ -65,7 +65,7 @@ class EfficientNetMemory(MemoryNetwork):
             last: Stage after which to stop, 0 for the stem.
 
         Returns:
-            The feature that the walk ends at, and the kept features in order.
+            The last feature, and the kept features in order.
         """
         features: List[torch.Tensor] = []
         bands = self.memory.image_bands(x)
@@ -112,7 +112,7 @@ class EfficientNetMemory(MemoryNetwork):
 
 @memory_family(EfficientNet)
 class MLFMEfficientNet(EfficientNetMemory, EfficientNet):
-    """EfficientNet with a memory unit after the stem and after every stage but the first and the last.
+    """EfficientNet with a memory unit after the stem and after every stage except the first and the last.
 
     Args:
         *args: As `timm.models.EfficientNet`.
@@ -120,6 +120,11 @@ class MLFMEfficientNet(EfficientNetMemory, EfficientNet):
 
     Raises:
         ValueError: A memory option is out of range.
+
+    Example:
+        >>> model = timm.create_model('mlfm_mobilenetv2_010', num_classes=10)
+        >>> model(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
     """
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
@@ -153,7 +158,7 @@ def mobilenetv2_args(
     """Arguments that make timm's EfficientNet a MobileNetV2, https://arxiv.org/abs/1801.04381, table 2.
 
     Args:
-        kwargs: The caller's arguments, from which those about norms and activations are taken.
+        kwargs: The caller's arguments; those of norms and activations are popped.
         channel_multiplier: Width.
         channel_divisor: Channels are rounded to multiples of it.
         depth_multiplier: Depth.

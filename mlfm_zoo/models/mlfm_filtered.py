@@ -1,4 +1,4 @@
-"""A model name that builds any timm model with a filter of spatial frequencies before it.
+"""`mlfm_filtered`: any timm model, behind a filter of spatial frequencies.
 
 Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org/abs/2302.12477, whose Table 1 retrains
 networks on filtered images.
@@ -30,20 +30,20 @@ def mlfm_filtered(
 ) -> nn.Module:
     """Build any timm model, with its images filtered before the forward pass.
 
-    Training and validation see the same filter, after normalization and all augmentation. The weights are the network's
-    own, under the same names, and a saved folder builds the network with its filter.
+    The filter applies in training and validation, after normalization and augmentation. Weights keep the network's
+    names, and a saved folder builds the network with its filter.
 
     Args:
         pretrained: Whether to load weights, as for the network itself.
         network: Name that `timm.create_model` takes.
-        radius: Radius of the filter in cycles per image; for the bands a pair.
+        radius: Radius of the filter in cycles per image; a pair for 'bandpass' and 'bandstop'.
         kind: 'lowpass', 'highpass', 'bandpass' or 'bandstop'.
         form: 'ideal' or 'gaussian'.
         **kwargs: Arguments of the network.
 
     Returns:
         The network, of a subclass of its class with one more module, `filter`. `forward_features`,
-        `forward_intermediates` and the extractors of `features_only=True` apply it.
+        `forward_intermediates` and `features_only=True` apply it.
 
     Raises:
         ValueError: No network or no radius is given, or the filter's arguments are out of range.
@@ -79,7 +79,7 @@ def _put_before(frequency_filter: FrequencyFilter, model: Any) -> None:
 
 
 class _Filtered(nn.Module):
-    """What a filtered network adds to its class."""
+    """The methods that a filtered network adds to its class."""
 
     filter: FrequencyFilter
 
@@ -92,11 +92,11 @@ class _Filtered(nn.Module):
         return super().forward_intermediates(self.filter(x), *args, **kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
-        """Copies and pickles name the network's class, as the subclass exists in this process only."""
+        """Make copies and pickles refer to the network's class, since the subclass exists in this process only."""
         return (_make_empty, (_network_class(self),), *super().__reduce_ex__(2)[2:])
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """TorchScript knows no `super`: it compiles the filter and the network as two modules, one after the other."""
+        """Give TorchScript, which has no `super`, the filter and the network as two modules in a sequence."""
         network: Any = copy.copy(self)
         network.__class__ = _network_class(self)
         network._modules = {name: module for name, module in self._modules.items() if name != 'filter'}

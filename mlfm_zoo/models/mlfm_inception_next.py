@@ -1,8 +1,8 @@
 """InceptionNeXt with low-frequency memory.
 
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
-(AAAI 2024), https://arxiv.org/abs/2403.08157. The authors' InceptionNeXt with memory is not released: the sites here
-are this project's choice, after the stem and after every stage. The trunk is timm's.
+(AAAI 2024), https://arxiv.org/abs/2403.08157. The authors' InceptionNeXt with memory is not released. The sites are
+this project's choice: after the stem and after every stage. The trunk is timm's.
 """
 
 from typing import Any, Dict
@@ -28,6 +28,11 @@ class MLFMMetaNeXt(ConvNeXtMemory, MetaNeXt):
 
     Raises:
         ValueError: A memory option is out of range.
+
+    Example:
+        >>> model = MLFMMetaNeXt(depths=(1, 1, 1, 1), dims=(16, 24, 32, 40), num_classes=10)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
 

@@ -1,10 +1,10 @@
-"""MobileNetV3 and its kin with low-frequency memory: what `attach_memory` makes of timm's networks of that class.
+"""MobileNetV3 and related networks with low-frequency memory, for `attach_memory`.
 
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
-(AAAI 2024), https://arxiv.org/abs/2403.08157. It has no network of this class, so that none is registered: the sites
-here are this project's choice, by what the sites of the authors' MobileNetV2 have in common.
+(AAAI 2024), https://arxiv.org/abs/2403.08157. It has no network of this class, so none is registered. The sites are
+this project's choice, modeled on those of the authors' MobileNetV2.
 
-timm's class is MobileNetV3 (https://arxiv.org/abs/1905.02244), MobileNetV4, FBNetV3, LCNet and HardCoRe-NAS.
+timm's class covers MobileNetV3 (https://arxiv.org/abs/1905.02244), MobileNetV4, FBNetV3, LCNet and HardCoRe-NAS.
 """
 
 from typing import Dict, List, Optional, Tuple
@@ -22,8 +22,8 @@ __all__ = ['MLFMMobileNetV3']
 class MLFMMobileNetV3(EfficientNetMemory, MobileNetV3):
     """MobileNetV3 with a memory unit after the stem and after every stage except two.
 
-    A first stage that keeps the stem's resolution has none, nor has a last one that keeps that of the stage before,
-    which is a part of the head: MobileNetV2 has none after its stages of 16 and 320 channels either.
+    There is none after a first stage at the stem's resolution, and none after a last stage at the resolution of the one
+    before, which belongs to the head. MobileNetV2 has no units after its stages of 16 and 320 channels either.
 
     Args:
         *args: As `timm.models.MobileNetV3`.
@@ -31,6 +31,11 @@ class MLFMMobileNetV3(EfficientNetMemory, MobileNetV3):
 
     Raises:
         ValueError: A memory option is out of range, or a layer of the trunk does not halve its map.
+
+    Example:
+        >>> model = mlfm_zoo.attach_memory(timm.create_model('mobilenetv3_small_050', num_classes=10))
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:

@@ -31,6 +31,11 @@ class MLFMRegNet(MemoryNetwork, RegNet):
 
     Raises:
         ValueError: A memory option is out of range.
+
+    Example:
+        >>> model = timm.create_model('mlfm_regnetx_002', num_classes=10)
+        >>> model(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
     """
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
@@ -54,7 +59,7 @@ class MLFMRegNet(MemoryNetwork, RegNet):
             indices: List[int],
             last: int = 4,
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Walk trunk and memory together.
+        """Run trunk and memory together.
 
         Args:
             x: Image batch (N, in_chans, H, W).
@@ -62,7 +67,7 @@ class MLFMRegNet(MemoryNetwork, RegNet):
             last: Stage after which to stop, 0 for the stem.
 
         Returns:
-            The feature that the walk ends at, and the kept features in order.
+            The last feature, and the kept features in order.
         """
         features: List[torch.Tensor] = []
         bands = self.memory.image_bands(x)

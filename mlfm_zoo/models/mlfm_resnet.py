@@ -3,9 +3,9 @@
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
 (AAAI 2024), https://arxiv.org/abs/2403.08157. Sites and options of each network are those of the authors' code.
 
-The trunk is timm's. It differs from the authors' in ResNet50, whose first stage theirs keeps at 64 channels, and in
-the width of the squeeze of SE-ResNet, which timm rounds to a multiple of 8. ResNet10 and SE-ResNet10, which timm lacks,
-are its ResNet with one BasicBlock a stage.
+The trunk is timm's. It differs from the authors' in two places: their ResNet50 keeps its first stage at 64 channels,
+and timm rounds the squeeze width of SE-ResNet to a multiple of 8. timm lacks ResNet10 and SE-ResNet10, which are its
+ResNet with one BasicBlock per stage.
 """
 
 from dataclasses import dataclass
@@ -50,6 +50,11 @@ class MLFMResNet(MemoryNetwork, ResNet):
 
     Raises:
         ValueError: A memory option is out of range.
+
+    Example:
+        >>> model = timm.create_model('mlfm_resnet10', features_only=True)
+        >>> [tuple(feature.shape[1:]) for feature in model(torch.randn(1, 3, 64, 64))]
+        [(64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
     """
 
     options_cls = ResNetMemoryOptions
@@ -65,7 +70,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
         sites = [
             MemorySite('stem', stem['num_chs'], stem['reduction'], rounds_up(self.conv1)),
         ]
-        if not isinstance(self.maxpool, nn.Identity):  # as in a trunk pruned to the stem's feature
+        if not isinstance(self.maxpool, nn.Identity):  # a trunk that is pruned to the stem's feature has none
             sites.append(MemorySite('pool', stem['num_chs'], 2 * stem['reduction'], rounds_up(self.maxpool)))
         places: Dict[str, Optional[int]] = {'stem': None, 'pool': None}
         for info in self.feature_info[1:]:
@@ -96,7 +101,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
             memory: torch.Tensor,
             bands: List[torch.Tensor],
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Call a stage as the module that it is, and its last unit."""
+        """Call a stage as a module, so that its hooks run, and then its last unit."""
         if _has_units_inside(units):
             inside = UnitsInside(units, memory, bands, self.grad_checkpointing)
             x, memory = stage(x, inside), inside.written()
@@ -110,7 +115,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
             indices: List[int],
             last: int = 4,
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Walk trunk and memory together.
+        """Run trunk and memory together.
 
         Args:
             x: Image batch (N, in_chans, H, W).
@@ -118,7 +123,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
             last: Stage after which to stop, 0 for the stem.
 
         Returns:
-            The feature that the walk ends at, and the kept features in order.
+            The last feature, and the kept features in order.
         """
         features: List[torch.Tensor] = []
         bands = self.memory.image_bands(x)

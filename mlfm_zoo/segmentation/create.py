@@ -1,4 +1,4 @@
-"""From a name and arguments to a segmentation network."""
+"""Build a segmentation network from a name and arguments."""
 
 from typing import Any, Optional
 
@@ -24,7 +24,7 @@ def create_model(
     """Build a segmentation network.
 
     Args:
-        name: 'fcn32s', 'fcn16s' or 'fcn8s'; 'unet', with `encoder=None` the classic one; or another decoder of
+        name: 'fcn32s', 'fcn16s' or 'fcn8s'; 'unet', the classic one with `encoder=None`; or another decoder of
             segmentation_models.pytorch, see `NAMES`.
         encoder: Name of a timm backbone, with a tag if need be, or None for the classic U-Net.
         num_classes: Classes.
@@ -38,6 +38,11 @@ def create_model(
 
     Raises:
         ValueError: The name or an option is out of range.
+
+    Example:
+        >>> model = create_model('fcn8s', 'test_mlfm_resnet', num_classes=3).eval()
+        >>> model(torch.randn(1, 3, 100, 70)).shape
+        torch.Size([1, 3, 100, 70])
     """
     if name not in NAMES:
         raise ValueError(f'name is {name!r}, expected one of {", ".join(NAMES)}.')

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 IGNORE_INDEX = 255
-MAX_VALUE = 65535  # what a mask of one channel can hold that any program writes and reads
+MAX_VALUE = 65535  # largest value of a mask of one channel in common file formats
 
 Color = Tuple[int, int, int]
 
@@ -49,14 +49,14 @@ def voc_colors(num_colors: int) -> Tuple[Color, ...]:
 
 @dataclass(frozen=True)
 class Labels(CheckedRecord):
-    """What the masks of a data set mean.
+    """Classes of a data set, and their values and colors in masks.
 
     Attributes:
         names: The classes, at most 255.
-        values: The value of each class in masks of one channel, 0 to 65535; 0, 1, ... if empty.
-        void: Values that belong to no class.
-        colors: The color of each class in RGB masks, and in pictures; those of VOC's palette if empty.
-        void_colors: Colors that belong to no class.
+        values: Value of each class in masks of one channel, 0 to 65535; 0, 1, ... if empty.
+        void: Values of no class.
+        colors: Color of each class in RGB masks and in pictures; those of VOC's palette if empty.
+        void_colors: Colors of no class.
 
     Raises:
         ValueError: The numbers of names, values and colors differ, or one of them is of another type or out of range.
@@ -101,9 +101,9 @@ LABELS = {
 
 
 def load_labels(name: str) -> Labels:
-    """Take the labels of a known data set, one of `LABELS`, or those of a JSON file with the fields of `Labels`.
+    """Return the labels of a data set in `LABELS`, or read those of a JSON file with the fields of `Labels`.
 
-    A ValueError says if there is no such data set or file, or its values do not fit.
+    A ValueError is raised if there is no such data set or file, or the file's values are wrong.
     """
     if name in LABELS:
         return LABELS[name]
@@ -172,9 +172,9 @@ def _files_of(folder: Path) -> Dict[str, Path]:
 
 
 def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
-    """Read an image as uint8 (in_chans, H, W), turned as its EXIF orientation says.
+    """Read an image as uint8 (in_chans, H, W), turned by its EXIF orientation.
 
-    A ValueError says if the file is damaged, or images have no such number of channels.
+    A ValueError is raised if the file is damaged or `in_chans` is not 1, 3 or 4.
     """
     if in_chans not in MODES:
         raise ValueError(f'in_chans is {in_chans}, expected 1, 3 or 4 for images of files: use tensors instead.')
@@ -184,7 +184,7 @@ def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
 def read_labels(file: Path, labels: Labels) -> torch.Tensor:
     """Read a mask: the class of each pixel (H, W), and `IGNORE_INDEX` where it is void.
 
-    A ValueError says if the file is damaged, or has a value or color that stands for no class or for two.
+    A ValueError is raised if the file is damaged, or has a value or color of no class or of two.
     """
     image = open_image(file, mode=None, upright=True)
     if len(image.getbands()) == 1:
@@ -212,7 +212,7 @@ def eval_transform(
         std: Sequence[float],
         img_size: Optional[Sequence[int]] = None,
 ) -> v2.Compose:
-    """Make the transform that normalizes and, on request, resizes.
+    """Make the transform for evaluation: optional resizing, and normalization.
 
     Args:
         mean: The network's `mean`.

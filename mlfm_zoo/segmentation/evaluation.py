@@ -20,10 +20,10 @@ def segmentation_loss(
         ignore_index: int = IGNORE_INDEX,
         label_smoothing: float = 0.,
 ) -> torch.Tensor:
-    """Cross entropy of the pixels that are not void; binary for a network of one output.
+    """Cross entropy over the pixels that are not void; binary for a network with one output.
 
     Args:
-        output: Output of a network: logits (N, num_classes, H, W), or a pair of those and the auxiliary head's.
+        output: Output of a network: logits (N, num_classes, H, W), or a pair of them and the auxiliary head's.
         labels: Class of each pixel, 0 or 1 for one output (N, H, W).
         aux_weight: Weight of the auxiliary logits' loss.
         ignore_index: The label of void pixels.
@@ -31,6 +31,10 @@ def segmentation_loss(
 
     Returns:
         The mean over pixels; 0 where all are void.
+
+    Example:
+        >>> segmentation_loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))
+        tensor(0.6931)
     """
     if isinstance(output, tuple):
         loss, aux_loss = (
@@ -59,9 +63,9 @@ def predict_probabilities(
     Args:
         model: The network, in eval mode.
         image: Image batch (N, C, H, W).
-        window: Height and width of windows that slide over the image, whose probabilities are averaged where they
+        window: Height and width of a window that slides over the image, with probabilities averaged where windows
             overlap; None for the whole image at once.
-        overlap: Share of a window that the next one also covers.
+        overlap: Share of a window that the next one covers too.
         flip: Whether to average with the prediction for the mirrored image.
 
     Returns:
@@ -69,6 +73,11 @@ def predict_probabilities(
 
     Raises:
         ValueError: The window or the overlap is out of range.
+
+    Example:
+        >>> model = torch.nn.Conv2d(3, 2, 1)
+        >>> predict_probabilities(model, torch.randn(1, 3, 64, 96), window=(32, 32)).shape
+        torch.Size([1, 2, 64, 96])
     """
     if flip:
         mirrored = predict_probabilities(model, image.flip(3), window, overlap).flip(3)
@@ -111,6 +120,10 @@ def predict_labels(probabilities: torch.Tensor) -> torch.Tensor:
 
     Returns:
         Classes (N, H, W).
+
+    Example:
+        >>> predict_labels(torch.tensor([0.2, 0.8]).view(1, 2, 1, 1))
+        tensor([[[1]]])
     """
     return (probabilities[:, 0] >= 0.5).long() if probabilities.shape[1] == 1 else probabilities.argmax(1)
 
@@ -126,9 +139,9 @@ def evaluate(
         num_workers: int = 0,
         progress: bool = False,
 ) -> Scores:
-    """Measure a network on a data set, whose images are evaluated one by one and may have any sizes.
+    """Measure a network on a data set, one image of any size after the other.
 
-    In a training on several devices each process evaluates its share.
+    Under `torch.distributed`, each process evaluates a share of the images.
 
     Args:
         model: The network.
@@ -143,6 +156,14 @@ def evaluate(
 
     Returns:
         The scores.
+
+    Example:
+        >>> from mlfm_zoo.segmentation import create_model, data
+        >>> model = create_model('fcn8s', 'test_mlfm_resnet', num_classes=3)
+        >>> labels, transform = data.load_labels('shapes/labels.json'), data.eval_transform(model.mean, model.std)
+        >>> dataset = SegmentationDataset('shapes', 'val', labels, transform)
+        >>> 0 <= evaluate(model, dataset, num_classes=3).miou <= 1
+        True
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)

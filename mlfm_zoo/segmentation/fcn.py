@@ -4,8 +4,8 @@ Paper: Fully Convolutional Networks for Semantic Segmentation (Long et al., CVPR
 https://arxiv.org/abs/1411.4038. The paper builds on VGG16 and pads its input by 100 pixels; here images are padded to a
 multiple of the stride, and the 7x7 convolution of the head 'fc' keeps the size of its map.
 
-The authors of the low-frequency memory say that it carries over to FCN, but released nothing of it. Here the memory is
-the backbone's, and the decoder has none.
+The authors of the low-frequency memory report that it carries over to FCN, but released no code for it. Here the
+backbone has a memory, and the decoder has none.
 """
 
 from typing import Any, List, Tuple
@@ -27,15 +27,20 @@ NUM_SCORES = {32: 1, 16: 2, 8: 3}  # of the paper's three networks, by their str
 class LearntUpsample(nn.Module):
     """Transposed convolution that starts as bilinear interpolation.
 
-    The map's edge is repeated first, so that up to the border it starts as `F.interpolate` without aligned corners.
+    The map is padded by repeating its edge, so that the output equals `F.interpolate` without aligned corners up to the
+    border.
 
     Args:
         num_chs: Channels.
-        factor: How many times larger the map becomes, even.
-        depthwise: Whether each channel is enlarged by itself; else each output sees all channels, as in the paper.
+        factor: Factor by which the map is enlarged, even.
+        depthwise: Whether each channel is enlarged separately; if not, each output reads all channels, as in the paper.
 
     Raises:
         ValueError: The factor is odd.
+
+    Example:
+        >>> LearntUpsample(num_chs=3, factor=2)(torch.randn(1, 3, 8, 8)).shape
+        torch.Size([1, 3, 16, 16])
     """
 
     def __init__(self, num_chs: int, factor: int, depthwise: bool = False):
@@ -59,24 +64,29 @@ class FCN(SegmentationNetwork):
     """FCN-32s, FCN-16s and FCN-8s.
 
     Score layers read the backbone's last feature and, for strides 16 and 8, the one or two before it. Each score is
-    enlarged to the size of the next finer one and added to it; the sum is enlarged to the image's size. The score
-    layers of skips start at zero, as in the paper. Features that share a size, as in a dilated backbone, are added
-    without enlarging.
+    enlarged to the size of the next finer one and added to it, and the sum is enlarged to the image's size. The score
+    layers of skips start at zero, as in the paper. Features of equal size, as in a dilated backbone, are added as they
+    are.
 
     Args:
         encoder: Name of a timm backbone, see `create_encoder`.
         num_classes: Classes.
         in_chans: Channels of the image.
         pretrained: Whether the backbone starts from its pretrained weights.
-        fcn_stride: Which of the three: 32, 16 or 8.
-        head: Head on the last feature: 'conv', a 1x1 convolution; 'torchvision', that of torchvision's FCN; 'fc', the
-            paper's classifier made convolutional, 7x7 and 1x1 convolutions of 4,096 channels before the score.
-        upsample: How scores are enlarged: 'full' or 'depthwise', learned (`LearntUpsample`), or 'bilinear', fixed.
+        fcn_stride: Stride of the finest score: 32, 16 or 8.
+        head: Head on the last feature. 'conv': a 1x1 convolution. 'torchvision': the head of torchvision's FCN. 'fc':
+            the paper's classifier made convolutional, 7x7 and 1x1 convolutions of 4,096 channels before the score.
+        upsample: How scores are enlarged: 'full' or 'depthwise' by `LearntUpsample`, or 'bilinear', fixed.
         aux: Whether training mode also returns the logits of an auxiliary head.
         **encoder_kwargs: Arguments of the backbone, such as `memory` and `output_stride`.
 
     Raises:
         ValueError: An option is out of range.
+
+    Example:
+        >>> model = FCN('test_mlfm_resnet', num_classes=3, upsample='bilinear')
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     def __init__(

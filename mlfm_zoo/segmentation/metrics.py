@@ -120,7 +120,7 @@ def boundary_scores(
 
 
 def _widened(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Whether each pixel (..., H, W) lies within a radius of a pixel of the mask; one shift for each of the disk."""
+    """Whether each pixel (..., H, W) lies within a radius of a pixel of the mask; shifts the mask over the disk."""
     reach = math.floor(radius)
     height, width = mask.shape[-2:]
     padded = F.pad(mask, [reach] * 4)
@@ -142,7 +142,7 @@ def _boundaries(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def as_row(scores: Scores, names: Sequence[str]) -> Dict[str, float]:
-    """Make a row of a table of scores, in percent by name; the boundary F-score if it was measured."""
+    """Make a row of a table: scores in percent by name, with the boundary F-score if it was measured."""
     row = {'miou': scores.miou, 'pixel_accuracy': scores.pixel_accuracy}
     if not math.isnan(scores.boundary_f):
         row['boundary_f'] = scores.boundary_f

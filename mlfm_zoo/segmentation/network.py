@@ -1,4 +1,4 @@
-"""Base class of the segmentation networks, and their encoders: timm's backbones, with memory or without."""
+"""Base class of the segmentation networks, and their encoders: timm's backbones, with or without memory."""
 
 import json
 from pathlib import Path
@@ -22,11 +22,11 @@ from ..models._create import FeatureNet
 
 __all__ = ['SegmentationNetwork', 'create_encoder']
 
-# What the Hub's `from_pretrained` passes on for downloads.
+# Download arguments that the Hub's `from_pretrained` passes on.
 HUB_ARGS = ('revision', 'cache_dir', 'force_download', 'local_files_only', 'token')
 
-# What no network gets: places for weights, since the encoder's are among those saved, and what older versions of the
-# Hub's library pass on.
+# Arguments that no saved network gets: sources of the encoder's weights, which are among the saved ones, and arguments
+# that older versions of the Hub's library pass on.
 IGNORED_ARGS = ('pretrained', 'checkpoint_path', 'proxies', 'resume_download')
 
 
@@ -40,25 +40,26 @@ class SegmentationNetwork(
     """A network that predicts the class of each pixel.
 
     Images may have any size: they are padded at the right and the bottom to a multiple of `stride` by repeating the
-    edge, and the logits are cropped to the image again.
+    edge, and the logits are cropped to the image.
 
-    `save_pretrained`, `from_pretrained` and `push_to_hub` are the Hub's: config.json has the arguments that build the
-    network, model.safetensors the weights. `SegmentationNetwork.from_pretrained` builds whichever network was saved.
+    `save_pretrained`, `from_pretrained` and `push_to_hub` are those of the Hub's library. config.json holds the
+    arguments that build the network, and model.safetensors the weights. `SegmentationNetwork.from_pretrained` builds
+    the class that was saved.
 
-    `mean` and `std` are what images of this network are normalized with, a value for each channel: those of its
-    encoder's pretrained config, adapted to `in_chans` as timm adapts the first convolution. config.json keeps them.
+    Images are normalized with `mean` and `std`, one value per channel. They come from the encoder's pretrained config,
+    adapted to `in_chans` as timm adapts the first convolution, and config.json holds them.
 
     Args:
         num_classes: Classes.
         in_chans: Channels of the image.
-        stride: Pixels along one side of a cell of the encoder's deepest map.
-        aux_chs: Channels of the encoder's last but one feature for an auxiliary head, torchvision's FCN head, that adds
-            its logits in training mode; None for no such head.
-        encoder_config: The encoder's pretrained config, whose mean and standard deviation images are normalized with;
-            None for ImageNet's, or 0.5 for images other than RGB.
+        stride: Image size over the size of the encoder's deepest map.
+        aux_chs: Channels of the encoder's last but one feature, for an auxiliary head (torchvision's FCN head) whose
+            logits are returned too in training mode; None for no such head.
+        encoder_config: The encoder's pretrained config, with mean and standard deviation. If None, those of ImageNet,
+            or 0.5 for images other than RGB.
     """
 
-    # any arguments, so that the Hub's mixin hands those of all networks to `_from_pretrained`
+    # takes any arguments, so that the Hub's mixin passes those of all networks to `_from_pretrained`
     def __init__(
             self,
             num_classes: int = 21,
@@ -103,15 +104,15 @@ class SegmentationNetwork(
             x: Image batch (N, in_chans, H, W).
 
         Returns:
-            Logits (N, num_classes, H, W); in training mode with an auxiliary head a pair, the second its logits.
+            Logits (N, num_classes, H, W); in training mode with an auxiliary head, a pair of them and the head's.
 
         Raises:
-            ValueError: x is no batch of floating-point images of `in_chans` channels.
+            ValueError: x is not a floating-point batch with `in_chans` channels.
         """
         check_image(x, self.in_chans, 1)
         height, width = x.shape[-2:]
         bottom, right = -height % self.stride, -width % self.stride
-        # an exported graph is for all sizes, so that it always pads, if only by nothing
+        # an exported graph holds for all sizes, so it always pads, possibly by 0
         if torch.compiler.is_compiling() or bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode='replicate')
         logits, feature = self.forward_logits(x)
@@ -121,13 +122,13 @@ class SegmentationNetwork(
         return logits[..., :height, :width], aux[..., :height, :width]
 
     def train(self, mode: bool = True) -> 'SegmentationNetwork':
-        """Set training mode, which a fused memory refuses before anything is changed."""
+        """Set training mode; with a fused memory this raises before any module has changed its mode."""
         for memory in self._memories():
             memory.train(mode)
         return super().train(mode)
 
     def fuse(self) -> 'SegmentationNetwork':
-        """Fuse the memory, and what else of the network timm can, for inference; such a network cannot be saved.
+        """Fuse the memory and timm's reparameterizable modules for inference; a fused network cannot be saved.
 
         Returns:
             The network itself.
@@ -140,7 +141,7 @@ class SegmentationNetwork(
         raise NotImplementedError
 
     def init_identity(self) -> 'SegmentationNetwork':
-        """Set the memory to the identity: in eval mode the network's outputs are those without memory.
+        """Set the memory to the identity: in eval mode the outputs then equal those without memory.
 
         Returns:
             The network itself.
@@ -168,7 +169,7 @@ class SegmentationNetwork(
         """
         try:
             network: SegmentationNetwork = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        # whatever a value of a wrong type leads to while the network is built
+        # a value of a wrong type can raise any of these while the network is built
         except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, UnicodeDecodeError,
                 json.JSONDecodeError) as error:
             raise ValueError(
@@ -220,9 +221,9 @@ class SegmentationNetwork(
 
 
 def _statistics(config: Optional[Dict[str, Any]], in_chans: int) -> Tuple[List[float], List[float]]:
-    """Mean and standard deviation for a number of channels that may differ from the encoder's own.
+    """Mean and standard deviation for `in_chans` channels, adapted as timm adapts the first convolution.
 
-    timm sums the weights of the first convolution for gray images, and repeats them for more channels.
+    timm sums its weights for gray images, and repeats them for other numbers of channels.
     """
     if not config:
         known = in_chans == len(IMAGENET_DEFAULT_MEAN)
@@ -239,12 +240,12 @@ def create_encoder(name: str, memory: Optional[bool] = None, **kwargs: Any) -> n
 
     Args:
         name: Name that `timm.create_model` takes, with a tag if need be.
-        memory: Whether it has a low-frequency memory: None for networks as they are registered; False for the trunk
-            alone of `mlfm_*`; True for a trunk of timm's own to get one, at identity, by `attach_memory`.
+        memory: Whether it has a low-frequency memory. None: as the network is registered. False: the trunk of `mlfm_*`
+            alone. True: a network of timm gets one at identity, by `attach_memory`.
         **kwargs: Arguments of `timm.create_model`, of the network and of its memory, and `out_indices`.
 
     Returns:
-        The backbone, with `feature_info` and `pretrained_cfg`; its maps are NHWC where its `output_fmt` says so.
+        The backbone, with `feature_info` and `pretrained_cfg`. Its maps are NHWC if its `output_fmt` is.
 
     Raises:
         ValueError: The network cannot have a memory, or an option is out of range.

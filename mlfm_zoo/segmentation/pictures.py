@@ -1,4 +1,4 @@
-"""Pictures of an image with its predicted classes, and masks to write."""
+"""Pictures of predicted classes, and masks to save."""
 
 from pathlib import Path
 from typing import Optional

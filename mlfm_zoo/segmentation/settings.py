@@ -52,7 +52,7 @@ class CheckedRecord:
 
 @dataclass(frozen=True)
 class TrainSettings(CheckedRecord):
-    """Everything that decides the result of a run.
+    """Settings that determine the result of a run.
 
     Attributes:
         data: Folder of images and masks, see `find_samples`.
@@ -68,26 +68,30 @@ class TrainSettings(CheckedRecord):
         vflip: Probability of an upside-down flip.
         color_jitter: Range of random brightness, contrast and saturation.
         epochs: Epochs.
-        batch_size: Images a step, of one process.
+        batch_size: Images per step and process.
         opt: Optimizer, by timm's name.
         lr: Learning rate, which falls to 0 as (1 - progress) ** 0.9.
-        warmup: Steps in which it rises first.
-        weight_decay: Weight decay, not of biases and norms.
-        clip_grad: Largest norm of the gradient, 0 for any.
+        warmup: Steps of linear warm-up.
+        weight_decay: Weight decay, except for biases and norms.
+        clip_grad: Largest norm of the gradient; 0 for no limit.
         aux_weight: Weight of the auxiliary loss.
         label_smoothing: Label smoothing.
-        ema_decay: Decay of an average of the weights, which is what is evaluated and kept; 0 for none.
-        amp: Autocast to bfloat16, to float16 (on GPUs alone) or none.
-        channels_last: Whether to use that memory format.
-        grad_checkpointing: Whether to spend time to save memory in the backward pass.
-        freeze_encoder: Whether all of the backbone but its memory stays as it is.
+        ema_decay: Decay of the average of the weights that is evaluated and saved; 0 for none.
+        amp: Dtype of autocast: bfloat16, float16 (GPUs only) or none.
+        channels_last: Whether to use the channels_last memory format.
+        grad_checkpointing: Whether to recompute activations in the backward pass, which saves memory.
+        freeze_encoder: Whether to freeze the backbone except its memory.
         train_split: Name of the split to train on.
         val_split: Name of the split to evaluate on.
-        val_every: Epochs from one evaluation to the next; the last epoch is always evaluated.
+        val_every: Epochs between evaluations; the last epoch is always evaluated.
         seed: Seed.
 
     Raises:
         ValueError: A value is of another type or out of range.
+
+    Example:
+        >>> TrainSettings(data='shapes', epochs=10).crop_size
+        (352, 480)
     """
     data: str
     labels: str = 'camvid'

@@ -1,4 +1,4 @@
-"""The networks of segmentation_models.pytorch on timm's backbones, for images of any size."""
+"""Networks of segmentation_models.pytorch on timm's backbones, for images of any size."""
 
 import inspect
 from typing import Any, List, Tuple
@@ -22,7 +22,7 @@ class SMP(SegmentationNetwork):
     """A network of segmentation_models.pytorch.
 
     Args:
-        decoder: Which, one of `DECODERS`.
+        decoder: Name of the network, one of `DECODERS`.
         encoder: Name of a timm backbone, which the library calls 'tu-NAME'.
         num_classes: Classes.
         in_chans: Channels of the image.
@@ -33,6 +33,11 @@ class SMP(SegmentationNetwork):
     Raises:
         ValueError: An option is out of range.
         RuntimeError: The library is not installed.
+
+    Example:
+        >>> model = SMP('fpn', 'test_mlfm_resnet', num_classes=3)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     def __init__(
@@ -56,7 +61,7 @@ class SMP(SegmentationNetwork):
             num_classes, in_chans, stride, network.encoder.out_channels[-2] if aux else None,
             config_of(network.encoder.model))
         if attached:
-            # the library's own feature extractor would bypass a memory: replace it by the same backbone with one
+            # the library's feature extractor would bypass a memory, so it is replaced by a backbone with memory
             known = inspect.signature(type(network).__init__).parameters
             trunk_kwargs = {k: v for k, v in kwargs.items() if k not in known}
             if max(network.encoder.model.feature_info.reduction()) < 2 ** kwargs.get('encoder_depth', 5):

@@ -1,8 +1,8 @@
 """Train a segmentation network on a folder of images and masks, with Hugging Face accelerate.
 
-A run's folder has log.csv with a row for each epoch, best/ and last/, which `load_run` reads, and state.pth, from which
-a run resumes. The order of images, augmentation and dropout depend on the seed and the epoch alone, so that a run that
-was killed ends with the same numbers as one that was not.
+A run's folder has log.csv with a row per epoch, best/ and last/ for `load_run`, and state.pth to resume from. The order
+of images, augmentation and dropout depend on the seed and the epoch only, so an interrupted run ends with the same
+numbers as an uninterrupted one.
 """
 
 import csv
@@ -53,7 +53,7 @@ def train(
     Args:
         settings: How to train.
         output: Folder of the run.
-        device: Device to train on. With 'cuda', each process that torchrun started takes a GPU of its own.
+        device: Device to train on. With 'cuda', each process of torchrun takes one GPU.
         num_workers: Processes that read images.
         progress: Whether to show a progress bar.
         log: Takes a line for each epoch.
@@ -62,8 +62,15 @@ def train(
         The row of log.csv of the best epoch.
 
     Raises:
-        ValueError: A setting is out of range, an image or mask is unfit, or the folder has a run of other settings.
+        ValueError: A setting is out of range, an image or mask cannot be used, or the folder has a run with other
+            settings.
         RuntimeError: The loss is not finite, another process trains into the folder, or accelerate is not installed.
+
+    Example:
+        >>> settings = TrainSettings(
+        ...     'shapes', 'shapes/labels.json', model='fcn8s', encoder='test_mlfm_resnet', crop_size=(48, 64), epochs=1)
+        >>> sorted(train(settings, 'run', log=lambda line: None))[:2]
+        ['epoch', 'iou_disc']
     """
     accelerator = _accelerator(device)
     output = Path(output)
@@ -94,6 +101,14 @@ def load_run(folder: Union[str, Path], device: str = 'cpu') -> Tuple[Segmentatio
 
     Raises:
         ValueError: The folder was not written by training, or its files are damaged.
+
+    Example:
+        >>> settings = TrainSettings(
+        ...     'shapes', 'shapes/labels.json', model='fcn8s', encoder='test_mlfm_resnet', crop_size=(48, 64), epochs=1)
+        >>> row = train(settings, 'loaded', log=lambda line: None)
+        >>> model, labels, settings = load_run('loaded/best')
+        >>> labels.names
+        ('ground', 'disc', 'square')
     """
     file = Path(folder) / 'run.json'
     if not file.is_file():
@@ -111,7 +126,7 @@ def load_run(folder: Union[str, Path], device: str = 'cpu') -> Tuple[Segmentatio
 
 
 class _Run:
-    """A run: its network, what trains it, and its log so far. See `train` for the arguments."""
+    """A run: its network, optimizer and data, and its log so far. See `train` for the arguments."""
 
     def __init__(
             self,
@@ -179,7 +194,7 @@ class _Run:
         return state
 
     def _parts(self) -> Dict[str, Any]:
-        """What a state consists of, besides the rows: everything that learns."""
+        """The parts of a state besides the rows: everything that training changes."""
         parts = {'model': self.model, 'optimizer': self.optimizer, 'scaler': self.scaler}
         return parts if self.ema is None else {**parts, 'ema': self.ema.module}
 
@@ -243,7 +258,7 @@ class _Run:
         return as_row(scores, self.labels.names)
 
     def save(self) -> None:
-        """Write what an epoch has reached, in one process; the state, from which a run resumes, comes last."""
+        """Save the run after an epoch, in one process. The state comes last, since a run resumes from it."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
         try:
             for name in ('last', 'best') if _best(self.rows) is self.rows[-1] else ('last',):
@@ -254,12 +269,12 @@ class _Run:
                 writer.writerows(self.rows)
             with written_whole(self.output / 'state.pth') as file, open(file, 'wb') as opened:
                 torch.save(dict(state, rows=self.rows, settings=self.plain_settings), opened)
-        except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' words for a full disk
+        except (RuntimeError, SafetensorError) as error:  # torch and safetensors raise these for a full disk
             raise OSError(
                 f'{self.output} cannot be written: make room on the disk and give the command again.') from error
 
     def _save_network(self, folder: Path) -> None:
-        """Write the network beside its folder, and move it there file by file when it is whole."""
+        """Write the network beside its folder, and then move it there file by file."""
         unfinished = folder.with_name(f'{UNFINISHED}{folder.name}')
         self.kept.save_pretrained(unfinished)
         run = {'settings': self.plain_settings, 'labels': dataclasses.asdict(self.labels)}
@@ -271,8 +286,10 @@ class _Run:
 
 
 def _accelerator(device: str) -> Any:
-    """Join the processes that torchrun started, if any. Devices and precision differ between the runs of one process,
-    which accelerate rules out, so that only those of several processes are its own."""
+    """Join the processes of torchrun, if there are several; accelerate manages devices only then.
+
+    Runs of a single process may differ in device and precision, which accelerate does not allow.
+    """
     accelerate = require_extra('accelerate', 'segmentation', 'Training')
     several = int(os.environ.get('WORLD_SIZE', 1)) > 1
     return accelerate.Accelerator(cpu=several and torch.device(device).type == 'cpu', device_placement=several)

@@ -3,14 +3,14 @@
 Paper: U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al., MICCAI 2015),
 https://arxiv.org/abs/1505.04597. Unlike theirs, convolutions are padded and followed by batch norm.
 
-The authors of the low-frequency memory say that it carries over to U-Net, but released nothing of it: where the units
-sit is this project's own choice. The memory starts where the encoder first halves the image, with m = A_1(I), as in the
-networks of the paper: at full resolution the "low band" is the image itself, which the first convolution reads anyway.
-A unit sits after both convolutions of levels 1 to 4, with the bands A_1 to A_4 for its supplement gate. Its output goes
-to the pooling and over the skip connection.
+The authors of the low-frequency memory report that it carries over to U-Net, but released no code for it. The places of
+the units are this project's choice. As in the paper's networks, the memory starts where the encoder first halves the
+image, with m = A_1(I). At full resolution the low band would be the image itself, which the first convolution reads
+anyway. A unit follows the two convolutions of each level from 1 to 4, with the bands A_1 to A_4 for its supplement
+gate. Its output goes to the pooling and to the skip connection.
 
-With `memory_decoder` each decoder level except the last, which has no memory of its size, ends in a unit without
-supplement gate. It reads the memory that the encoder's unit of that level has read: y = BN(x + ReLU(BN(Conv1x1(m)))).
+With `memory_decoder`, each decoder level except the last, which has no memory of its size, ends in a unit without a
+supplement gate. It reads the same memory as the encoder's unit of that level: y = BN(x + ReLU(BN(Conv1x1(m)))).
 """
 
 from typing import Any, List, Optional, Tuple
@@ -58,8 +58,13 @@ class UNet(SegmentationNetwork):
         **memory_options: Options of the memory, see `MemoryOptions`.
 
     Raises:
-        ValueError: An option is out of range, or the decoder is to read a memory that the encoder lacks.
+        ValueError: An option is out of range, or `memory_decoder` is set without `memory`.
         TypeError: An option is unknown.
+
+    Example:
+        >>> model = UNet(num_classes=3, base_width=8, memory_decoder=True)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""From data to a published checkpoint: recipe, launch, evaluate, collect, cost, card, publish, as a user goes."""
+"""From data to a published checkpoint: recipe, launch, evaluate, collect, cost, card, publish."""

@@ -1,4 +1,4 @@
-"""Build a network from a name and arguments that a user or a file gives."""
+"""Build a network from a name and arguments of a user or a file."""
 
 from typing import Any, Mapping, Optional
 
@@ -11,7 +11,7 @@ __all__ = ['build_network']
 
 
 def build_network(name: str, model_args: Optional[Mapping[str, Any]] = None, pretrained: bool = False) -> nn.Module:
-    """Build a network; whatever goes wrong names it in one sentence.
+    """Build a network; any error is one sentence with its name.
 
     Args:
         name: A name that `timm.create_model` takes, such as 'local-dir:FOLDER'.

@@ -1,4 +1,4 @@
-"""Model cards, made from the manifest and the network."""
+"""Model cards, from the manifest and the network."""
 
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -88,7 +88,7 @@ DATASETS = {
 
 
 def dataset_of(tag: str, num_classes: int, training_args: Optional[Dict[str, Any]] = None) -> Optional[Dataset]:
-    """Find the data that weights were trained on; their number of classes alone does not tell.
+    """Find the data that weights were trained on.
 
     Args:
         tag: Tag of the weights, such as 'in100'.
@@ -97,6 +97,10 @@ def dataset_of(tag: str, num_classes: int, training_args: Optional[Dict[str, Any
 
     Returns:
         The data; None if it is unknown.
+
+    Example:
+        >>> dataset_of('in100', num_classes=100).name
+        'ImageNet100 (ambityga/imagenet100)'
     """
     recorded = str((training_args or {}).get('dataset') or '')
     dataset = DATASETS.get(recorded.split('/')[-1].lower() if recorded else tag.split('_')[-1])
@@ -117,6 +121,11 @@ def make_card(
 
     Returns:
         Markdown with metadata at the top, as the Hub expects in a README.md.
+
+    Example:
+        >>> from mlfm_zoo.hub.loading import find_checkpoint
+        >>> '# test_mlfm_resnet.digits' in make_card(find_checkpoint('test_mlfm_resnet', 'digits'))
+        True
     """
     dataset = dataset_of(checkpoint.tag, checkpoint.num_classes, training_args)
     options = dict(model_args or {}, num_classes=checkpoint.num_classes, **({} if checkpoint.memory else NO_MEMORY))
@@ -192,11 +201,11 @@ def _metadata(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> ModelCardDa
 
 
 def measured_figures(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> List[Figure]:
-    """Take the measured figures of a checkpoint apart.
+    """Split the measured figures of a checkpoint into metric, data and value.
 
     Args:
-        checkpoint: The checkpoint. A figure called 'top-1 of 50 photos' was measured on 50 photos, and one called
-            'top-1' on the validation images of the data that the weights were trained on.
+        checkpoint: The checkpoint. The figure 'top-1 of 50 photos' was measured on 50 photos, and 'top-1' on the
+            validation images of the data that the weights were trained on.
         dataset: The data that the weights were trained on, None if unknown.
 
     Returns:

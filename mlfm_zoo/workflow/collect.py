@@ -1,4 +1,4 @@
-"""From the output folders of timm's train.py to figures that can be compared, and to a checkpoint for publishing."""
+"""Read output folders of timm's train.py: compare their accuracies, and choose checkpoints to publish."""
 
 import csv
 import math
@@ -20,7 +20,7 @@ __all__ = [
     'publish_args', 'read_args', 'read_run',
 ]
 
-# What this package reads of train.py's arguments, and what they are; each may be None.
+# Arguments of train.py that this package reads, and their types; each may be None.
 ARGUMENTS = dict(
     model=str, epochs=int, cooldown_epochs=int, warmup_epochs=int, eval_metric=str, dataset=str, data_dir=str,
     model_kwargs=dict, img_size=int, input_size=list)
@@ -74,7 +74,7 @@ def read_run(folder: Union[str, Path]) -> Run:
         RunError: The run is not finished, its files do not belong together, or its weights do not fit the network.
     """
     folder = Path(folder)
-    for name in ('args.yaml', 'summary.csv'):  # which a run has from its first epoch on, beside checkpoints
+    for name in ('args.yaml', 'summary.csv'):  # a run has both from its first epoch on
         if not (folder / name).is_file():
             raise FileNotFoundError(f"There is no {name} in {folder}: give an output folder of timm's train.py, whole.")
     args = read_args(folder / 'args.yaml')
@@ -114,7 +114,7 @@ def find_runs(folder: Union[str, Path]) -> Tuple[List[Run], List[str]]:
         folder: Folder that holds output folders of train.py.
 
     Returns:
-        The finished runs in the order of their names, and a sentence about each other folder in it.
+        The finished runs in the order of their names, and a sentence about each folder that is not one.
 
     Raises:
         FileNotFoundError: The folder is not there.
@@ -130,7 +130,7 @@ def find_runs(folder: Union[str, Path]) -> Tuple[List[Run], List[str]]:
 
 
 def publish_args(run: Run, tag: Optional[str] = None, data: Optional[Union[str, Path]] = None) -> Dict[str, Any]:
-    """Say how the best epoch of a run is published.
+    """Make the arguments that publish the best epoch of a run.
 
     Args:
         run: The run.
@@ -152,28 +152,53 @@ def publish_args(run: Run, tag: Optional[str] = None, data: Optional[Union[str, 
 
 
 def half_interval(top1: float, num_images: int) -> float:
-    """Half the 95 % confidence interval, in points, of an accuracy in percent measured on that many images."""
+    """Half the 95 % confidence interval of an accuracy.
+
+    Args:
+        top1: Accuracy in percent.
+        num_images: Images that it was measured on.
+
+    Returns:
+        Half the width of the interval, in points.
+
+    Example:
+        >>> round(half_interval(80, num_images=5000), 2)
+        1.11
+    """
     p = top1 / 100
     return 100 * Z95 * math.sqrt(p * (1 - p) / num_images)
 
 
 def difference_interval(a: float, b: float, num_images: int) -> Tuple[float, float]:
-    """95 % confidence interval, in points, of b - a, two accuracies in percent, taken as independent."""
+    """95 % confidence interval of the difference b - a of two accuracies, taken as independent.
+
+    Args:
+        a: Accuracy in percent.
+        b: Accuracy in percent.
+        num_images: Images that each was measured on.
+
+    Returns:
+        Low and high end of the interval, in points.
+
+    Example:
+        >>> [round(end, 2) for end in difference_interval(80, 82, num_images=5000)]
+        [0.46, 3.54]
+    """
     half = math.hypot(half_interval(a, num_images), half_interval(b, num_images))
     return b - a - half, b - a + half
 
 
 def compare(runs: Sequence[Run], num_images: int = 5000) -> List[Dict[str, Any]]:
-    """Set baseline and memory side by side, best with best and last with last.
+    """Compare baseline and memory, at their best and at their last epochs.
 
     Args:
-        runs: Runs of any networks; those of one network that differ by nothing but the seed are taken together.
+        runs: Runs of any networks; those that differ only by the seed are grouped.
         num_images: Images of the validation set.
 
     Returns:
-        For each network and each of 'best' and 'last', a dict: 'model', 'model_args', 'epoch', for 'baseline' and
-        'memory' the accuracies, their mean, deviation (None for one run) and half interval, or None without runs, and
-        'difference' and 'interval' of the means (None without both).
+        A dict for each network and each of 'best' and 'last'. It has 'model', 'model_args' and 'epoch'. For 'baseline'
+        and 'memory' it has the accuracies, their mean, deviation (None for one run) and half interval, or None without
+        runs. 'difference' and 'interval' are those of the means (None unless there are runs of both).
     """
     networks: Dict[Tuple[str, str], List[Run]] = {}
     for run in runs:
@@ -217,7 +242,7 @@ def read_args(path: Path) -> Dict[str, Any]:
         args = yaml.load(path.read_text(encoding='utf-8'), _PlainLoader)
     except OSError:
         raise
-    except Exception as error:  # of any kind for text that claims to be a number or a date
+    except Exception as error:  # of any kind, for malformed numbers and dates
         raise RunError(f"{path} is not what timm's train.py writes: copy the run again.") from error
     if not isinstance(args, dict) or not all(isinstance(name, str) for name in args):
         raise RunError(f"{path} is not what timm's train.py writes, expected its arguments by name: correct it.")
@@ -228,7 +253,7 @@ def read_args(path: Path) -> Dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, by which a small file could stand for more than fits in memory."""
+    """YAML without aliases, by which a small file could fill the memory."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -248,6 +273,10 @@ def num_classes_of(model: str, weights: Mapping[str, torch.Tensor]) -> int:
 
     Raises:
         ValueError: The weights have no classifier.
+
+    Example:
+        >>> num_classes_of('mlfm_resnet18', {'fc.weight': torch.zeros(100, 512)})
+        100
     """
     name = f'{timm.get_pretrained_cfg_value(model, "classifier")}.weight'
     if name not in weights or weights[name].ndim != 2:
@@ -256,7 +285,7 @@ def num_classes_of(model: str, weights: Mapping[str, torch.Tensor]) -> int:
 
 
 def _read_summary(path: Path) -> Dict[int, float]:
-    """Validation top-1 accuracy by epoch. A resumed run may write the header again, and an epoch once more."""
+    """Validation top-1 accuracy by epoch. A resumed run may repeat the header and an epoch."""
     top1 = {}
     with open(path, newline='', encoding='utf-8') as f:
         try:

@@ -1,4 +1,4 @@
-"""From a released checkpoint to a folder that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads."""
+"""Convert a released checkpoint to a folder for `timm.create_model('local-dir:FOLDER', pretrained=True)`."""
 
 import filecmp
 import shutil
@@ -25,19 +25,19 @@ def convert_checkpoint(
 
     Args:
         path: The checkpoint, see `convert.read_checkpoint`.
-        output: The folder to make, which must not exist or be empty; what a killed run left does not count. Its files
-            appear only when they are whole, config.json last.
-        model_args: Arguments of the network that no checkpoint tells, such as `thumbnail` of GSSDNet.
+        output: The folder to make, which must be missing or empty, except for leftovers of a killed run. Files appear
+            only when complete, config.json last.
+        model_args: Arguments of the network that no checkpoint reveals, such as `thumbnail` of GSSDNet.
 
     Returns:
-        What was recognized.
+        The recognized network and its weights.
 
     Raises:
         FileNotFoundError: There is no such file.
         FileExistsError: `output` exists and is not an empty folder.
         OSError: `output` cannot be written.
-        ValueError: The file was not read or not recognized, or the arguments do not fit the network.
-        RuntimeError: The file lacks parameters of the network that it looks like, or they have other shapes.
+        ValueError: The file cannot be read or recognized, or the arguments do not fit the network.
+        RuntimeError: The file lacks parameters of the recognized network, or they have other shapes.
     """
     output = Path(output)
     _refuse_others(output)
@@ -61,7 +61,7 @@ def convert_checkpoint(
 
 
 def _refuse_others(output: Path, weights: Optional[Path] = None) -> None:
-    """Refuse a folder that holds more than a killed run left: unfinished files, or the same weights alone."""
+    """Raise if a folder holds more than leftovers of a killed run: unfinished files, or the same weights alone."""
     names = [p.name for p in output.iterdir() if not p.name.startswith(UNFINISHED)] if output.is_dir() else []
     if names == ['model.safetensors'] and (
             weights is None or filecmp.cmp(weights, output / names[0], shallow=False)):

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and activations, counted on the meta device."""
+"""Cost of a network: parameters, multiply-adds and activations, counted on the meta device."""
 
 from typing import NamedTuple, Optional, Tuple
 
@@ -28,7 +28,7 @@ class Cost(NamedTuple):
 
 
 def count_cost(name: str, input_size: Optional[Tuple[int, int, int]] = None, **kwargs) -> Cost:
-    """Count the cost of a network, without computing anything.
+    """Count the cost of a network by name, without weights or arithmetic.
 
     Args:
         name: Name that `timm.create_model` takes.
@@ -37,6 +37,11 @@ def count_cost(name: str, input_size: Optional[Tuple[int, int, int]] = None, **k
 
     Returns:
         The cost of one image.
+
+    Example:
+        >>> cost = count_cost('mlfm_mobilenetv2_010', num_classes=100)
+        >>> cost.input_size, cost.params < 1e6
+        ((3, 224, 224), True)
     """
     model = timm.create_model(name, device='meta', **kwargs)
     return cost_of(model, tuple(input_size or config_of(model)['input_size']))
@@ -51,6 +56,11 @@ def cost_of(model: nn.Module, input_size: Tuple[int, int, int]) -> Cost:
 
     Returns:
         The cost of one image.
+
+    Example:
+        >>> model = timm.create_model('test_mlfm_resnet', device='meta')
+        >>> cost_of(model, (3, 64, 64)).input_size
+        (3, 64, 64)
     """
     model.eval()
     activations = 0

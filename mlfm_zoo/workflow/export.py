@@ -1,6 +1,6 @@
-"""Write a network as a file for an inference engine, once the file answers as the network does.
+"""Export a network to a file for an inference engine, after comparing its outputs with the network's.
 
-ONNX, OpenVINO and AOTInductor get the graph that `torch.export` makes; TorchScript compiles the network's own code.
+ONNX, OpenVINO and AOTInductor get the graph of `torch.export`; TorchScript compiles the network's own code.
 """
 
 import copy
@@ -39,11 +39,11 @@ LIBRARIES: Dict[str, Tuple[str, ...]] = {'onnx': ('onnx', 'onnxscript', 'onnxrun
 # Dimensions of an image batch that may differ from call to call.
 DYNAMIC: Dict[str, Tuple[int, ...]] = {'none': (), 'batch': (0,), 'all': (0, 2, 3)}
 
-# Photographs that int8 is calibrated on, and those that a file is checked on, at most.
+# Largest numbers of photographs for the calibration of int8 and for the check of a file.
 CALIBRATED, CHECKED = 256, 32
 
-# How far a logit of a float32 file may be off, as a share of the largest logit; and the logits of an int8 file, as a
-# share of their norm: a file that keeps a network's accuracy is at a few hundredths.
+# Largest errors: of a logit of a float32 file, as a share of the largest logit; and of the logits of an int8 file, as a
+# share of their norm, where a few hundredths keep a network's accuracy.
 TOLERANCE, INT8_TOLERANCE = 1e-4, 0.5
 
 # Images of a batch when int8 is calibrated, unless the file's own batch is fixed.
@@ -51,15 +51,15 @@ BATCH = 16
 
 
 class Check(NamedTuple):
-    """How a file answered, compared with the network.
+    """Outputs of a file, compared with the network's.
 
     Attributes:
         randoms: Random images.
         photos: Photographs.
         difference: Largest difference of a logit, as a share of the largest logit.
-        error: Norm of all differences of the photographs' logits, as a share of the norm of those logits, where each
-            image's mean logit is subtracted first. Random images count where there are no photographs.
-        same: How many of these images have the same first answer.
+        error: Norm of the differences of the photographs' logits, as a share of the norm of these logits, after each
+            image's mean logit is subtracted. Without photographs, random images are used.
+        same: Number of these images with the same top-1 class.
     """
     randoms: int
     photos: int
@@ -69,13 +69,12 @@ class Check(NamedTuple):
 
 
 class ExportedNetwork(nn.Module):
-    """An exported file as a module: `workflow.evaluate` takes it, and so do timm's loaders.
+    """An exported file as a module, for `workflow.evaluate` and timm's loaders.
 
     Args:
-        file: What `export_network` wrote.
-        network: The network that was exported, whose number of classes and pretrained config the module has.
-        batch_size: Images a call takes, if the file does not take any number: smaller batches are padded and larger
-            ones split.
+        file: A file that `export_network` wrote.
+        network: The exported network, from which the module takes number of classes and pretrained config.
+        batch_size: Batch size of the file if it is fixed: smaller batches are then padded and larger ones split.
 
     Raises:
         RuntimeError: A library is missing.
@@ -92,7 +91,7 @@ class ExportedNetwork(nn.Module):
 
 
 def require_format(form: str, file: Union[str, Path], int8: bool = False) -> None:
-    """Check what can be checked before a network is built.
+    """Check format, file name and libraries before a network is built.
 
     Args:
         form: Format, a key of `ENDINGS`.
@@ -102,6 +101,11 @@ def require_format(form: str, file: Union[str, Path], int8: bool = False) -> Non
     Raises:
         ValueError: The file cannot be written under this name, or the format has no int8.
         RuntimeError: A library is missing.
+
+    Example:
+        >>> require_format('torchscript', 'network.onnx')
+        Traceback (most recent call last):
+        ValueError: network.onnx cannot be written: name a file that ends with .pt, in an existing folder.
     """
     file = Path(file)
     if file.suffix != ENDINGS[form] or not file.parent.is_dir():
@@ -124,27 +128,32 @@ def export_network(
         calibration: Optional[torch.Tensor] = None,
         photos: Optional[torch.Tensor] = None,
 ) -> Check:
-    """Write a network as a file for an inference engine, once the file answers as the network does.
+    """Export a network to a file for an inference engine, after comparing its outputs with the network's.
 
     Args:
-        model: A timm model on the CPU, which is set to eval mode. Its file takes normalized images, as the model's
-            own transform prepares them, and returns logits.
+        model: A timm model on the CPU, which is set to eval mode. Its file takes images prepared by the model's own
+            transform, and returns logits.
         file: File to write, whole or not at all, with the format's ending, see `ENDINGS`.
         form: Format: 'onnx', 'openvino', 'torchscript' or 'aoti', AOTInductor's package of machine code for this CPU.
         img_size: Image size in pixels, instead of the model's.
-        batch_size: Images a call takes, unless the batch is dynamic.
-        dynamic: What may differ from call to call: 'none', the 'batch', or 'all', batch, height and width.
-            TorchScript takes any.
-        fuse: Whether to fold norms into convolutions before, see `fuse_trunk`.
-        calibration: Images (N, C, H, W) to quantize to int8 with; the file is float32 if None.
-        photos: Images (N, C, H, W) to compare answers on, beside random ones.
+        batch_size: Batch size, unless it is dynamic.
+        dynamic: Dynamic dimensions: 'none', 'batch', or 'all' for batch, height and width. For TorchScript all are.
+        fuse: Whether to fold norms into convolutions first, see `fuse_trunk`.
+        calibration: Images (N, C, H, W) for the calibration of int8; the file is float32 if None.
+        photos: Images (N, C, H, W) to compare outputs on, in addition to random ones.
 
     Returns:
-        How the file answered.
+        The comparison.
 
     Raises:
         ValueError: The format, the file's name or the image size is wrong, or the network cannot be exported like this.
-        RuntimeError: A library is missing, or the file does not answer as the network does; nothing is written then.
+        RuntimeError: A library is missing, or the outputs differ. Nothing is then written.
+
+    Example:
+        >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
+        >>> check = export_network(model, 'network.pt', 'torchscript')
+        >>> ExportedNetwork('network.pt', model)(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
     """
     file = Path(file)
     require_format(form, file, calibration is not None)
@@ -176,7 +185,7 @@ def export_network(
 
 
 def input_size(model: nn.Module, img_size: Optional[int] = None) -> Tuple[int, int, int]:
-    """Return the image that a model takes.
+    """Return the input size of a model.
 
     Args:
         model: A timm model.
@@ -184,18 +193,22 @@ def input_size(model: nn.Module, img_size: Optional[int] = None) -> Tuple[int, i
 
     Returns:
         Channels, height and width.
+
+    Example:
+        >>> input_size(timm.create_model('test_mlfm_resnet'))
+        (3, 64, 64)
     """
     channels, height, width = config_of(model).get('input_size', (3, 224, 224))
     return channels, img_size or height, img_size or width
 
 
 def read_photos(folder: Union[str, Path], model: nn.Module, count: int, img_size: Optional[int] = None) -> torch.Tensor:
-    """Read photographs, as a model's own transform prepares them.
+    """Read photographs, prepared by a model's own transform.
 
     Args:
-        folder: Folder of images, in folders of their classes or not.
+        folder: Folder of images, with or without class folders.
         model: A timm model.
-        count: Images to read at most, drawn by chance, always the same ones.
+        count: Largest number of images, drawn at random with a fixed seed.
         img_size: Image size in pixels, instead of the model's.
 
     Returns:
@@ -204,6 +217,10 @@ def read_photos(folder: Union[str, Path], model: nn.Module, count: int, img_size
     Raises:
         FileNotFoundError: The folder holds no images.
         ValueError: An image cannot be decoded, or the model does not take images.
+
+    Example:
+        >>> read_photos('digits/val', timm.create_model('test_mlfm_resnet'), count=8).shape
+        torch.Size([8, 3, 64, 64])
     """
     files = find_images([folder])
     config = data_config(model)
@@ -229,13 +246,13 @@ def write_graph(
         form: Format, a key of `ENDINGS`.
         size: The image (channels, height, width).
         batch_size: Images a batch.
-        dynamic: What may differ from these, a key of `DYNAMIC`.
+        dynamic: Dynamic dimensions, a key of `DYNAMIC`.
 
     Raises:
         ValueError: The network cannot be exported like this.
     """
     dims = DYNAMIC[dynamic]
-    # a graph that was made with a batch of one would take no other
+    # a graph made with a batch of one would be fixed to it
     example = torch.zeros(max(batch_size, 2) if dims else batch_size, *size)
     try:
         with warnings.catch_warnings():
@@ -250,7 +267,7 @@ def write_graph(
                 _write_openvino(program, file, [-1 if i in dims else n for i, n in enumerate(example.shape)])
             else:
                 torch._inductor.aoti_compile_and_package(program, package_path=str(file))
-    except Exception as error:  # of any kind: the compilers meet the network's own code
+    except Exception as error:  # of any kind: the compilers run the network's own code
         less = f', or leave out dynamic={dynamic!r}' if dims else ''
         raise ValueError(
             f'{model_name(model)} cannot be exported to {form} ({_first_line(error)}): choose another format{less}.'
@@ -266,7 +283,7 @@ def _write_onnx(program: Any, file: Path) -> None:
 def _write_openvino(program: Any, file: Path, shape: List[int]) -> None:
     openvino = require_extra('openvino', 'export', 'Exporting to openvino')
     graph = openvino.convert_model(program)
-    graph.reshape(shape)  # all sides are dynamic until then, for which engines are slower
+    graph.reshape(shape)  # all dimensions are dynamic by default, which is slower
     for name, port in (('image', graph.inputs[0]), ('logits', graph.outputs[0])):
         port.get_tensor().set_names({name})
     openvino.save_model(graph, file, compress_to_fp16=False)
@@ -307,8 +324,8 @@ def _quantize_onnx(source: Path, target: Path, arrays: List[Any]) -> None:
 
     prepared = source.with_stem('prepared')
     quantization.quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    # All operations but norms. Where convolutions alone are int8, everything between them costs a conversion to float32
-    # and back. A norm would get one scale for all its channels.
+    # All operations except norms, which would get one scale for all channels. If only convolutions were int8, what lies
+    # between them would cost conversions to float32 and back.
     norms = [node.name for node in onnx.load(prepared).graph.node if node.op_type == 'BatchNormalization']
     quantization.quantize_static(
         prepared, target, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True, nodes_to_exclude=norms,
@@ -323,7 +340,7 @@ def _open_file(file: Path) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda x: torch.from_numpy(session.run(None, {'image': x.numpy()})[0])
     if file.suffix == ENDINGS['openvino']:
         openvino = require_extra('openvino', 'export', str(file))
-        # without the hint, newer CPUs compute in bfloat16
+        # by default, newer CPUs compute in bfloat16
         engine = openvino.compile_model(openvino.Core().read_model(file), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
         return lambda x: torch.from_numpy(engine(x.numpy())[0])
     if file.suffix == ENDINGS['aoti']:
@@ -334,7 +351,7 @@ def _open_file(file: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _random_images(size: Tuple[int, int, int], batch_size: int, dynamic: str) -> List[torch.Tensor]:
-    """Batches to compare answers on; if sides are dynamic, of other and odd ones too."""
+    """Batches to compare outputs on; if sides are dynamic, other and odd ones too."""
     channels, height, width = size
     shapes = {
         'none': [(batch_size, height, width)],
@@ -346,11 +363,11 @@ def _random_images(size: Tuple[int, int, int], batch_size: int, dynamic: str) ->
 
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The network's own answers, and a sentence where it has none to these images."""
+    """The network's outputs; a ValueError of one sentence if it fails on these images."""
     try:
         with torch.inference_mode():
             logits = model(images)
-    except Exception as error:  # of any kind: it is the network's own code that meets a size it was not made for
+    except Exception as error:  # of any kind: the network's own code fails on this size
         raise ValueError(
             f'{model_name(model)} does not take images of {images.shape[2]} x {images.shape[3]} pixels '
             f'({_first_line(error)}): give another image size, or do not make it dynamic.') from error
@@ -361,7 +378,7 @@ def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def _compare(expected: List[torch.Tensor], actual: List[torch.Tensor], photos: int) -> Check:
-    """Compare answers, batch by batch; photographs are the last batch."""
+    """Compare outputs batch by batch; photographs are the last batch."""
     largest = max(logits.abs().max().item() for logits in expected)
     difference = max((a - e).abs().max().item() for a, e in zip(actual, expected))
     randoms = sum(map(len, expected)) - photos
@@ -374,13 +391,13 @@ def _compare(expected: List[torch.Tensor], actual: List[torch.Tensor], photos: i
 
 
 def _batches(images: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
-    """Batches of one size; the last image fills the last one."""
+    """Batches of one size; copies of the last image fill the last one."""
     for batch in images.split(batch_size):
         yield torch.cat([batch, batch[-1:].expand(batch_size - len(batch), -1, -1, -1)])
 
 
 def _move(made: Path, file: Path) -> None:
-    """Put a file into its place, and OpenVINO's weights before the graph that refers to them."""
+    """Move a file to its place, OpenVINO's weights before the graph that refers to them."""
     for ending in ('.bin', '.xml') if made.suffix == '.xml' else (made.suffix,):
         with written_whole(file.with_suffix(ending)) as unfinished:
             shutil.copyfile(made.with_suffix(ending), unfinished)

@@ -39,7 +39,15 @@ class Prediction(NamedTuple):
 
 
 def best_checkpoint() -> Checkpoint:
-    """The available ImageNet100 checkpoint of the highest accuracy, measured or else reported."""
+    """Choose the available ImageNet100 checkpoint of the highest accuracy.
+
+    Returns:
+        The checkpoint; accuracies are measured ones where there are any, and reported ones otherwise.
+
+    Example:
+        >>> best_checkpoint().kind
+        'paper'
+    """
     candidates = [c for c in load_manifest().values() if c.available and c.memory and c.kind in ('paper', 'trained')]
 
     def accuracy(checkpoint: Checkpoint) -> float:
@@ -54,15 +62,19 @@ def class_labels(model: nn.Module) -> List[str]:
         model: A timm model.
 
     Returns:
-        A label for each output: that of the model's config; of ImageNet-1k or ImageNet100 if the model has the classes
-        of registered weights whose tag names one of them, such as `a1_in1k`; or else its number.
+        A label for each output. It comes from the model's config; from ImageNet-1k or ImageNet100 if the tag of
+        registered weights names them, as in `a1_in1k`; and is the index otherwise.
+
+    Example:
+        >>> class_labels(timm.create_model('test_mlfm_resnet'))[:3]
+        ['0', '1', '2']
     """
     config, num_classes = config_of(model), getattr(model, 'num_classes', 0)
     names = label_names(model)
     if names is not None:
         descriptions: Dict[str, str] = config.get('label_descriptions') or {}
         return [descriptions.get(name, name) for name in names]
-    # in a folder, the tag may be that of the network which was trained further
+    # a folder may hold fine-tuned weights under the tag of the original ones
     official = config.get('source') != 'local-dir' and (config.get('hf_hub_id') or 'timm/').startswith('timm/')
     datasets = (config.get('tag') or '').split('_') if official else []
     if num_classes == 1000 and 'in1k' in datasets:
@@ -84,6 +96,10 @@ def find_images(paths: Sequence[Union[str, Path]]) -> List[Path]:
 
     Raises:
         FileNotFoundError: A path is not there, or a folder holds no images.
+
+    Example:
+        >>> find_images(['photo.jpg'])[0].name
+        'photo.jpg'
     """
     readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files: List[Path] = []
@@ -117,10 +133,16 @@ def predict(
         labels: Labels of the network's outputs; those of `class_labels` if None.
 
     Yields:
-        Each file with its prediction, or with one sentence about what is wrong with it.
+        Each file with its prediction, or with an error as one sentence.
 
     Raises:
-        ValueError: There is no such device, the network has no classifier, or another number of outputs than labels.
+        ValueError: There is no such device, the network has no classifier, or labels and outputs differ in number.
+
+    Example:
+        >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
+        >>> [(file, prediction)] = predict(model, find_images(['digits/val/3'])[:1])
+        >>> prediction.answers[0].label
+        '3'
     """
     labels = class_labels(model) if labels is None else labels
     if not model.num_classes or len(labels) != model.num_classes:
@@ -156,6 +178,10 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
     Raises:
         OSError: The file cannot be written.
         ValueError: The extension is unknown, the file is one of the images, or there are too many images.
+
+    Example:
+        >>> prediction = Prediction(Path('photo.jpg'), [Answer(0, 'pavilion', 0.9)])
+        >>> draw_predictions([prediction], 'predictions.png')
     """
     output = Path(output)
     if len(predictions) > MAX_TILES:

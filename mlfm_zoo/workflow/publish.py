@@ -1,7 +1,7 @@
-"""From a file of weights to a repository on the Hub and an entry in the manifest.
+"""Publish a file of weights as a repository on the Hub and an entry in the manifest.
 
-The whole repository is built and verified on this machine first and uploaded in one commit. The manifest is written
-last, so that it never refers to what is not there.
+The whole repository is built and verified on this machine and then uploaded in one commit. The manifest is written
+last, so that it never refers to a missing repository.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ __all__ = [
     'upload_repository', 'write_manifest_entry',
 ]
 
-# Points of top-1 accuracy that a measured figure may be off the one given: both are rounded to two decimals.
+# Points of top-1 accuracy by which the measured figure may differ from the given one: both are rounded to two decimals.
 FIGURE_TOLERANCE = 0.01
-RUN_TOLERANCE = 0.5  # the same where train.py measured the one given, which may have done it in half precision
+RUN_TOLERANCE = 0.5  # for figures of train.py, which may have measured in half precision
 
 
 class Repository(NamedTuple):
-    """A repository as it will be uploaded: its folder, and the manifest entry without a commit yet."""
+    """A repository to upload: its folder, and the manifest entry, which has no commit yet."""
     folder: Path
     checkpoint: Checkpoint
 
@@ -66,27 +66,27 @@ def build_repository(
 
     Args:
         name: 'model.tag', a registered network and the tag of the weights.
-        weights: File of weights, safetensors or a pickle that is read with `weights_only=True`. Arguments of the
-            training run are taken from an args.yaml beside it, if there is one. None takes the authors' weights that
-            the manifest lists: fetched, verified and converted.
+        weights: File of weights, safetensors or a pickle that is read with `weights_only=True`. If there is an
+            args.yaml beside it, it holds the arguments of the training run. None fetches, verifies and converts the
+            authors' weights in the manifest.
         namespace: Organization or user on the Hub.
         folder: Existing empty folder to build in.
-        manifest: Manifest that will get the entry; only checked here.
+        manifest: Manifest that will get the entry; it is only checked here.
         model_args: Arguments that build the network, beside the registered ones.
-        origin: Where the weights come from, in words; what the manifest says of them if None.
-        license: License of the weights, unless the manifest names one.
+        origin: Where the weights come from, as text; the manifest's text if None.
+        license: License of the weights, unless the manifest has one.
         data: Image folder to validate on.
-        top1: Top-1 accuracy in percent that `data` has to reproduce.
-        tolerance: Points by which it may be missed.
-        progress: Whether to print how far validation is.
+        top1: Top-1 accuracy in percent that has to be reproduced on `data`.
+        tolerance: Points by which it may differ.
+        progress: Whether to print the progress of validation.
 
     Returns:
         The repository.
 
     Raises:
-        ManifestError: The manifest cannot be written, or a field, such as the license, cannot stand in it.
+        ManifestError: The manifest cannot be written, or does not allow the value of a field, such as the license.
         ValueError: The name, the weights or the origin is missing or wrong, or the accuracy is not reproduced.
-        RuntimeError: The weights do not fit, or do not give the same outputs once saved.
+        RuntimeError: The weights do not fit, or the saved ones give other outputs.
         OSError: The folder cannot be written.
     """
     folder, manifest = Path(folder), Path(manifest)
@@ -151,7 +151,7 @@ def build_repository(
 
 
 def _check_manifest(checkpoint: Checkpoint, path: Path) -> None:
-    """Write an entry into a copy of a manifest, so that what is wrong is found before anything is uploaded."""
+    """Write an entry into a copy of a manifest, to find faults before anything is uploaded."""
     if not os.access(path.parent, os.W_OK):
         raise ManifestError(f'{path} cannot be written: name a manifest in a folder that you may write to.')
     with tempfile.TemporaryDirectory() as scratch:
@@ -171,7 +171,7 @@ def upload_repository(repository: Repository) -> Checkpoint:
         The checkpoint with the commit in it.
 
     Raises:
-        CheckpointError: The upload failed; the Hub shows none of it, and it can be tried again.
+        CheckpointError: The upload failed. The Hub shows nothing of it, and it can be repeated.
     """
     api = HfApi()
     repo = repository.checkpoint.repo
@@ -185,7 +185,7 @@ def upload_repository(repository: Repository) -> Checkpoint:
         what = f'log in with `hf auth login`, with a token that may write to {repo}' if status in (
             401, 403) else 'try again later'
         raise CheckpointError(f'{repo} was not published, the Hub answered with status {status}: {what}.') from error
-    except Exception as error:  # the client also raises those of its HTTP library, which differs between its versions
+    except Exception as error:  # of any kind: the client's HTTP library differs between its versions
         raise CheckpointError(f'{repo} was not published ({type(error).__name__}): try again.') from error
     return dataclasses.replace(repository.checkpoint, commit=commit.oid)
 
@@ -194,13 +194,13 @@ def target_manifest(path: Optional[Union[str, Path]] = None) -> Path:
     """Choose the manifest that a new entry goes into.
 
     Args:
-        path: Its path; the one that `MLFM_ZOO_MANIFEST` names, or else the package's own, if None.
+        path: Its path. If None, the one that `MLFM_ZOO_MANIFEST` names, or else the package's own.
 
     Returns:
-        Its path, of a file that is good or not there yet.
+        The path of a valid or missing file.
 
     Raises:
-        ManifestError: The file is there and broken.
+        ManifestError: The file exists and is broken.
     """
     path = Path(path or os.environ.get('MLFM_ZOO_MANIFEST') or manifest_path())
     if path.exists():
@@ -209,11 +209,11 @@ def target_manifest(path: Optional[Union[str, Path]] = None) -> Path:
 
 
 def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
-    """Put a checkpoint into a manifest, in the place of an entry of the same name; the rest of the file is kept.
+    """Write a checkpoint into a manifest, replacing an entry of the same name; the rest of the file is kept.
 
     Args:
         checkpoint: The checkpoint.
-        path: The manifest, made if it is not there.
+        path: The manifest, made if it is missing.
 
     Raises:
         OSError: The manifest cannot be written.
@@ -241,7 +241,7 @@ def _entry_lines(checkpoint: Checkpoint) -> str:
         if (value := getattr(checkpoint, field.name)) not in (None, {}) and field.name != 'memory'
     }
     fields.update(input_size=list(checkpoint.input_size), places=list(checkpoint.places))
-    if not checkpoint.memory:  # third, where it is looked for
+    if not checkpoint.memory:  # the third line, where `write_manifest_entry` looks for it
         fields = dict(model=checkpoint.model, tag=checkpoint.tag, memory=False, **{
             name: value for name, value in fields.items() if name not in ('model', 'tag')})
     dumped = yaml.safe_dump([fields], sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
@@ -254,7 +254,7 @@ def runs_to_publish(
         manifest: Path,
         data: Optional[Union[str, Path]] = None,
 ) -> Tuple[List[Dict[str, Any]], List[str]]:
-    """Choose what to publish of a folder of runs: of each network with memory, the finished run of the lowest seed.
+    """Choose the runs to publish in a folder: for each network with memory, the finished one of the lowest seed.
 
     Args:
         folder: Folder that holds output folders of train.py.
@@ -263,7 +263,7 @@ def runs_to_publish(
         data: Validation images; those of each run if None.
 
     Returns:
-        Arguments of `build_repository` for each run, and a sentence about each network and run that is left out.
+        Arguments of `build_repository` for each run, and a sentence about each run that is left out.
 
     Raises:
         FileNotFoundError: The folder is not there.
@@ -300,13 +300,13 @@ def releases_to_publish(manifest: Path) -> List[Dict[str, Any]]:
 
 
 def _published(manifest: Path) -> Set[Key]:
-    """Keys of the checkpoints that are on the Hub, by the manifests in use and by the one that is written."""
+    """Keys of the checkpoints on the Hub, from the manifests in use and the one that gets the entries."""
     written = read_manifest(manifest).checkpoints if manifest.exists() else {}
     return {key for key, c in {**load_manifest(), **written}.items() if 'hub' in c.places}
 
 
 def _take_data_config(model: nn.Module, training_args: Dict[str, Any]) -> None:
-    """Take the image size of the training run; how images were prepared must be the network's own way."""
+    """Take the image size of the training run, and raise if it prepared images otherwise than the network's config."""
     trained = resolve_data_config(training_args, model=model)
     own = resolve_model_data_config(model)
     for name in ('interpolation', 'mean', 'std', 'crop_pct'):
@@ -318,7 +318,7 @@ def _take_data_config(model: nn.Module, training_args: Dict[str, Any]) -> None:
 
 
 def _labels(model: nn.Module, of_imagenet100: bool) -> Dict[str, Any]:
-    """Names of the classes, and what they are in words, where they are known."""
+    """Names and descriptions of the classes, where they are known."""
     if of_imagenet100:
         return dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
     names = config_of(model).get('label_names') or ()
@@ -326,7 +326,7 @@ def _labels(model: nn.Module, of_imagenet100: bool) -> Dict[str, Any]:
 
 
 def _verify_outputs(model: nn.Module, folder: Path) -> None:
-    """Check that the folder, loaded as users load it, gives the outputs of the network that was saved."""
+    """Check that the folder, loaded as by a user, gives the outputs of the saved network."""
     loaded = build_network(f'local-dir:{folder}', pretrained=True).eval()
     image = torch.randn(1, *config_of(model)['input_size'], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -336,7 +336,7 @@ def _verify_outputs(model: nn.Module, folder: Path) -> None:
 
 
 def describe(repository: Repository) -> List[str]:
-    """What will be uploaded, a line each."""
+    """List the files to upload, one per line."""
     lines = [f'{repository.checkpoint.repo}:']
     for path in sorted(repository.folder.iterdir()):
         lines.append(f'  {path.name}  {path.stat().st_size:,} bytes  sha256 {file_digest(path)}')

@@ -1,6 +1,6 @@
 """The commands that train a network with timm's train.py, from the settings in recipes/*.yaml.
 
-A file is named after a family of networks and, if it is not for ImageNet100, the data: resnet.yaml, gssdnet-mnist.yaml.
+A file is named after a family of networks and, unless for ImageNet100, the data: resnet.yaml, gssdnet-mnist.yaml.
 """
 
 import shlex
@@ -14,10 +14,10 @@ __all__ = ['Recipe', 'load_recipe', 'training_command']
 
 RECIPES = Path(__file__).with_name('recipes')
 
-# The data that recipes are for, and what they are called. The first that a family has a file for is its default.
+# Data that recipes are for, and their names. The default of a family is the first one that it has a file for.
 DATASETS = {'imagenet100': 'ImageNet100', 'imagenet': 'ImageNet-1k', 'cifar100': 'CIFAR-100', 'mnist': 'MNIST'}
 
-# Networks that were trained in another way than the rest of their family.
+# Networks with settings that differ from the rest of their family.
 EXCEPTIONS = {'mlfm_resnet50': {'batch_size': 256}}
 
 
@@ -37,7 +37,7 @@ class Recipe(NamedTuple):
 
     @property
     def global_batch_size(self) -> int:
-        """Images an update, over all processes and accumulated steps."""
+        """Images per update, over all processes and accumulated steps."""
         return self.settings['batch_size'] * self.settings.get('grad_accum_steps', 1)
 
 
@@ -46,13 +46,17 @@ def load_recipe(model: str, dataset: Optional[str] = None) -> Recipe:
 
     Args:
         model: Registered name.
-        dataset: The data, one of `DATASETS`; those that the network is meant for if None.
+        dataset: The data, one of `DATASETS`; the family's default if None.
 
     Returns:
-        The settings of its family, with its own exceptions.
+        The settings of its family, with those that differ for this network.
 
     Raises:
         ValueError: There is no such network, or no recipe for it on these data.
+
+    Example:
+        >>> load_recipe('mlfm_resnet50').global_batch_size
+        256
     """
     files: Dict[str, Path] = {}
     for path in RECIPES.glob('*.yaml'):
@@ -80,7 +84,7 @@ def training_command(
         script: str = 'train.py',
         dataset: Optional[str] = None,
 ) -> str:
-    """The command that trains a network on one or many GPUs, with the recipe's batch an update on any number.
+    """Make the command that trains a network, with the recipe's global batch on any number of GPUs.
 
     Args:
         model: Registered name.
@@ -97,6 +101,10 @@ def training_command(
 
     Raises:
         ValueError: There is no recipe, or its batch cannot be divided by the number of GPUs.
+
+    Example:
+        >>> training_command('mlfm_resnet50', 'IMAGENET100', memory=False)
+        'mlfm-zoo run train.py --config ...resnet.yaml --model mlfm_resnet50 ... --model-kwargs memory=False'
     """
     recipe = load_recipe(model, dataset)
     processes = gpus * nodes

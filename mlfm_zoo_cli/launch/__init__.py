@@ -1,8 +1,8 @@
-"""Run any Python script with these networks registered in timm, in it and in every Python process that it starts.
+"""Run any Python script with this package's networks registered, in it and in every Python process that it starts.
 
 The process becomes the script's interpreter, so `sys.argv`, `sys.path`, `__main__`, signals, exit code and tracebacks
-are those of Python itself. What makes the networks known is `hook/sitecustomize.py`, which Python imports at its start
-when the folder is in PYTHONPATH: it imports `mlfm_zoo` after `timm`, in processes that import timm.
+are those of Python itself. `hook/sitecustomize.py` registers the networks: Python imports it at startup, since its
+folder is in PYTHONPATH, and it imports `mlfm_zoo` after `timm` in processes that import timm.
 """
 
 import os
@@ -16,17 +16,17 @@ __all__ = ['KEEP_MEMORY', 'become_python', 'run']
 
 HOOK = Path(__file__).with_name('hook')
 
-# glibc reads this when a process starts: no memory maps of their own for large blocks, no return of freed memory.
+# glibc reads these when a process starts: large blocks get no memory maps, and freed memory is not returned.
 KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
 
 
 def run(command: List[str], keep_memory: bool = False) -> NoReturn:
-    """Become `python COMMAND`, with these networks registered whenever timm is imported.
+    """Become `python COMMAND`, with this package's networks registered whenever timm is imported.
 
     Args:
         command: A script with its arguments, or '-m', a module and its arguments.
-        keep_memory: Whether the processes keep the memory that they free, for their own next use, where the C library
-            is glibc. Settings of it that the environment already has stay.
+        keep_memory: Whether the processes keep freed memory for reuse. It needs glibc. Settings in the environment take
+            precedence.
 
     Raises:
         ValueError: `keep_memory` is true and the C library is not glibc.

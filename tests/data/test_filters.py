@@ -117,17 +117,17 @@ def test_gain_made_in_inference_mode_serves_training():
 
 
 def test_pixels():
-    """Filtering pixels and normalising is what the option does; it differs in DC alone."""
+    """Filtering pixels and normalizing is what the option does; it differs in DC alone."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     m, s = (torch.tensor(v)[:, None, None] for v in (mean, std))
     pixels = torch.rand(2, 3, 32, 33)
     for kind, radius in (('lowpass', 4), ('highpass', 4), ('bandpass', (2, 6)), ('bandstop', (2, 6))):
         for form in ('ideal', 'gaussian'):
             expected = (FrequencyFilter(kind, radius, form)(pixels) - m) / s
-            normalised = (pixels - m) / s
-            actual = FrequencyFilter(kind, radius, form, mean, std)(normalised)
+            normalized = (pixels - m) / s
+            actual = FrequencyFilter(kind, radius, form, mean, std)(normalized)
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-            without = FrequencyFilter(kind, radius, form)(normalised)
+            without = FrequencyFilter(kind, radius, form)(normalized)
             torch.testing.assert_close(
                 actual - actual.mean((2, 3), keepdim=True), without - without.mean((2, 3), keepdim=True),
                 rtol=1e-4, atol=1e-5)

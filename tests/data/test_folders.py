@@ -39,7 +39,7 @@ def folder(digits, tmp_path):
 @pytest.mark.parametrize('name, crop_mode', [
     ('test_mlfm_resnet', 'center'), ('resnet18', 'center'), ('resnet18', 'squash'), ('resnet18', 'border')])
 def test_batches_are_timms(folder, name, crop_mode):
-    """Grey and RGB images, some of the classes only."""
+    """Gray and RGB images, some of the classes only."""
     model = timm.create_model(name, pretrained_cfg_overlay=dict(crop_mode=crop_mode))
     config = data_config(model, 96)
     expected = create_loader(

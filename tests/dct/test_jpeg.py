@@ -37,7 +37,7 @@ def sampled(factors, units=3):
 
 
 def stem_of(image):
-    """Coefficients of the stem, not normalised, of an RGB image."""
+    """Coefficients of the stem, not normalized, of an RGB image."""
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].double() / 255
     stem = DCTStem('192', mean=(0.,) * 3, std=(1.,) * 3, statistics=PLAIN).double()
     return stem(x)[0]

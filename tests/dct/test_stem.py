@@ -34,23 +34,23 @@ def by_scipy(image):
 
 @pytest.mark.parametrize('size', [(16, 24), (8, 8), (17, 23), (1, 9), (40, 33)])
 def test_stem_against_scipy(size):
-    raw, normalised = pixels(2, 3, *size)
+    raw, normalized = pixels(2, 3, *size)
     expected = torch.stack([by_scipy(image) for image in raw])
-    actual = DCTStem('192', statistics=PLAIN)(normalised).double()
+    actual = DCTStem('192', statistics=PLAIN)(normalized).double()
     torch.testing.assert_close(actual, expected, rtol=0, atol=2e-3)  # of values up to 1024
     torch.testing.assert_close(
-        DCTStem('192', statistics=PLAIN).double()(normalised.double()), expected, rtol=0, atol=1e-3)
+        DCTStem('192', statistics=PLAIN).double()(normalized.double()), expected, rtol=0, atol=1e-3)
     chosen = list(select_channels('24d'))
     stem = DCTStem('24d')
     mean, std = (torch.tensor(values).double()[chosen, None, None] for values in stem.statistics)
     torch.testing.assert_close(
-        stem(normalised).double(), (expected[:, chosen] - mean) / std, rtol=0, atol=5e-3)
+        stem(normalized).double(), (expected[:, chosen] - mean) / std, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize('in_chans', [1, 3])
 def test_inverse(in_chans):
-    _, normalised = pixels(2, 3, 24, 40)
-    stem, image = DCTStem('192', in_chans), normalised[:, :in_chans]
+    _, normalized = pixels(2, 3, 24, 40)
+    stem, image = DCTStem('192', in_chans), normalized[:, :in_chans]
     torch.testing.assert_close(stem.inverse(stem(image)), image, rtol=0, atol=1e-4)
     few = DCTStem('24s', in_chans)
     assert few.inverse(few(image)).shape == image.shape
@@ -59,9 +59,9 @@ def test_inverse(in_chans):
 def test_gray_is_rgb_of_equal_channels():
     gray = torch.rand(2, 1, 16, 16)
     rgb = gray.expand(-1, 3, -1, -1)
-    normalised = (rgb - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    normalized = (rgb - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     one = DCTStem('64s', 1, mean=(0.5,), std=(0.5,))
-    torch.testing.assert_close(one((gray - 0.5) / 0.5), DCTStem('64s')(normalised), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one((gray - 0.5) / 0.5), DCTStem('64s')(normalized), rtol=1e-3, atol=1e-3)
 
 
 def test_stem_is_fixed():

@@ -82,7 +82,7 @@ def test_networks(name):
 
 @pytest.mark.parametrize('name, enlarge', [('dct_resnet50_24s', 2), ('dct_mobilenetv2_100_6s', 4)])
 def test_dct_sees_the_enlarged_image(name, enlarge):
-    """Coefficients of the resized, normalised image, enlarged by Pillow, whatever it is normalised with."""
+    """Coefficients of the resized, normalized image, enlarged by Pillow, whatever it is normalized with."""
     outputs = []
     pixels = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
     for options in ({}, dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])):
@@ -101,7 +101,7 @@ def test_dct_sees_the_enlarged_image(name, enlarge):
 
 
 def test_ycbcr_sees_the_image_as_it_is():
-    """Pillow's YCbCr of the image, whatever it is normalised with, into a ResNet's own strides."""
+    """Pillow's YCbCr of the image, whatever it is normalized with, into a ResNet's own strides."""
     outputs = []
     pixels = torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for options in ({}, dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])):

@@ -18,8 +18,8 @@ def test_draw_predictions(tmp_path):
     drawn = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255
     changed = (drawn - images[0]).abs().amax(0) > 0.1
     assert drawn.shape == images[0].shape and changed[12:38, 7:48].float().mean() > 0.5 and not changed[:, 60:].any()
-    grey = draw_predictions(images[0][:1], targets[0], tmp_path / 'b.png')  # a target, and names of numbers
-    assert np.array(Image.open(grey)).shape == (67, 91, 3)
+    gray = draw_predictions(images[0][:1], targets[0], tmp_path / 'b.png')  # a target, and names of numbers
+    assert np.array(Image.open(gray)).shape == (67, 91, 3)
     empty = draw_predictions(images[1], targets[1], tmp_path / 'c.png')
     np.testing.assert_allclose(np.array(Image.open(empty)), (images[1] * 255).round().permute(1, 2, 0), atol=1)
     assert sorted(f.name for f in tmp_path.rglob('*') if f.is_file()) == ['a.png', 'b.png', 'c.png']

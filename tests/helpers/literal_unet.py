@@ -28,7 +28,7 @@ class LiteralUNet(nn.Module):
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x, after=lambda level, x: x):
-        """`after` may change what a level of the encoder puts out."""
+        """`after` may change the output of a level of the encoder."""
         x1 = after(0, self.conv12(self.conv11(x)))
         x2 = after(1, self.conv22(self.conv21(self.pool(x1))))
         x3 = after(2, self.conv32(self.conv31(self.pool(x2))))

@@ -151,7 +151,7 @@ def test_another_revision_on_the_hub(zoo):
     assert zoo.loads()
 
 
-def test_another_organisation_and_no_network(zoo, monkeypatch):
+def test_another_organization_and_no_network(zoo, monkeypatch):
     zoo.server.repos['mirror/name'] = zoo.server.repos.pop('org/name')
     monkeypatch.setenv('MLFM_ZOO_HUB', 'mirror')
     assert zoo.loads()

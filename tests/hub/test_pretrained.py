@@ -39,11 +39,11 @@ def test_every_conv_that_sees_the_image_adapts(in_chans, caplog):
     for name in convs:
         expected = timm.models.adapt_input_conv(in_chans, weights[f'{name}.weight'])
         torch.testing.assert_close(model.get_submodule(name).weight, expected)
-    if in_chans == 1:  # a grey image is one whose three channels are equal
+    if in_chans == 1:  # a gray image is one whose three channels are equal
         three = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
-        grey = torch.randn(4, 1, 64, 64)
+        gray = torch.randn(4, 1, 64, 64)
         with torch.inference_mode():
-            torch.testing.assert_close(model.eval()(grey), three(grey.repeat(1, 3, 1, 1)), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(model.eval()(gray), three(gray.repeat(1, 3, 1, 1)), rtol=1e-3, atol=1e-3)
 
 
 def test_hub_folder_round_trip(tmp_path):
@@ -208,14 +208,14 @@ with torch.inference_mode():
     print(json.dumps(dict(
         same=[same(mine, 'mine'), same(five, 'mine'), same(create(''), 'digits'), same(trunk, 'trunk')],
         five=list(five(image).shape), crop=crop.pretrained_cfg['crop_pct'],
-        grey=(one(image[:, :1]) - mine(image[:, :1].repeat(1, 3, 1, 1))).abs().max().item(),
+        gray=(one(image[:, :1]) - mine(image[:, :1].repeat(1, 3, 1, 1))).abs().max().item(),
         embedding=torch.equal(none(image), mine.forward_head(mine.forward_features(image), pre_logits=True)),
         features=torch.equal(features(image)[-1], mine.forward_features(image)),
         warm=(warm(image) - trunk(image)).abs().max().item(), head=head,
         registered=timm.get_pretrained_cfg('test_mlfm_resnet.mine').file, cfg=mine.pretrained_cfg)))
 ''')
     assert result['same'] == [True] * 4 and result['five'] == [2, 5] and result['crop'] == 0.5
-    assert result['grey'] < 1e-4 and result['warm'] < 1e-5 and result['embedding'] and result['features']
+    assert result['gray'] < 1e-4 and result['warm'] < 1e-5 and result['embedding'] and result['features']
     assert 'expected one of test_mlfm_resnet of 1,000 classes' in result['head'] and result['registered'] is None
     cfg = result['cfg']
     assert cfg.get('file') is None and cfg['hf_hub_id'] == f'org/mine@{entries[0]["commit"]}'

@@ -400,10 +400,10 @@ def test_weights_adapt_to_other_images(trunk, in_chans, tmp_path):
     for name in other._traits['first_conv']:
         expected = timm.models.adapt_input_conv(in_chans, model.get_submodule(name).weight)
         torch.testing.assert_close(other.get_submodule(name).weight, expected)
-    if in_chans == 1:  # a grey image is one whose three channels are equal
-        grey = torch.randn(2, 1, 64, 64)
+    if in_chans == 1:  # a gray image is one whose three channels are equal
+        gray = torch.randn(2, 1, 64, 64)
         with torch.inference_mode():
-            assert_near(other(grey), model(grey.repeat(1, 3, 1, 1)), tolerance=1e-3)
+            assert_near(other(gray), model(gray.repeat(1, 3, 1, 1)), tolerance=1e-3)
 
 
 def test_names_of_the_convolutions_that_see_the_image():

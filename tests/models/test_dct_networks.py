@@ -49,9 +49,9 @@ def test_networks(name):
 
 
 def test_ycbcr():
-    """timm's ResNet50 on Y, Cb and Cr of JFIF's equations, each normalised as the constant coefficient is."""
+    """timm's ResNet50 on Y, Cb and Cr of JFIF's equations, each normalized as the constant coefficient is."""
     torch.manual_seed(0)
-    raw, normalised = pixels(2, 3, 40, 56)
+    raw, normalized = pixels(2, 3, 40, 56)
     model = timm.create_model('dct_resnet50_ycbcr', num_classes=7, **SHORT).eval()
     plain = timm.create_model('resnet50', num_classes=7, **SHORT)
     plain.load_state_dict(model.state_dict())
@@ -61,17 +61,17 @@ def test_ycbcr():
     mean, std = (torch.tensor(values)[[0, 64, 128], None, None] / 8 for values in model.conv1.stem.statistics)
     with torch.inference_mode():
         torch.testing.assert_close(
-            model(normalised), plain.eval()((planes - mean) / std), rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(model.conv1.stem.inverse(model.conv1.stem(normalised)), normalised)
-        grey = timm.create_model('dct_resnet50_ycbcr', num_classes=7, in_chans=1, **SHORT).eval()
-        grey.load_state_dict(model.state_dict())
+            model(normalized), plain.eval()((planes - mean) / std), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(model.conv1.stem.inverse(model.conv1.stem(normalized)), normalized)
+        gray = timm.create_model('dct_resnet50_ycbcr', num_classes=7, in_chans=1, **SHORT).eval()
+        gray.load_state_dict(model.state_dict())
         torch.testing.assert_close(
-            grey(normalised[:, :1]), model((raw[:, :1].expand(-1, 3, -1, -1) / 255 - torch.tensor(MEAN)[:, None, None])
+            gray(normalized[:, :1]), model((raw[:, :1].expand(-1, 3, -1, -1) / 255 - torch.tensor(MEAN)[:, None, None])
                                            / torch.tensor(STD)[:, None, None]), rtol=1e-3, atol=1e-4)
     torch.compiler.reset()
     with torch.no_grad():
         torch.testing.assert_close(
-            torch.compile(model, fullgraph=True, backend='eager')(normalised), model(normalised))
+            torch.compile(model, fullgraph=True, backend='eager')(normalized), model(normalized))
     for kwargs in (dict(in_chans=4), dict(stem_type='deep'), dict(dct_input='coefficients'), dict(dct_gate=True)):
         with pytest.raises(ValueError):
             timm.create_model('dct_resnet50_ycbcr', **kwargs)
@@ -114,7 +114,7 @@ def test_options_out_of_range():
 
 @pytest.mark.parametrize('name', ['dct_resnet50_24s', 'dct_mobilenetv2_100_192_gate'])
 def test_saved_and_loaded(name, tmp_path):
-    """A folder: the stem's normalisation and statistics come along, other image channels need nothing new."""
+    """A folder: the stem's normalization and statistics come along, other image channels need nothing new."""
     torch.manual_seed(0)
     statistics = [[float(i) for i in range(192)], [2.0 + i for i in range(192)]]
     model = timm.create_model(name, num_classes=5, dct_statistics=statistics, dct_mean=(0.4,) * 3, dct_std=(0.3,) * 3)
@@ -124,8 +124,8 @@ def test_saved_and_loaded(name, tmp_path):
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(loaded(image), model.eval()(image))
-        grey = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=1).eval()
-        torch.testing.assert_close(grey(image[:, :1]), model(image[:, :1].expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
+        gray = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=1).eval()
+        torch.testing.assert_close(gray(image[:, :1]), model(image[:, :1].expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
     with pytest.raises(RuntimeError, match='dct_channels and dct_gate'):
         timm.create_model(f'local-dir:{tmp_path}', pretrained=True, dct_channels='12s')
 

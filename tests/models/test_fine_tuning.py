@@ -53,7 +53,7 @@ def test_example_with_less_than_a_batch(data, monkeypatch):
 
 
 def test_example_from_a_warm_start(data, trained_trunk, tmp_path):
-    """A trunk that tells digits apart, from a Hub: the example calibrates its memory and keeps what it knows."""
+    """A trunk that classifies digits, from a Hub: the example calibrates its memory and keeps what it knows."""
     trunk, *_ = trained_trunk
     with HubServer() as server:
         user = User(server, tmp_path)

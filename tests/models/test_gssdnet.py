@@ -164,16 +164,16 @@ def test_weights_for_other_image_channels(in_chans, tmp_path):
     timm.models.save_for_hf(model, str(tmp_path), safe_serialization=True)
     loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=in_chans).eval()
     assert_kernels(loaded)
-    grey = torch.randn(2, 1, 64, 64)
+    gray = torch.randn(2, 1, 64, 64)
     with torch.inference_mode():
         if in_chans == 1:  # the same picture as three equal channels
-            expected = model(grey.expand(-1, 3, -1, -1))
-            torch.testing.assert_close(loaded(grey), expected, rtol=1e-3, atol=1e-4)
-        assert loaded(grey.expand(-1, in_chans, -1, -1)).isfinite().all()
+            expected = model(gray.expand(-1, 3, -1, -1))
+            torch.testing.assert_close(loaded(gray), expected, rtol=1e-3, atol=1e-4)
+        assert loaded(gray.expand(-1, in_chans, -1, -1)).isfinite().all()
 
 
 def test_vanilla_weights_for_other_image_channels(tmp_path):
-    """A learnt kernel belongs to its channel: no one-channel network does what this one does."""
+    """A learned kernel belongs to its channel: no one-channel network does what this one does."""
     timm.models.save_for_hf(create('gssdnet_vanilla_050'), str(tmp_path), safe_serialization=True)
     with pytest.raises(RuntimeError, match='3 image channels.* in_chans=3') as error:
         timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=1)

@@ -153,7 +153,7 @@ class Toy(nn.Module):
         super().__init__()
         self.first = first
         self.second = second
-        self.also = also  # reads what the first puts out
+        self.also = also  # reads the output of the first
 
     def forward(self, x):
         x = self.first(x)

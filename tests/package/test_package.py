@@ -69,6 +69,6 @@ def test_demo_draws_and_reports(tmp_path, monkeypatch, capsys):
     demo.main()
     assert 'held-out accuracy: ' in capsys.readouterr().out
     with Image.open(tmp_path / 'memory.png') as picture:
-        colours = picture.convert('RGB').getcolors(1 << 24)
-    # drawn digits and maps, not an empty page: many colours, and much that is not white
-    assert len(colours) > 100 and max(n for n, _ in colours) < 0.7 * picture.width * picture.height
+        colors = picture.convert('RGB').getcolors(1 << 24)
+    # drawn digits and maps, not an empty page: many colors, and much that is not white
+    assert len(colors) > 100 and max(n for n, _ in colors) < 0.7 * picture.width * picture.height

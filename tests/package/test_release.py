@@ -46,30 +46,30 @@ def test_versions_that_differ_are_told(file, old, tmp_path, monkeypatch):
         release_check.check_version()
 
 
-@pytest.mark.parametrize('licence, taken', [
+@pytest.mark.parametrize('license, taken', [
     ('MIT License', True), ('LGPL-2.1', True), ('GNU Lesser General Public License v3 (LGPLv3)', True),
     ('Mozilla Public License 2.0 (MPL 2.0)', True), ('GPL-3.0-or-later', False), ('AGPLv3', False),
     ('GNU General Public License v2 (GPLv2)', False), ('GNU Affero General Public License v3', False),
 ])
-def test_strong_copyleft_is_refused(licence, taken, tmp_path):
-    rows = [{'Name': 'something', 'Version': '1', 'License': licence}]
+def test_strong_copyleft_is_refused(license, taken, tmp_path):
+    rows = [{'Name': 'something', 'Version': '1', 'License': license}]
     if taken:
-        release_check.write_licences(rows, tmp_path / 'licences.md')
-        assert f'| something | 1 | {licence} |' in (tmp_path / 'licences.md').read_text()
+        release_check.write_licenses(rows, tmp_path / 'licenses.md')
+        assert f'| something | 1 | {license} |' in (tmp_path / 'licenses.md').read_text()
     else:
         with pytest.raises(release_check.ReleaseError, match=r'^something \('):
-            release_check.write_licences(rows, tmp_path / 'licences.md')
+            release_check.write_licenses(rows, tmp_path / 'licenses.md')
         assert not list(tmp_path.iterdir())
 
 
-def test_a_distribution_that_says_no_licence_is_named(tmp_path):
-    rows = [{'Name': name, 'Version': '1', 'License': licence} for name, licence in (('a', 'MIT'), ('b', 'UNKNOWN'))]
-    release_check.write_licences(rows, tmp_path / 'licences.md')
-    assert (tmp_path / 'licences.md').read_text().endswith('say of themselves: b.\n')
+def test_a_distribution_that_says_no_license_is_named(tmp_path):
+    rows = [{'Name': name, 'Version': '1', 'License': license} for name, license in (('a', 'MIT'), ('b', 'UNKNOWN'))]
+    release_check.write_licenses(rows, tmp_path / 'licenses.md')
+    assert (tmp_path / 'licenses.md').read_text().endswith('say of themselves: b.\n')
 
 
-def test_installed_distributions_have_licences():
-    rows = {row['Name'].lower(): row['License'] for row in release_check.licences(sys.executable)}
+def test_installed_distributions_have_licenses():
+    rows = {row['Name'].lower(): row['License'] for row in release_check.licenses(sys.executable)}
     assert 'Apache' in rows['timm'] and 'BSD' in rows['torch']
 
 

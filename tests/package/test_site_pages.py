@@ -27,7 +27,7 @@ def test_every_network_and_checkpoint_has_a_page_of_its_own():
 
 @pytest.mark.parametrize('name, said', [
     ('mlfm_resnet10', '**Not trained.**'),
-    ('mlfm_resnet50', '**Not trained.**'),  # but for warm starts
+    ('mlfm_resnet50', '**Not trained.**'),  # except warm starts
     ('gssdnet_o2_100', '**Not trained.**'),
     ('dct_resnet50_24s', '**Not trained.**'),
     ('mlfm_mobilenetv2_050', "The authors' own ImageNet100 weights"),
@@ -114,5 +114,5 @@ def test_notebook_runs_from_top_to_bottom(path, monkeypatch):
 def test_picture_without_a_text_is_refused():
     cell = nbformat.v4.new_code_cell('draw()', outputs=[
         nbformat.v4.new_output('display_data', {'image/png': '', 'text/plain': '<Figure>'})])
-    with pytest.raises(ValueError, match=r"^A cell of x puts out image/png, text/plain, expected .*: 'draw\(\)'\.$"):
+    with pytest.raises(ValueError, match=r"^A cell of x outputs image/png, text/plain, expected .*: 'draw\(\)'\.$"):
         markdown_of(nbformat.v4.new_notebook(cells=[cell]), 'x')

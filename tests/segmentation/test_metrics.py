@@ -44,7 +44,7 @@ def test_against_torchmetrics_and_scikit_learn():
 
 
 def literal_boundary(labels, label):
-    """Pixels of a class with a neighbour that is inside, not void and of another class."""
+    """Pixels of a class with a neighbor that is inside, not void and of another class."""
     height, width = labels.shape
     found = []
     for y in range(height):

@@ -25,5 +25,5 @@ def test_pictures(tmp_path):
     assert (predicted_ == color_labels(predicted, labels)).all()
     wrong = (error == (200, 30, 30)).all(-1)
     assert wrong[30:34, 10:14].all() and wrong.sum() == 16 and (error[:2] == 120).all()
-    draw_prediction(tmp_path / 'grey.png', pixels[:1], predicted, labels)
-    assert np.array(Image.open(tmp_path / 'grey.png')).shape == (48, 3 * 64 + 2 * 4, 3)
+    draw_prediction(tmp_path / 'gray.png', pixels[:1], predicted, labels)
+    assert np.array(Image.open(tmp_path / 'gray.png')).shape == (48, 3 * 64 + 2 * 4, 3)

@@ -3,7 +3,7 @@
     python tests/site/find_browser.py
 
 starts the first that is there: playwright's own Chromium, then an installed Chrome, Edge or Chromium. If there is none,
-it installs playwright's, and where that cannot be had or lacks libraries, the system's, for which one has to be root.
+it installs playwright's or, where that is not available or lacks libraries, the system's, which needs root.
 """
 
 import os

@@ -53,7 +53,7 @@ def open_page(browser, address):
                 if message.type in ('error', 'warning') else None)
         page.on('pageerror', lambda error: complaints.append(f'{page.url}: {error}'))
         page.on('requestfailed', lambda request: complaints.append(f'{page.url}: no {request.url} ({request.failure})')
-                if request.failure != 'net::ERR_ABORTED' else None)  # by going on to the next page
+                if request.failure != 'net::ERR_ABORTED' else None)  # by leaving for the next page
         page.on('request', lambda request: complaints.append(f'{page.url} asks {request.url}')
                 if not request.url.startswith((address, 'data:', 'blob:')) else None)
         page.on('response', lambda response: complaints.append(f'{page.url}: {response.status} {response.url}')
@@ -85,7 +85,7 @@ def test_every_page_loads_quietly(open_page, address):
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 @pytest.mark.parametrize('size', SIZES)
 def test_nothing_sticks_out(open_page, address, size, scheme):
-    """No page is wider than the screen, and pictures are loaded in their form; the system's colours are followed."""
+    """No page is wider than the screen, and pictures are loaded in their form; the system's colors are followed."""
     page = open_page(size, color_scheme=scheme)
     for path in SAMPLE:
         page.goto(address + path, wait_until='load')
@@ -178,7 +178,7 @@ def test_table_of_networks_sorts_and_filters(open_page, address):
         assert len(params) == everything and params == sorted(params, reverse=order == 'descending')
 
 
-def test_colours_toggle_and_stay(open_page, address):
+def test_colors_toggle_and_stay(open_page, address):
     page = open_page(color_scheme='light')
     page.goto(address, wait_until='load')
 

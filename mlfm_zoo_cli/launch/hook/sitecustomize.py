@@ -33,7 +33,7 @@ class ZooFinder:
 
 sys.meta_path.insert(0, ZooFinder)
 
-# The folder has done its work: what the script sees of sys.path, and a sitecustomize of the machine's own, stay.
+# The script sees its usual sys.path, and the machine's own sitecustomize runs too.
 sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != HOOK]
 own = PathFinder.find_spec('sitecustomize', sys.path)
 if own is not None and own.loader is not None:
