@@ -7,7 +7,7 @@ import sys
 from typing import Any, Callable, List, Optional
 
 from .. import __version__
-from . import checkpoints, dct, export, frequency, models, segmentation, training
+from . import app, checkpoints, dct, export, frequency, models, segmentation, training
 from .errors import FAILURES, sentence
 
 __all__ = ['main', 'make_parser']
@@ -66,7 +66,7 @@ def make_parser(chosen: Optional[str] = None) -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for group in (checkpoints, training, models, export, frequency, dct):
+    for group in (checkpoints, training, models, export, frequency, dct, app):
         group.add_commands(add)
     segmentation.add_commands(add, with_options=chosen in (None, 'segment'))
     return parser
