@@ -28,7 +28,7 @@ CSS = '''
 .zoo figcaption { font-size: .8125rem; margin-top: .3rem; overflow-wrap: anywhere;
   color: var(--body-text-color-subdued); }
 .zoo.results { display: grid; gap: 1.5rem; }
-.zoo .top { display: grid; gap: 1rem 1.5rem; grid-template-columns: minmax(6rem, 14rem) minmax(12rem, 1fr); }
+.zoo .top { display: grid; gap: 1rem; grid-template-columns: minmax(5rem, 14rem) minmax(12rem, 1fr); }
 .zoo .columns { display: grid; gap: 1rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); }
 .zoo ol { list-style: none; margin: 0; padding: 0; }
 .zoo li { position: relative; display: flex; gap: .75rem; justify-content: space-between; padding: .25rem .5rem;

@@ -126,10 +126,11 @@ def make_page() -> Any:
                     buttons = [gr.Button(photo.stem, icon=str(photo), variant='secondary') for photo in PHOTOS]
                 file = gr.File(label='Your photograph', height=120)
                 message = gr.HTML()
-                removed = gr.Radio(
-                    [('high', HIGH), ('low', LOW)], value=HIGH, label='Frequencies to take away')
-                radius = gr.Slider(0, 1, step=1, label='Radius in cycles per image')
             with gr.Column(scale=7, min_width=320):
+                with gr.Row():
+                    removed = gr.Radio(
+                        [('high', HIGH), ('low', LOW)], value=HIGH, label='Frequencies to take away', min_width=200)
+                    radius = gr.Slider(0, 1, step=1, label='Radius in cycles per image', scale=2, min_width=300)
                 results = gr.HTML('<div class="zoo"><p>The network is loading.</p></div>')
 
         shown = [look, message, network, facts, radius, results]
