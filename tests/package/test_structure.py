@@ -15,10 +15,10 @@ PACKAGE = Path(mlfm_zoo.__file__).parent
 # Folders, and files beside them, lowest first: each imports from itself and from those before it.
 ORDER = (
     '_timm', '_extras', '_files', '_terminal', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub', 'dct',
-    'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'cli', '__main__')
+    'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'app', 'cli', '__main__')
 
 # Imported by themselves, by the __init__ of their folder, and by functions of the command line.
-LEAVES = (('frequency',), ('detection',), ('segmentation',), ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
+LEAVES = (('app',), ('frequency',), ('detection',), ('segmentation',), ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob('*.py')) if 'hook' not in path.parts}
 
