@@ -3,7 +3,7 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -44,7 +44,7 @@ class Pair:
     memory: nn.Module
     trunk: Optional[nn.Module]
     labels: List[str]
-    config: Dict
+    config: Dict[str, Any]
 
     @property
     def full_radius(self) -> int:
@@ -205,11 +205,11 @@ def memories(model: nn.Module, image: torch.Tensor) -> Tuple[torch.Tensor, List[
     """
     written: List[Memory] = []
 
-    def keep(layer: str, output: Tuple[torch.Tensor, torch.Tensor]) -> None:
-        written.append(Memory(layer, tuple(output[1].shape[1:]), output[1][0].mean(0)))
+    def keep(name: str, output: Tuple[torch.Tensor, torch.Tensor]) -> None:
+        written.append(Memory(name.removeprefix('memory.'), tuple(output[1].shape[1:]), output[1][0].mean(0)))
 
     hooks = [
-        module.register_forward_hook(lambda _, args, output, layer=name.removeprefix('memory.'): keep(layer, output))
+        module.register_forward_hook(lambda _, args, output, name=name: keep(name, output))
         for name, module in model.named_modules() if isinstance(module, LowFrequencyMemoryUnit)]
     try:
         return answer(model, image[None])[0], written

@@ -29,7 +29,8 @@ CSS = '''
   color: var(--body-text-color-subdued); }
 .zoo.results { display: grid; gap: 1.5rem; }
 .zoo .top { display: grid; gap: 1rem; grid-template-columns: minmax(5rem, 14rem) minmax(12rem, 1fr); }
-.zoo .columns { display: grid; gap: 1rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); }
+.zoo .columns { display: grid; gap: 1rem 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); }
 .zoo ol { list-style: none; margin: 0; padding: 0; }
 .zoo li { position: relative; display: flex; gap: .75rem; justify-content: space-between; padding: .25rem .5rem;
   margin: 0 0 .25rem; border-radius: .25rem; overflow: hidden; }

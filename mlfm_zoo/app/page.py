@@ -153,7 +153,7 @@ def launch(page: Any = None, **options: Any) -> Tuple[Any, str]:
 
     Args:
         page: What `make_page` returns; built here if None.
-        options: Further arguments of Gradio's `launch`, such as `server_name`.
+        **options: Further arguments of Gradio's `launch`, such as `server_name`.
 
     Returns:
         The page, and its address on this machine.

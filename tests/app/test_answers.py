@@ -126,7 +126,7 @@ def test_files_that_are_no_photograph(content, what, pair, tmp_path):
 
 def test_thin_strip(pair, tmp_path):
     Image.new('L', (40_000, 10)).save(tmp_path / 'photo.png')
-    with pytest.raises(UnreadableImage, match='is 40000 x 10 pixels, expected sides that differ by a factor of at most'):
+    with pytest.raises(UnreadableImage, match='is 40000 x 10 pixels, expected sides that differ by'):
         answers.open_photo(tmp_path / 'photo.png', pair)
 
 
@@ -186,7 +186,7 @@ def test_answers_are_drawn_with_bars():
                              torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.05, 0.0125]))
     tags = Tags(text)
     items = [attributes for tag, attributes in tags.tags if tag == 'li']
-    assert [item['style'] for item in items] == [f'--share: {share}%' for share in ('50.0', '25.0', '12.5', '6.2', '5.0')]
+    assert [item['style'] for item in items] == [f'--share: {n}%' for n in ('50.0', '25.0', '12.5', '6.2', '5.0')]
     assert '<a>50.0 %' in tags.text
 
 

@@ -18,7 +18,9 @@ ORDER = (
     'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'app', 'cli', '__main__')
 
 # Imported by themselves, by the __init__ of their folder, and by functions of the command line.
-LEAVES = (('app',), ('frequency',), ('detection',), ('segmentation',), ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
+LEAVES = (
+    ('app',), ('frequency',), ('detection',), ('segmentation',),
+    ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob('*.py')) if 'hook' not in path.parts}
 

@@ -37,6 +37,7 @@ sys.exit(main(['app']))
 def address(tmp_path_factory):
     """A running page without a cache of weights; at its end it must have asked nothing of other machines."""
     env = dict(os.environ, HF_HOME=str(tmp_path_factory.mktemp('cache')), HF_HUB_OFFLINE='1')
+    env.pop('MLFM_ZOO_PAPER_MIRROR', None)
     with subprocess.Popen([sys.executable, '-c', WATCHED], env=env, stdout=subprocess.PIPE, text=True) as server:
         line = server.stdout.readline()
         found = re.fullmatch(r'Open (http://127\.0\.0\.1:\d+/) in a browser\. Ctrl-C stops the page\.\n', line)
