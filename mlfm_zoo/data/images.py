@@ -51,6 +51,9 @@ def open_image(
                 ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError as error:
         raise UnreadableImage(f'There is no image at {name}: give the path of an image file.') from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UnreadableImage(f'{name} has more than {limit:,} pixels: make it smaller, or repair it.') from error
     except Exception as error:  # for damaged files, Pillow's decoders raise exceptions of all kinds
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableImage(f'{name} cannot be read ({error.strerror}): check the file.') from error

@@ -19,7 +19,7 @@ RecordT = TypeVar('RecordT', bound='CheckedRecord')
 
 
 class CheckedRecord:
-    """Base class of a dataclass that compares its values with their annotations, once, when it is made.
+    """Base of dataclasses that check their values against their annotations when created.
 
     Raises:
         ValueError: A value is of another type.
@@ -34,9 +34,9 @@ class CheckedRecord:
 
     @classmethod
     def from_json(cls: Type[RecordT], fields: Any, source: object = 'The record') -> RecordT:
-        """Make a record from the contents of a JSON file, with lists for tuples; `source` is the file, for errors.
+        """Make a record from the contents of a JSON file, which has lists for tuples.
 
-        A ValueError says if a field is unknown, missing or of another type.
+        A ValueError that begins with `source` is raised if a field is unknown, missing or of another type.
         """
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         unknown = [name for name in fields if name not in known] if isinstance(fields, dict) else [fields]
@@ -147,7 +147,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type. A whole number is a float too; True and False are no numbers."""
+    """Whether a value is of an annotated type. An int counts as a float; a bool does not count as a number."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Union:
         return any(_fits(value, arg) for arg in args)

@@ -15,10 +15,12 @@ ROOT = Path(mlfm_zoo.__file__).parents[1]
 # Folders, and files beside them, lowest first: each imports from itself and from those before it.
 ORDER = (
     '_timm', '_extras', '_files', '_terminal', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub', 'dct',
-    'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'mlfm_zoo_cli', '__main__')
+    'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'app', 'mlfm_zoo_cli', '__main__')
 
 # Imported by themselves, by the __init__ of their folder, and by functions of the command line.
-LEAVES = (('frequency',), ('detection',), ('segmentation',), ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
+LEAVES = (
+    ('app',), ('frequency',), ('detection',), ('segmentation',),
+    ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
 
 FILES = {
     str(path.relative_to(ROOT)).removeprefix('mlfm_zoo/'): path
