@@ -40,8 +40,8 @@ def add_commands(add: AddCommand) -> None:
         'The EXIF orientation of photographs is ignored, as timm does.')
     command.add_argument('images', nargs='+', metavar='IMAGE', help='file of an image, or a folder of images')
     command.add_argument(
-        '--model', metavar='NAME', help='a name that timm.create_model takes (default: the best network of this '
-        'package that has ImageNet100 weights)')
+        '--model', metavar='NAME', help='a name that timm.create_model takes (default: the best trained network '
+        'whose weights are on this machine)')
     command.add_argument('--topk', type=positive, default=5, metavar='N', help='classes for each image (default: 5)')
     command.add_argument(
         '--imagenet100', action='store_true', help='label the classes as ImageNet100, whatever the network says')
@@ -80,9 +80,22 @@ def _predict(args: argparse.Namespace) -> None:
     from mlfm_zoo._terminal import printable
     from mlfm_zoo.data.imagenet100 import label_descriptions
     from mlfm_zoo.workflow.build import build_network
-    from mlfm_zoo.workflow.predict import Prediction, best_checkpoint, draw_predictions, find_images, predict
+    from mlfm_zoo.workflow.predict import (
+        Prediction,
+        better_checkpoints,
+        draw_predictions,
+        find_images,
+        predict,
+        trained_checkpoints,
+    )
     files = find_images(args.images)
-    model = build_network(args.model or best_checkpoint().name, dict(args.model_kwargs), pretrained=True)
+    name = args.model
+    if name is None:
+        best = trained_checkpoints()[0]
+        name, better = best.name, [f'{c.name} ({c.num_classes} classes)' for c in better_checkpoints(best)]
+        more = f' With --model and a download: {", ".join(better)}.' if better else ''
+        print(f'{name} ({best.num_classes} classes) is the best network on this machine.{more}', file=sys.stderr)
+    model = build_network(name, dict(args.model_kwargs), pretrained=True)
     predictions: List[Prediction] = []
     faults: List[str] = []
     labels = list(label_descriptions().values()) if args.imagenet100 else None

@@ -13,19 +13,18 @@ from timm.data import create_transform
 from ..data.filters import FrequencyFilter, full_radius
 from ..data.folders import data_config, image_mode
 from ..data.images import convert_pixels, open_image
-from ..hub.loading import cached_checkpoint, find_checkpoint
-from ..hub.manifest import Checkpoint, load_manifest
+from ..hub.loading import find_checkpoint
+from ..hub.manifest import Checkpoint
 from ..memory import LowFrequencyMemoryUnit
 from ..workflow.build import build_network
-from ..workflow.predict import class_labels
+from ..workflow.predict import class_labels, trained_checkpoints
 
 __all__ = [
-    'HIGH', 'LOW', 'Curves', 'Memory', 'Pair', 'answer', 'curves', 'is_here', 'load_pair', 'memories', 'networks',
-    'open_photo', 'take_away', 'without_memory',
+    'HIGH', 'LOW', 'Curves', 'Memory', 'Pair', 'answer', 'curves', 'load_pair', 'memories', 'open_photo', 'take_away',
+    'without_memory',
 ]
 
 HIGH, LOW = 'high', 'low'  # frequencies to take away
-KINDS = ('embedded', 'paper', 'trained')  # of the others, the memory has learned nothing yet
 CURVE_POINTS = 16
 
 
@@ -84,31 +83,10 @@ class Memory(NamedTuple):
     mean: torch.Tensor
 
 
-def is_here(checkpoint: Checkpoint) -> bool:
-    """Whether the weights are on this machine."""
-    return cached_checkpoint(checkpoint) is not None
-
-
 def without_memory(checkpoint: Checkpoint) -> Optional[Checkpoint]:
     """The weights of the same network and tag that were trained without memory; None if there are none."""
     other = find_checkpoint(checkpoint.model, checkpoint.tag, memory=False)
     return None if other.memory else other
-
-
-def networks() -> List[Checkpoint]:
-    """Checkpoints whose memory was trained, the best first among those on this machine, then those to download.
-
-    What is in the package comes first, so the page opens with the same network everywhere. Accuracies on different data
-    cannot be compared, so more classes come before a higher accuracy.
-    """
-    found = [c for c in load_manifest().values() if c.memory and c.available and c.kind in KINDS]
-    return sorted(found, key=lambda c: (
-        not is_here(c), c.model.startswith('test_'), 'package' not in c.places, -c.num_classes, -_accuracy(c), c.name))
-
-
-def _accuracy(checkpoint: Checkpoint) -> float:
-    figures = checkpoint.reported or checkpoint.measured
-    return max((value for name, value in figures.items() if not name.startswith('top-5')), default=0.0)
 
 
 @functools.lru_cache(maxsize=4)
@@ -116,7 +94,7 @@ def load_pair(name: str) -> Pair:
     """Load a network and its counterpart without memory, downloaded where they are not on this machine.
 
     Args:
-        name: Name of one of `networks`.
+        name: Name of one of `trained_checkpoints`.
 
     Returns:
         Both, in eval mode.
@@ -124,7 +102,7 @@ def load_pair(name: str) -> Pair:
     Raises:
         CheckpointError: The weights cannot be fetched.
     """
-    checkpoint = next(c for c in networks() if c.name == name)
+    checkpoint = next(c for c in trained_checkpoints() if c.name == name)
     memory = build_network(name, pretrained=True).eval()
     trunk = build_network(name, dict(memory=False), pretrained=True).eval() if without_memory(checkpoint) else None
     labels = [label.partition(',')[0] for label in class_labels(memory)]  # the first of several names

@@ -8,6 +8,7 @@ import torch
 from .._extras import require_extra
 from ..data.images import UnreadableImage
 from ..hub.loading import CheckpointError
+from ..workflow.predict import is_here, trained_checkpoints
 from . import answers, html
 from .answers import HIGH, LOW
 
@@ -31,14 +32,14 @@ class Look(NamedTuple):
 
 def offer(checkpoint: answers.Checkpoint) -> Tuple[str, str]:
     """A network as the list shows it, and its name."""
-    return checkpoint.name + ('' if answers.is_here(checkpoint) else ' (is downloaded first)'), checkpoint.name
+    return checkpoint.name + ('' if is_here(checkpoint) else ' (is downloaded first)'), checkpoint.name
 
 
 def look_at(network: str, file: Path, removed: str) -> Tuple[Look, str]:
     """Show a photograph to a network.
 
     Args:
-        network: Name of one of `answers.networks`.
+        network: Name of one of `trained_checkpoints`.
         file: The photograph.
         removed: Frequencies that the slider takes away.
 
@@ -104,7 +105,7 @@ def make_page() -> Any:
         pair = answers.load_pair(network)
         radius = whole(removed, network)
         return [
-            look, html.draw_message(note), gr.Dropdown([offer(c) for c in answers.networks()], value=network),
+            look, html.draw_message(note), gr.Dropdown([offer(c) for c in trained_checkpoints()], value=network),
             html.draw_classes(pair), gr.Slider(maximum=pair.full_radius, value=radius), draw(look, removed, radius)]
 
     def choose_network(network: str, removed: str, look: Optional[Look]) -> List[Any]:
@@ -119,7 +120,7 @@ def make_page() -> Any:
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 network = gr.Dropdown(
-                    [offer(c) for c in answers.networks()], value=answers.networks()[0].name, label='Network',
+                    [offer(c) for c in trained_checkpoints()], value=trained_checkpoints()[0].name, label='Network',
                     elem_id='network')
                 facts = gr.HTML()
                 with gr.Row(elem_id='photos'):

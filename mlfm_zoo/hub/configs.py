@@ -69,6 +69,8 @@ def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> Pretrai
         assert timm_cfg is not None
         return dataclasses.replace(timm_cfg, **location)
     cfg = dict(base_cfg, num_classes=checkpoint.num_classes, license=checkpoint.license, **location)
+    if checkpoint.label_names:
+        cfg.update(label_names=tuple(checkpoint.label_names), label_descriptions=checkpoint.label_names)
     if checkpoint.input_size != tuple(base_cfg['input_size']):
         stride = base_cfg['input_size'][-1] // base_cfg['pool_size'][-1]
         pool_size = tuple(-(-s // stride) for s in checkpoint.input_size[1:])

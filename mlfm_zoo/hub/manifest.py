@@ -58,6 +58,8 @@ class Checkpoint:
         num_params: Parameters of the network with these weights; None where not counted.
         num_classes: Outputs of the classifier.
         input_size: Image (channels, height, width) that accuracy is measured at.
+        label_names: Each class's name in words, by the name of its folder of images, in the order of the outputs;
+            empty where the network's own config or the tag says what the classes are.
         memory: Whether the weights are of the network with its memory, or of the one that `memory=False` builds.
         source_repo: Repository that the weights were released in, for the place 'authors'.
         source_commit: Its commit.
@@ -78,6 +80,7 @@ class Checkpoint:
     origin: str
     num_classes: int
     input_size: Tuple[int, int, int]
+    label_names: Dict[str, str] = dataclasses.field(default_factory=dict)
     memory: bool = True
     repo: Optional[str] = None
     commit: Optional[str] = None
@@ -311,6 +314,10 @@ def _value(value: Any, kind: Any, name: str, where: str) -> Any:
     elif name == 'input_size':
         good = isinstance(value, list) and len(value) == 3 and all(map(_is_count, value))
         expected = 'three whole numbers: channels, height, width'
+    elif name == 'label_names':
+        good = isinstance(value, dict) and all(
+            isinstance(text, str) and text.isprintable() for item in value.items() for text in item)
+        expected = 'words by name'
     else:
         good = isinstance(value, dict) and all(isinstance(k, str) and _is_percentage(v) for k, v in value.items())
         expected = 'percentages from 0 to 100 by name'

@@ -15,9 +15,15 @@ from .._timm import config_of
 from ..data import imagenet100
 from ..data.folders import data_config, image_mode, label_names, usable_device, walk_images
 from ..data.images import UnreadableImage, open_image
+from ..hub.loading import cached_checkpoint
 from ..hub.manifest import Checkpoint, load_manifest
 
-__all__ = ['Answer', 'Prediction', 'best_checkpoint', 'class_labels', 'draw_predictions', 'find_images', 'predict']
+__all__ = [
+    'Answer', 'Prediction', 'better_checkpoints', 'class_labels', 'draw_predictions', 'find_images', 'is_here',
+    'predict', 'trained_checkpoints',
+]
+
+TRAINED_KINDS = ('embedded', 'paper', 'trained')  # of the others, the memory has learned nothing yet
 
 TILE = 256  # pixels a side of an image in a picture of predictions
 LINE = 18  # pixels of a line of text below it
@@ -38,21 +44,30 @@ class Prediction(NamedTuple):
     answers: List[Answer]
 
 
-def best_checkpoint() -> Checkpoint:
-    """Choose the available ImageNet100 checkpoint of the highest accuracy.
+def is_here(checkpoint: Checkpoint) -> bool:
+    """Whether the weights are on this machine, in the package or in the cache."""
+    return cached_checkpoint(checkpoint) is not None
 
-    Returns:
-        The checkpoint; accuracies are measured ones where there are any, and reported ones otherwise.
 
-    Example:
-        >>> best_checkpoint().kind
-        'paper'
+def trained_checkpoints() -> List[Checkpoint]:
+    """List the checkpoints with a trained memory: those on this machine first, and of these the best first.
+
+    Accuracies on different data cannot be compared, so more classes come before a higher accuracy. The networks of the
+    tests are last.
     """
-    candidates = [c for c in load_manifest().values() if c.available and c.memory and c.kind in ('paper', 'trained')]
+    found = [c for c in load_manifest().values() if c.memory and c.available and c.kind in TRAINED_KINDS]
+    return sorted(found, key=lambda c: (not is_here(c), *_rank(c)))
 
-    def accuracy(checkpoint: Checkpoint) -> float:
-        return checkpoint.measured.get('top-1') or max(checkpoint.reported.values(), default=0.0)
-    return max(candidates, key=accuracy)
+
+def better_checkpoints(than: Checkpoint) -> List[Checkpoint]:
+    """List the checkpoints that a download would bring and that rank before one on this machine."""
+    return [c for c in trained_checkpoints() if not is_here(c) and _rank(c) < _rank(than)]
+
+
+def _rank(checkpoint: Checkpoint) -> Tuple[bool, int, float]:
+    figures = checkpoint.reported or checkpoint.measured
+    top1 = max((value for name, value in figures.items() if not name.startswith('top-5')), default=0.0)
+    return checkpoint.model.startswith('test_'), -checkpoint.num_classes, -top1
 
 
 def class_labels(model: nn.Module) -> List[str]:

@@ -20,6 +20,7 @@ from mlfm_zoo.app import answers, html
 from mlfm_zoo.app.answers import HIGH, LOW
 from mlfm_zoo.data.images import UnreadableImage
 from mlfm_zoo.hub.loading import cached_checkpoint
+from mlfm_zoo.workflow.predict import trained_checkpoints
 
 NETWORK = 'test_mlfm_resnet.digits'
 PHOTOS = sorted((Path(mlfm_zoo.__file__).parent / 'app' / 'photos').glob('*.jpg'))
@@ -77,7 +78,7 @@ class Tags(HTMLParser):
 
 
 def test_networks_on_this_machine_come_first():
-    found = answers.networks()
+    found = trained_checkpoints()
     here = [cached_checkpoint(c) is not None for c in found]
     assert here == sorted(here, reverse=True) and here[0]
     assert all(c.memory and c.kind not in ('warm_start', 'initialisation') for c in found)
@@ -87,7 +88,7 @@ def test_networks_on_this_machine_come_first():
 
 
 def test_counterpart_without_memory():
-    found = {c.name: answers.without_memory(c) for c in answers.networks()}
+    found = {c.name: answers.without_memory(c) for c in trained_checkpoints()}
     assert found[NETWORK] is None
     other = found['mlfm_mobilenetv2_010.paper_in100']
     assert other and not other.memory and other.tag == 'paper_in100'

@@ -34,8 +34,8 @@ def test_every_command_has_help(capsys):
     lines = listed.split('COMMAND\n')[-1].split('\noptions')[0].splitlines()
     commands = [line.split()[0] for line in lines if line.startswith('    ') and line[:5].strip()]
     assert set(commands) == {
-        'list', 'info', 'verify', 'download', 'card', 'publish', 'convert', 'evaluate', 'predict', 'app', 'export', 'run',
-        'recipe', 'collect', 'imagenet100', 'frequency', 'dct-statistics', 'dct-gate', 'segment'}
+        'list', 'info', 'verify', 'download', 'card', 'publish', 'convert', 'evaluate', 'predict', 'app', 'export',
+        'run', 'recipe', 'collect', 'imagenet100', 'frequency', 'dct-statistics', 'dct-gate', 'segment'}
     for name in commands:
         if name != 'imagenet100':  # it becomes another program
             assert said(name, '--help', capsys=capsys).startswith(f'usage: mlfm-zoo {name} ')

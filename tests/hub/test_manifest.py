@@ -32,7 +32,8 @@ def test_own_manifest():
     assert {c.kind for c in checkpoints.values()} >= {'embedded', 'paper', 'warm_start', 'initialisation'}
     assert all(key == c.key and isinstance(c.places, tuple) for key, c in checkpoints.items())
     assert all(c.command for c in checkpoints.values() if c.measured)
-    assert [c.name for c in checkpoints.values() if c.kind == 'embedded'] == ['test_mlfm_resnet.digits']
+    assert [c.name for c in checkpoints.values() if c.kind == 'embedded'] == [
+        'test_mlfm_resnet.digits', *['mlfm_mobilenetv2_010.imagenette'] * 2]
     assert paper_accuracies()['mlfm_resnet18'] == (77.86, 81.22)
 
 

@@ -10,7 +10,14 @@ import timm
 from PIL import Image
 
 from helpers.digit_folders import write_digits
-from mlfm_zoo.workflow.predict import best_checkpoint, class_labels, find_images, predict
+from mlfm_zoo.workflow.predict import (
+    better_checkpoints,
+    class_labels,
+    find_images,
+    is_here,
+    predict,
+    trained_checkpoints,
+)
 from mlfm_zoo_cli import main
 
 
@@ -141,5 +148,8 @@ def test_damaged_and_odd_images_among_many(digits, tmp_path):
     assert found[tmp_path / 'good.png'].answers == found[tmp_path / 'link.png'].answers
 
 
-def test_default_is_the_best_that_can_be_had():
-    assert best_checkpoint().name == 'mlfm_mobilenetv2_100.paper_in100'
+def test_best_on_this_machine_first():
+    best, *others = trained_checkpoints()
+    assert best.tag == 'imagenette' and best.places == ('package',)  # nothing is in the cache of the tests
+    assert better_checkpoints(best)[0].name == 'mlfm_mobilenetv2_100.paper_in100'
+    assert others[-1].num_classes == 100 and not any(map(is_here, better_checkpoints(best)))
