@@ -1,7 +1,7 @@
-"""The main job, end to end: create the embedded pretrained model through timm, classify held-out handwritten digits,
-print the accuracy and a table, and draw what the memory holds at each site.
+"""The main job, end to end, with the networks in the package: classify held-out handwritten digits and a photograph,
+print the accuracy and the answers, and draw what the memory of each network holds.
 
-    python scripts/demo.py [--output FILE]
+    python scripts/demo.py [--output FOLDER]
 """
 
 import argparse
@@ -10,12 +10,19 @@ from pathlib import Path
 import matplotlib
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 
 import mlfm_zoo
 from digits import load_split, to_batch
+from mlfm_zoo._files import written_whole
+from mlfm_zoo.workflow.predict import class_labels
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # after the choice of a backend that needs no screen
+
+NETWORK = 'mlfm_mobilenetv2_010.imagenette'
+PHOTO = Path(mlfm_zoo.__file__).parent / 'app' / 'photos' / 'cathedral.jpg'
 
 
 def record_memory(model: torch.nn.Module):
@@ -55,13 +62,46 @@ def draw(images, labels, probabilities, written, output: Path) -> None:
     for axis in axes.flat:
         axis.set_axis_off()
     fig.suptitle('Held-out digits, and the memory after each unit (mean of its channels)', fontsize=11)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(output, dpi=130)
+    save(fig, output)
+
+
+def draw_photo(output: Path) -> None:
+    """The photograph, what the network answers with memory and without, and the mean of each memory's channels."""
+    model, trunk = (timm.create_model(NETWORK, pretrained=True, memory=memory).eval() for memory in (True, False))
+    config = resolve_model_data_config(model)
+    image = create_transform(**config)(Image.open(PHOTO))
+    written = record_memory(model)
+    answers = []
+    for network, form in ((model, 'with'), (trunk, 'without')):
+        with torch.inference_mode():
+            probability, index = network(image[None]).softmax(1)[0].max(0)
+        answers.append(f'{form} memory: {class_labels(network)[index]}, {100 * probability:.0f} %')
+    print(f'{PHOTO.name}: {"; ".join(answers)}')
+    mean, std = (torch.tensor(config[key])[:, None, None] for key in ('mean', 'std'))
+
+    rows = -(-(1 + len(written)) // 4)
+    fig, axes = plt.subplots(rows, 4, figsize=(10, 2.75 * rows), layout='constrained')
+    axes.flat[0].imshow((image * std + mean).clamp(0, 1).permute(1, 2, 0))
+    axes.flat[0].set_title('\n'.join(answers), fontsize=10)
+    for axis, (site, memory) in zip(axes.flat[1:], written):
+        axis.imshow(memory[0].mean(0), cmap='viridis', interpolation='nearest')
+        axis.set_title(f'{site}\n{" x ".join(map(str, memory.shape[1:]))}', fontsize=10)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    save(fig, output)
+
+
+def save(fig: plt.Figure, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(file) as unfinished:
+        fig.savefig(unfinished, format='png', dpi=110, metadata=dict(Software=None))
+    plt.close(fig)
+    print(f'picture: {file}')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--output', type=Path, default=Path('demo/memory.png'), help='picture to write')
+    parser.add_argument('--output', type=Path, default=Path('demo'), help='folder for the pictures')
     args = parser.parse_args()
 
     model = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
@@ -81,8 +121,10 @@ def main() -> None:
     written = record_memory(model)
     with torch.inference_mode():
         model(images[chosen])
-    draw([test.images[i] for i in chosen], test.labels[chosen], probabilities[chosen], written, args.output)
-    print(f'picture: {args.output}')
+    draw(
+        [test.images[i] for i in chosen], test.labels[chosen], probabilities[chosen], written,
+        args.output / 'digits.png')
+    draw_photo(args.output / 'photograph.png')
 
 
 if __name__ == '__main__':

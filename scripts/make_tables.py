@@ -184,8 +184,12 @@ STUDY_SOURCE = """
 Made by `python benchmarks/study/run.py benchmarks/study/{plan}.yaml --data {data} --timm TIMM --output FOLDER` and
 `python benchmarks/study/report.py {folder} --pictures docs/study/{plan}`.
 A log of every run, epoch by epoch, lies in `{folder}/curves`; its arguments, cost and time are in `runs.csv` beside
-them. The weights are not published.
+them. {weights}
 """
+
+STUDY_WEIGHTS = {
+    'imagenette-weights': 'The weights of the last epochs come with the package; their own figures are of `crop_pct` '
+                          '0.875, those above of 1.0.'}
 
 STUDY_PICTURES = {
     'curves.png': 'Accuracy by epoch of each arm',
@@ -211,7 +215,7 @@ def study_tables() -> str:
             text += (f'**Not finished: {finished} of {arms * len(plan["seeds"])} runs.** What follows will '
                      'change.\n\n')
         text += report(folder) + STUDY_SOURCE.format(
-            plan=file.stem, folder=folder.relative_to(ROOT).as_posix(), data=file.stem.partition('-')[0].upper())
+            weights=STUDY_WEIGHTS.get(file.stem, 'The weights are not published.'), plan=file.stem, folder=folder.relative_to(ROOT).as_posix(), data=file.stem.partition('-')[0].upper())
         for name, title in STUDY_PICTURES.items():
             if (ROOT / 'docs' / 'study' / file.stem / name).exists():
                 text += f'\n![{title}](study/{file.stem}/{name})\n'
@@ -221,8 +225,9 @@ def study_tables() -> str:
 def readme_table() -> str:
     """README.md's table of weights."""
     kinds = {kind: [c for c in checkpoints() if c.kind == kind] for kind in KINDS}
-    measured = ', '.join(
-        f'{value:.2f} % ({name}, `{c.command}`)' for c in kinds['embedded'] for name, value in c.measured.items())
+    digits, *photos = kinds['embedded']
+    measured = ['{:.2f} % ({}, `{}`)'.format(c.measured[name], name, c.command)
+                for c in kinds['embedded'] for name in [next(iter(c.measured))]]
     trained = len({c.model for c in kinds['trained']})
     warm = [c for c in kinds['warm_start'] if 'authors' not in c.places]
     released = [c for c in kinds['warm_start'] if 'authors' in c.places]
@@ -238,8 +243,11 @@ def readme_table() -> str:
          'only width 0.1 was evaluated here, on 50 photos; reported by the authors: ' + ', '.join(
              f'{c.reported[README]:.2f} %' for c in authors)),
         ('trained on ImageNet100 by this project', f'{trained} of {len(paper_accuracies())} networks', '-'),
-        (', '.join(f'`{c.name}`' for c in kinds['embedded']),
-         'in the package: a tiny network for tests and demos, which knows handwritten digits only', measured),
+        (f'`{digits.name}`',
+         'in the package: a tiny network for tests and demos, which knows handwritten digits only', measured[0]),
+        (widths([c for c in photos if c.memory]),
+         'in the package, with their plain trunks (`memory=False`): ten classes of photographs, trained by this '
+         'project, one run each', '; '.join(measured[1:])),
         (f'`{warm[0].name}` and {len(warm) - 1} more warm starts',
          f"of {len({c.model for c in warm})} networks: timm's ImageNet-1k weights in the trunk, and a memory that has "
          'learned nothing yet', '-'),

@@ -65,10 +65,12 @@ def test_model_table_is_up_to_date():
 
 
 def test_demo_draws_and_reports(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['demo.py', '--output', str(tmp_path / 'memory.png')])
+    monkeypatch.setattr(sys, 'argv', ['demo.py', '--output', str(tmp_path)])
     demo.main()
-    assert 'held-out accuracy: ' in capsys.readouterr().out
-    with Image.open(tmp_path / 'memory.png') as picture:
-        colors = picture.convert('RGB').getcolors(1 << 24)
-    # drawn digits and maps, not an empty page: many colors, and much that is not white
-    assert len(colors) > 100 and max(n for n, _ in colors) < 0.7 * picture.width * picture.height
+    printed = capsys.readouterr().out
+    assert 'held-out accuracy: ' in printed and 'with memory: church' in printed
+    for name in ('digits.png', 'photograph.png'):
+        with Image.open(tmp_path / name) as picture:
+            colors = picture.convert('RGB').getcolors(1 << 24)
+        # a drawn photograph or digits, and maps, not an empty page: many colors, and much that is not white
+        assert len(colors) > 100 and max(n for n, _ in colors) < 0.7 * picture.width * picture.height
