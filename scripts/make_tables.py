@@ -215,7 +215,8 @@ def study_tables() -> str:
             text += (f'**Not finished: {finished} of {arms * len(plan["seeds"])} runs.** What follows will '
                      'change.\n\n')
         text += report(folder) + STUDY_SOURCE.format(
-            weights=STUDY_WEIGHTS.get(file.stem, 'The weights are not published.'), plan=file.stem, folder=folder.relative_to(ROOT).as_posix(), data=file.stem.partition('-')[0].upper())
+            weights=STUDY_WEIGHTS.get(file.stem, 'The weights are not published.'), plan=file.stem,
+            folder=folder.relative_to(ROOT).as_posix(), data=file.stem.partition('-')[0].upper())
         for name, title in STUDY_PICTURES.items():
             if (ROOT / 'docs' / 'study' / file.stem / name).exists():
                 text += f'\n![{title}](study/{file.stem}/{name})\n'
