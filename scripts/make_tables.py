@@ -247,8 +247,8 @@ def readme_table() -> str:
         (f'`{digits.name}`',
          'in the package: a tiny network for tests and demos, which knows handwritten digits only', measured[0]),
         (widths([c for c in photos if c.memory]),
-         'in the package, with their plain trunks (`memory=False`): ten classes of photographs, trained by this '
-         'project, one run each', '; '.join(measured[1:])),
+         'in the package, width 0.1 with its plain trunk (`memory=False`) too: ten classes of photographs, trained by '
+         'this project, one run each', '; '.join(measured[1:])),
         (f'`{warm[0].name}` and {len(warm) - 1} more warm starts',
          f"of {len({c.model for c in warm})} networks: timm's ImageNet-1k weights in the trunk, and a memory that has "
          'learned nothing yet', '-'),

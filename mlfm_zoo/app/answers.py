@@ -17,11 +17,11 @@ from ..hub.loading import find_checkpoint
 from ..hub.manifest import Checkpoint
 from ..memory import LowFrequencyMemoryUnit
 from ..workflow.build import build_network
-from ..workflow.predict import class_labels, trained_checkpoints
+from ..workflow.predict import class_labels, is_here, trained_checkpoints
 
 __all__ = [
-    'HIGH', 'LOW', 'Curves', 'Memory', 'Pair', 'answer', 'curves', 'load_pair', 'memories', 'open_photo', 'take_away',
-    'without_memory',
+    'HIGH', 'LOW', 'Curves', 'Memory', 'Pair', 'answer', 'curves', 'first_network', 'load_pair', 'memories', 'open_photo',
+    'take_away', 'without_memory',
 ]
 
 HIGH, LOW = 'high', 'low'  # frequencies to take away
@@ -87,6 +87,12 @@ def without_memory(checkpoint: Checkpoint) -> Optional[Checkpoint]:
     """The weights of the same network and tag that were trained without memory; None if there are none."""
     other = find_checkpoint(checkpoint.model, checkpoint.tag, memory=False)
     return None if other.memory else other
+
+
+def first_network() -> Checkpoint:
+    """The best checkpoint on this machine that has a counterpart to compare with; the best of all if there is none."""
+    found = trained_checkpoints()
+    return next((c for c in found if is_here(c) and without_memory(c)), found[0])
 
 
 @functools.lru_cache(maxsize=4)

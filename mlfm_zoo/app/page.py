@@ -120,7 +120,7 @@ def make_page() -> Any:
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 network = gr.Dropdown(
-                    [offer(c) for c in trained_checkpoints()], value=trained_checkpoints()[0].name, label='Network',
+                    [offer(c) for c in trained_checkpoints()], value=answers.first_network().name, label='Network',
                     elem_id='network')
                 facts = gr.HTML()
                 with gr.Row(elem_id='photos'):

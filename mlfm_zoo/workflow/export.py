@@ -309,7 +309,8 @@ def quantize(source: Path, target: Path, batches: List[torch.Tensor]) -> None:
     nncf.set_log_level(logging.ERROR)
     graph = nncf.quantize(
         openvino.Core().read_model(source), nncf.Dataset(arrays), preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(arrays))
+        subset_size=len(arrays), advanced_parameters=nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix.ENABLE))  # weights of 7 bits, as for ONNX below
     openvino.save_model(graph, target, compress_to_fp16=False)
 
 
@@ -329,7 +330,8 @@ def _quantize_onnx(source: Path, target: Path, arrays: List[Any]) -> None:
     norms = [node.name for node in onnx.load(prepared).graph.node if node.op_type == 'BatchNormalization']
     quantization.quantize_static(
         prepared, target, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True, nodes_to_exclude=norms,
-        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8)
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+        reduce_range=True)  # weights of 7 bits: with 8, sums of two products overflow on CPUs without VNNI
 
 
 def _open_file(file: Path) -> Callable[[torch.Tensor], torch.Tensor]:
