@@ -20,8 +20,8 @@ from ..workflow.build import build_network
 from ..workflow.predict import class_labels, is_here, trained_checkpoints
 
 __all__ = [
-    'HIGH', 'LOW', 'Curves', 'Memory', 'Pair', 'answer', 'curves', 'first_network', 'load_pair', 'memories', 'open_photo',
-    'take_away', 'without_memory',
+    'HIGH', 'LOW', 'Curves', 'Memory', 'Pair', 'answer', 'curves', 'first_network', 'load_pair', 'memories',
+    'open_photo', 'take_away', 'without_memory',
 ]
 
 HIGH, LOW = 'high', 'low'  # frequencies to take away

@@ -56,7 +56,7 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
     asked = f'The weights {model}.{tag}' if tag else f'{data} weights of {model}'
     ways = []
     for verb, initial in (('load', False), ('start a training from', True)):
-        available = [c.name for c in checkpoints
+        available = [c.name for c in sorted(checkpoints, key=lambda c: c.kind == 'embedded')
                      if c.available and c.memory and (c.kind == 'initialisation') == initial]
         if available:
             more = f' and {len(available) - 3} more (mlfm-zoo list {model})' if len(available) > 3 else ''

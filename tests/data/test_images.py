@@ -39,9 +39,10 @@ def test_other_modes_are_pillows(mode, kind):
         image.info['transparency'] = 0
     try:
         content = encoded(kind, image)
-    except OSError:  # the format has no such mode
+        expected = Image.open(io.BytesIO(content)).convert('RGB')
+    except OSError:  # the format has no such mode, or this Pillow cannot read what it wrote
         return
-    np.testing.assert_array_equal(open_image(io.BytesIO(content)), Image.open(io.BytesIO(content)).convert('RGB'))
+    np.testing.assert_array_equal(open_image(io.BytesIO(content)), expected)
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'PPM', 'TIFF', 'JPEG2000'])

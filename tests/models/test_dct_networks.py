@@ -139,7 +139,7 @@ def test_transformers(name, tmp_path):
     loaded = TimmWrapperForImageClassification.from_pretrained(tmp_path).eval()
     image = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(loaded(image).logits, model(image))
+        torch.testing.assert_close(loaded(image).logits, model(image))  # kernels differ with the weights' alignment
 
 
 @pytest.mark.parametrize('name', DCT)
