@@ -73,7 +73,7 @@ def written_whole(file: Path) -> Iterator[Path]:
                 held.close()  # an open file cannot be moved there
             else:
                 fcntl.flock(held, fcntl.LOCK_EX)
-                _clear_leftovers(file.parent)
+                _clear_leftovers(file.parent.resolve())
             yield unfinished
             os.replace(unfinished, file)
     finally:

@@ -45,7 +45,12 @@ class Prediction(NamedTuple):
 
 
 def is_here(checkpoint: Checkpoint) -> bool:
-    """Whether the weights are on this machine, in the package or in the cache."""
+    """Whether the weights are on this machine, in the package or in the cache.
+
+    Example:
+        >>> is_here(trained_checkpoints()[0])
+        True
+    """
     return cached_checkpoint(checkpoint) is not None
 
 
@@ -54,13 +59,22 @@ def trained_checkpoints() -> List[Checkpoint]:
 
     Accuracies on different data cannot be compared, so more classes come before a higher accuracy. The networks of the
     tests are last.
+
+    Example:
+        >>> trained_checkpoints()[0].memory
+        True
     """
     found = [c for c in load_manifest().values() if c.memory and c.available and c.kind in TRAINED_KINDS]
     return sorted(found, key=lambda c: (not is_here(c), *_rank(c)))
 
 
 def better_checkpoints(than: Checkpoint) -> List[Checkpoint]:
-    """List the checkpoints that a download would bring and that rank before one on this machine."""
+    """List the checkpoints that a download would bring and that rank before one on this machine.
+
+    Example:
+        >>> any(is_here(c) for c in better_checkpoints(trained_checkpoints()[0]))
+        False
+    """
     return [c for c in trained_checkpoints() if not is_here(c) and _rank(c) < _rank(than)]
 
 

@@ -33,7 +33,7 @@ def put(file, array, mode=None):
     file.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.asarray(array, np.uint8))
     if mode == 'P':
-        image.putpalette(np.arange(768) % 256)
+        image.putpalette([*range(256)] * 3)
     image.save(file)
 
 
