@@ -47,6 +47,12 @@ class Prediction(NamedTuple):
 def is_here(checkpoint: Checkpoint) -> bool:
     """Whether the weights are on this machine, in the package or in the cache.
 
+    Args:
+        checkpoint: Any checkpoint.
+
+    Returns:
+        Whether its file was found; it is not verified.
+
     Example:
         >>> is_here(trained_checkpoints()[0])
         True
@@ -60,6 +66,9 @@ def trained_checkpoints() -> List[Checkpoint]:
     Accuracies on different data cannot be compared, so more classes come before a higher accuracy. The networks of the
     tests are last.
 
+    Returns:
+        The checkpoints.
+
     Example:
         >>> trained_checkpoints()[0].memory
         True
@@ -70,6 +79,12 @@ def trained_checkpoints() -> List[Checkpoint]:
 
 def better_checkpoints(than: Checkpoint) -> List[Checkpoint]:
     """List the checkpoints that a download would bring and that rank before one on this machine.
+
+    Args:
+        than: The one on this machine.
+
+    Returns:
+        The others, the best first.
 
     Example:
         >>> any(is_here(c) for c in better_checkpoints(trained_checkpoints()[0]))
