@@ -11,12 +11,11 @@ import matplotlib
 import timm
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
 
 import mlfm_zoo
 from digits import load_split, to_batch
 from mlfm_zoo._files import written_whole
-from mlfm_zoo.workflow.predict import class_labels
+from mlfm_zoo.app import answers
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # after the choice of a backend that needs no screen
@@ -67,25 +66,22 @@ def draw(images, labels, probabilities, written, output: Path) -> None:
 
 def draw_photo(output: Path) -> None:
     """The photograph, what the network answers with memory and without, and the mean of each memory's channels."""
-    model, trunk = (timm.create_model(NETWORK, pretrained=True, memory=memory).eval() for memory in (True, False))
-    config = resolve_model_data_config(model)
-    image = create_transform(**config)(Image.open(PHOTO))
-    written = record_memory(model)
-    answers = []
-    for network, form in ((model, 'with'), (trunk, 'without')):
-        with torch.inference_mode():
-            probability, index = network(image[None]).softmax(1)[0].max(0)
-        answers.append(f'{form} memory: {class_labels(network)[index]}, {100 * probability:.0f} %')
-    print(f'{PHOTO.name}: {"; ".join(answers)}')
-    mean, std = (torch.tensor(config[key])[:, None, None] for key in ('mean', 'std'))
+    pair = answers.load_pair(NETWORK)
+    image = pair.prepare(Image.open(PHOTO))
+    with_memory, written = answers.memories(pair.memory, image)
+    lines = []
+    for form, probabilities in (('with', with_memory), ('without', answers.answer(pair.trunk, image[None])[0])):
+        probability, index = probabilities.max(0)
+        lines.append(f'{form} memory: {pair.labels[index]}, {100 * probability:.0f} %')
+    print(f'{PHOTO.name}: {"; ".join(lines)}')
 
     rows = -(-(1 + len(written)) // 4)
     fig, axes = plt.subplots(rows, 4, figsize=(10, 2.75 * rows), layout='constrained')
-    axes.flat[0].imshow((image * std + mean).clamp(0, 1).permute(1, 2, 0))
-    axes.flat[0].set_title('\n'.join(answers), fontsize=10)
-    for axis, (site, memory) in zip(axes.flat[1:], written):
-        axis.imshow(memory[0].mean(0), cmap='viridis', interpolation='nearest')
-        axis.set_title(f'{site}\n{" x ".join(map(str, memory.shape[1:]))}', fontsize=10)
+    axes.flat[0].imshow(pair.pixels(image))
+    axes.flat[0].set_title('\n'.join(lines), fontsize=10)
+    for axis, memory in zip(axes.flat[1:], written):
+        axis.imshow(memory.mean, cmap='viridis', interpolation='nearest')
+        axis.set_title(f'{memory.layer}\n{" x ".join(map(str, memory.shape))}', fontsize=10)
     for axis in axes.flat:
         axis.set_axis_off()
     save(fig, output)

@@ -121,9 +121,10 @@ def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
     if of_kind['trained']:
         lines.append(f'Trained by this project: {links(of_kind["trained"])}.')
     if of_kind['paper']:
-        lines.append(f"The authors' own ImageNet100 weights: {links(of_kind['paper'])}. This project has trained none.")
+        lines.append(
+            f"The authors' own ImageNet100 weights: {links(of_kind['paper'])}. This project has trained none on it.")
     if of_kind['embedded']:
-        lines.append(f'Weights in the package: {links(of_kind["embedded"])}. They know handwritten digits only.')
+        lines.append(f'Weights in the package: {links(of_kind["embedded"])}.')
     trained = bool(lines)
     if not trained:
         what = 'this network trained with its memory' if name.startswith('mlfm_') else 'this network trained'

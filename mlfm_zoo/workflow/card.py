@@ -42,7 +42,7 @@ GSSDNET_PAPER = (
 )
 
 KINDS = {
-    'embedded': "Trained by this project for tests and demos; the weights come with the package `mlfm-zoo`.",
+    'embedded': "Trained by this project; the weights come with the package `mlfm-zoo`.",
     'paper': "The authors' own weights (Wu et al.), converted name by name; the conversion changes no value.",
     'trained': 'Trained with `mlfm-zoo`, independently of the authors of the paper.',
     'warm_start': 'The trunk has weights that were trained without memory, and the memory is at identity: a start for '
@@ -298,8 +298,10 @@ def _figures(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> str:
 
 def _limits(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> str:
     lines = ['- Images need at least 32 pixels a side.'] if _is_mlfm(checkpoint) else []
-    if checkpoint.kind == 'embedded':
+    if dataset == DIGITS:
         lines.append('- It knows 8 x 8 handwritten digits, enlarged, and nothing else.')
+    elif dataset == IMAGENETTE:
+        lines.append('- It knows ten classes of photographs, and answers with one of them on any image. It is one run.')
     elif checkpoint.kind == 'warm_start':
         lines.append('- The memory has learned nothing yet: in eval mode the network returns what its trunk returns.')
     elif checkpoint.kind == 'initialisation':

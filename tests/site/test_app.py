@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
-
-from find_browser import launch
+from playwright.sync_api import expect
 
 SCREENSHOTS = os.environ.get('MLFM_ZOO_SCREENSHOTS')
 WAIT = 120_000  # milliseconds, for machines that do much else
@@ -45,14 +43,6 @@ def address(tmp_path_factory):
         yield found[1]
         server.terminate()
         assert server.stdout.read() == ''
-
-
-@pytest.fixture(scope='module')
-def browser():
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
