@@ -124,7 +124,8 @@ def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
         lines.append(
             f"The authors' own ImageNet100 weights: {links(of_kind['paper'])}. This project has trained none on it.")
     if of_kind['embedded']:
-        lines.append(f'Weights in the package: {links(of_kind["embedded"])}.')
+        known = {'digits': 'handwritten digits', 'imagenette': 'ten classes of photographs'}[of_kind['embedded'][0].tag]
+        lines.append(f'Weights in the package: {links(of_kind["embedded"])}. They know {known} only.')
     trained = bool(lines)
     if not trained:
         what = 'this network trained with its memory' if name.startswith('mlfm_') else 'this network trained'
