@@ -34,7 +34,7 @@ LOSSES = ('loss_classifier', 'loss_box_reg', 'loss_mask', 'loss_objectness', 'lo
 
 
 class Batches:
-    """Indices of the images of each step, for one of several processes: shuffled again when all have been seen."""
+    """Indices of one process's images for each step, reshuffled on each pass."""
 
     def __init__(self, num_images: int, args: argparse.Namespace, start: int, rank: int, world: int):
         self.num_images, self.start, self.rank, self.world = num_images, start, rank, world
@@ -58,7 +58,7 @@ class Batches:
 
 
 def build(args: argparse.Namespace, num_classes: int, pretrained: bool) -> torch.nn.Module:
-    """The detector; its norms and stages are frozen as `--pretrained` says, also where its weights come later."""
+    """Build the detector, frozen as `--pretrained` asks even if weights come later."""
     defaults = dict(trainable_stages=3, freeze_norms=True) if args.pretrained else {}
     return create_model(
         args.detector, args.backbone, num_classes, pretrained=pretrained, in_chans=args.in_chans,

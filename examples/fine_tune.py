@@ -30,7 +30,7 @@ def fine_tune(
         freeze_trunk: bool = False,
         device: str = 'cpu',
 ) -> tuple[torch.nn.Module, float]:
-    """Fine-tune and validate; returns the model and its top-1 accuracy in percent on FOLDER/val."""
+    """Fine-tune; return the model and its top-1 accuracy in percent on FOLDER/val."""
     datasets = {split: create_dataset('', folder, split=split, input_img_mode={1: 'L', 3: 'RGB', 4: 'RGBA'}[in_chans])
                 for split in ('train', 'val')}
     num_classes = len(datasets['train'].reader.class_to_idx)

@@ -1,4 +1,4 @@
-"""Train, evaluate and use a segmentation network: the commands of `mlfm-zoo segment`, as a script.
+"""Train, evaluate and use a segmentation network: `mlfm-zoo segment` as a script.
 
     python examples/segment.py train CamVid --output run --labels camvid --model fcn8s --encoder mlfm_resnet34
     torchrun --nproc-per-node 4 examples/segment.py train CamVid --output run     # the same on four devices

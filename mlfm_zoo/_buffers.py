@@ -34,13 +34,13 @@ class FixedBuffers(nn.Module):
                 setattr(self, name, value.to(buffer))
 
     def _values(self) -> List[Tuple[str, torch.Tensor]]:
-        """The values by buffer, except for buffers that are fake tensors, as in a trace: these hold no values."""
+        """The values by buffer, except for fake tensors, which hold none (as in a trace)."""
         with torch.device('cpu'):  # also inside a loader's `with torch.device('meta')`
             values = self.fixed_buffers()
         return [(name, value) for name, value in values.items() if type(getattr(self, name)) is torch.Tensor]
 
     def _leave_meta(self) -> None:
-        """Move buffers from the meta device to the CPU: a convolution with a meta weight returns garbage silently."""
+        """Move meta buffers to the CPU: a convolution with a meta weight returns garbage."""
         if any(buffer.is_meta for buffer in self.buffers(recurse=False)):
             for name, value in self._values():
                 buffer = getattr(self, name)

@@ -22,11 +22,11 @@ UNFINISHED = '.unfinished-'
 
 
 def read_pickle(path: Union[str, Path], mmap: bool = False) -> Any:
-    """Read a file of `torch.save` with `weights_only=True`, after comparing its checksums, which `torch.load` ignores.
+    """Read a file of `torch.save` with `weights_only=True`, after comparing checksums.
 
     Args:
         path: The file.
-        mmap: Map the tensors instead of reading them; checksums are compared in both cases.
+        mmap: Map the tensors instead of reading them. Checksums, which `torch.load` ignores, are compared anyway.
 
     Returns:
         The object.
@@ -82,7 +82,7 @@ def written_whole(file: Path) -> Iterator[Path]:
 
 @functools.lru_cache(maxsize=None)
 def _clear_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder; once per process, because folders may be large."""
+    """Remove what killed processes left. Done once per process: folders may be large."""
     for leftover in folder.glob(f'{UNFINISHED}*'):
         with contextlib.suppress(OSError), open(leftover, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a living process holds it
@@ -91,7 +91,7 @@ def _clear_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let processes write into a folder one after the other, without leaving a lock file in it.
+    """Let processes write into a folder one after the other, without a lock file.
 
     Args:
         folder: The folder, which must exist.

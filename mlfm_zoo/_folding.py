@@ -1,4 +1,4 @@
-"""Batch norms folded into convolutions for inference: those of memory gates, and those of whole networks.
+"""Batch norms folded into convolutions for inference, in gates and whole networks.
 
 A norm in eval mode is a scale and a shift of each channel. If a norm is a convolution's only consumer, it is folded
 back into it. Otherwise, if an unpadded convolution is the norm's only consumer, it is folded forward. Which module
@@ -32,7 +32,7 @@ ModelT = TypeVar('ModelT', bound=nn.Module)
 
 
 class Fusible(nn.Module):
-    """Base of modules that can be fused; a fused one raises in `train()` before any module has changed its mode."""
+    """Base of fusible modules; `train()` raises if one is fused, and changes nothing."""
 
     @torch.jit.ignore
     def train(self, mode: bool = True):
@@ -43,7 +43,7 @@ class Fusible(nn.Module):
 
 
 class InferenceOnly(Fusible):
-    """Base of modules without their norms: no training, no checkpoint. It goes before the module's class."""
+    """Base of modules without norms, listed first: no training, no checkpoint."""
 
     @torch.jit.ignore
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -82,7 +82,7 @@ class Fold(NamedTuple):
 
 
 class FoldTracer(torch.fx.Tracer):
-    """Traces a network down to its convolutions and norms, and not into modules that timm reparameterizes itself."""
+    """Tracer that stops at convolutions, norms, and modules that timm reparameterizes."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
@@ -94,7 +94,7 @@ class FoldTracer(torch.fx.Tracer):
 
 
 def is_plain(module: nn.Module, classes: Tuple[type, ...]) -> bool:
-    """Whether a module can be replaced without losing hooks, parametrizations or adapters.
+    """Whether replacing a module loses no hooks, parametrizations or adapters.
 
     Args:
         module: Any module.

@@ -4,7 +4,7 @@ __all__ = ['printable']
 
 
 def printable(name: object) -> str:
-    """Escape what a terminal would act on: newlines, escape sequences, text direction, undecodable bytes.
+    """Escape what a terminal would act on, such as newlines and escape sequences.
 
     Args:
         name: Name of a file or class, which may come from anyone.

@@ -1,4 +1,4 @@
-"""Workarounds for timm: the private names this package imports and a save fix, each with the reason."""
+"""Workarounds for timm: the private names imported here and a save fix."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def config_of(model: nn.Module) -> Dict[str, Any]:
-    """The pretrained config of a model, typed as a dict: for torch's annotations any attribute is a tensor or module.
+    """The pretrained config of a model, typed as a dict for the type checker.
 
     Args:
         model: A timm model.
@@ -45,7 +45,7 @@ def config_of(model: nn.Module) -> Dict[str, Any]:
 
 
 def model_name(model: nn.Module) -> str:
-    """Return the name under which timm built a model; its class's name if timm did not."""
+    """Return the name under which timm built a model, or else its class's name."""
     return config_of(model).get('architecture') or type(model).__name__
 
 
@@ -55,14 +55,14 @@ def save_model(
         model_config: Optional[Dict[str, Any]] = None,
         model_args: Optional[Dict[str, Any]] = None,
 ) -> None:
-    """Save model.safetensors and config.json as timm does, readable by every user and by transformers.
+    """Save a model as timm does, readable by every user and by transformers.
 
     timm writes the number of classes at the top of config.json and among `model_args`. transformers 5 passes both on
     and fails, so it stays at the top only, where timm reads it as well.
 
     Args:
         model: A timm model.
-        folder: Folder to write into.
+        folder: Folder to write model.safetensors and config.json into.
         model_config: Entries of config.json beside those that timm writes.
         model_args: Arguments that build the network, beside the registered ones.
     """

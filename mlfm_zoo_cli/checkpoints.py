@@ -65,9 +65,9 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument(
         '--weights', metavar='FILE', help="weights, such as train.py's model_best.pth.tar; if left out, the weights "
         "of the paper's authors are downloaded and converted")
-    command.add_argument('--namespace', required=True, metavar='ORG', help='organisation or user on the Hub')
+    command.add_argument('--namespace', required=True, metavar='ORG', help='organization or user on the Hub')
     command.add_argument('--origin', metavar='TEXT', help='where the weights come from, in words, for a new entry')
-    command.add_argument('--license', default='apache-2.0', metavar='NAME', help='licence of the weights')
+    command.add_argument('--license', default='apache-2.0', metavar='NAME', help='license of the weights')
     add_model_kwargs(command, 'memory_update=add')
     command.add_argument('--data', metavar='FOLDER', help='image folder to validate the weights on')
     command.add_argument('--top1', type=float, metavar='PERCENT', help='top-1 accuracy that the data has to reproduce')
@@ -152,7 +152,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _short(row: Dict[str, Any]) -> str:
-    """Whose repository has the weights, in few enough characters for a line of 80: `info` prints the rest."""
+    """Where the weights are, short enough for a line of 80; `info` prints the rest."""
     place = row['places'][:1]
     if place == ('hub',):
         return f'{row["where"].partition("/")[0]} on the Hub'
@@ -270,7 +270,7 @@ def publish(
         show_card: bool = True,
         **repository_args: Any,
 ) -> None:
-    """Build a repository, upload it, and write it into a manifest; the rest are arguments of `build_repository`."""
+    """Build a repository with `repository_args`, upload it, and add it to a manifest."""
     from mlfm_zoo.workflow.publish import (
         build_repository,
         describe,

@@ -1,4 +1,4 @@
-"""Commands for networks on DCT coefficients: statistics of data, and what a gate opens."""
+"""Commands for networks on DCT coefficients: data statistics, and what gates open."""
 
 import argparse
 import json

@@ -14,7 +14,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sentence(error: Exception) -> str:
-    """The message of an error in one line; if the system reports it, with the file's name and what to do."""
+    """The message of an error in one line; a system error also gets file and remedy."""
     from mlfm_zoo._terminal import printable
     text = str(error)
     reason, file = (error.strerror, error.filename) if isinstance(error, OSError) else (None, None)

@@ -1,4 +1,4 @@
-"""From the arguments of a process to a command, and from an error to one sentence and an exit code."""
+"""Run the command that arguments name; turn errors into a sentence and exit code."""
 
 import argparse
 import io
@@ -80,7 +80,7 @@ class PrintCompletion(argparse.Action):
 
 
 def _open_streams() -> None:
-    """Make sure that whatever a command prints can be printed: to a closed stream, and names that are not UTF-8."""
+    """Let commands print to closed streams, and print names that are not UTF-8."""
     for name in ('stdout', 'stderr'):
         stream = getattr(sys, name)
         if stream is None or stream.closed:

@@ -16,7 +16,7 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         'convert', _convert, 'make a released checkpoint into a folder that timm loads',
         "Convert a checkpoint of the authors' code: MobileNetV2 of any width, with memory or without, ResNet10, 18 or "
-        '34, or GSSDNet of any width. Network and options are recognised from the file.')
+        '34, GSSDNet of any width, or a network on DCT coefficients. Network and options are recognized from the file.')
     command.add_argument('checkpoint', help="file written by the authors' code")
     add_model_kwargs(command, 'thumbnail=True of a GSSDNet, which no file tells')
     command.add_argument('--output', required=True, metavar='FOLDER', help='folder to make; must not exist or be empty')

@@ -149,7 +149,7 @@ def _predict(args: argparse.Namespace) -> None:
 
 
 def _outputs(images: Sequence[Path], folder: Path, endings: Sequence[str], inputs: Sequence[Path]) -> List[List[Path]]:
-    """Name the files to write for each image, none of them over another or over an input."""
+    """Name the files to write for each image, none over another or over an input."""
     outputs = [[folder / f'{image.stem}{ending}' for ending in endings] for image in images]
     taken = {os.path.realpath(file) for file in inputs}
     for image, files in zip(images, outputs):

@@ -1,4 +1,4 @@
-"""Commands about training, in the order in which a user goes: imagenet100, recipe, run, collect."""
+"""Commands about training, in order of use: imagenet100, recipe, run, collect."""
 
 import argparse
 import json
@@ -57,7 +57,7 @@ def add_commands(add: AddCommand) -> None:
 
 
 def become_program(argv: List[str]) -> None:
-    """Replace this process by another program if the command is one: its options are none of this parser's."""
+    """Replace this process if the command is another program, with its own options."""
     if argv[:1] == ['imagenet100']:
         become_python([str(PACKAGE / 'data' / 'imagenet100.py'), *argv[1:]])
     if argv[:1] == ['run']:

@@ -1,4 +1,4 @@
-"""A page to play with: a photograph, two answers, what the memory holds, and a slider over spatial frequencies.
+"""Interactive page: a photograph, two answers, the memory, and a frequency slider.
 
 `mlfm-zoo app` opens it. Nothing else imports this package.
 """

@@ -1,4 +1,4 @@
-"""What the page computes: which networks there are, and what a pair of them answers on a filtered photograph."""
+"""What the page computes: the networks, and a pair's answers on a filtered photo."""
 
 import functools
 from dataclasses import dataclass
@@ -77,27 +77,27 @@ class Curves(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What one unit's memory holds: the layer that it follows, its shape, and the mean over its channels (H, W)."""
+    """One unit's memory: the layer before it, its shape, and its channel mean (H, W)."""
     layer: str
     shape: Tuple[int, ...]
     mean: torch.Tensor
 
 
 def without_memory(checkpoint: Checkpoint) -> Optional[Checkpoint]:
-    """The weights of the same network and tag that were trained without memory; None if there are none."""
+    """The same network and tag, trained without memory; None if there is none."""
     other = find_checkpoint(checkpoint.model, checkpoint.tag, memory=False)
     return None if other.memory else other
 
 
 def first_network() -> Checkpoint:
-    """The best checkpoint on this machine that has a counterpart to compare with; the best of all if there is none."""
+    """The best local checkpoint with a counterpart without memory, or the best of all."""
     found = trained_checkpoints()
     return next((c for c in found if is_here(c) and without_memory(c)), found[0])
 
 
 @functools.lru_cache(maxsize=4)
 def load_pair(name: str) -> Pair:
-    """Load a network and its counterpart without memory, downloaded where they are not on this machine.
+    """Load a network and its counterpart without memory, downloading what is missing.
 
     Args:
         name: Name of one of `trained_checkpoints`.
@@ -178,7 +178,7 @@ def curves(pair: Pair, image: torch.Tensor, removed: str) -> Curves:
 
 
 def memories(model: nn.Module, image: torch.Tensor) -> Tuple[torch.Tensor, List[Memory]]:
-    """Run a network on one image and keep what each of its units writes into the memory.
+    """Run a network on one image and keep what each unit writes into the memory.
 
     Args:
         model: A network with memory.

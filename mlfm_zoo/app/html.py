@@ -121,7 +121,7 @@ def draw_curves(curves: Curves, removed: str, radius: float) -> str:
 
 
 def draw_memories(written: Sequence[Memory]) -> str:
-    """The mean over the channels of each unit's memory, each in its own range from dark to bright."""
+    """Each unit's memory as its channel mean, in its own range from dark to bright."""
     figures: List[str] = []
     for memory in written:
         low, high = memory.mean.min(), memory.mean.max()

@@ -23,7 +23,7 @@ without.</p></header>'''
 
 
 class Look(NamedTuple):
-    """What the page shows: a network, a photograph as it takes it, its file, and the curves of the answers."""
+    """What the page shows: a network, a photo's file and input image, and the curves."""
     network: str
     file: Path
     image: torch.Tensor
@@ -57,7 +57,7 @@ def look_at(network: str, file: Path, removed: str) -> Tuple[Look, str]:
 
 
 def draw(look: Look, removed: str, radius: float) -> str:
-    """Everything that follows the slider: the filtered photograph, both answers, their curves, and the memory.
+    """All that follows the slider: filtered photograph, answers, curves and memory.
 
     Args:
         look: What is shown.

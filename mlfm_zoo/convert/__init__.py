@@ -1,4 +1,4 @@
-"""Read released checkpoints safely, recognize the network, and rename its parameters."""
+"""Read released checkpoints safely, recognize networks and rename parameters."""
 
 from .checkpoint import convert_state_dict, read_checkpoint
 from .form import Conversion

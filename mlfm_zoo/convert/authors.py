@@ -1,7 +1,7 @@
-"""Converter for the checkpoints of the authors' code (github.com/AlphaWuSeu/MLFM): MobileNetV2 and ResNet10/18/34.
+"""Converter for the MLFM authors' checkpoints: MobileNetV2 and ResNet10/18/34.
 
-Names and shapes of the parameters determine everything: the network, its width, whether it has a memory, the memory's
-update, the units with a supplement gate, and the number of classes.
+They come from github.com/AlphaWuSeu/MLFM. Names and shapes of the parameters determine everything: the network, its
+width, whether it has a memory, the memory's update, the units with a supplement gate, and the number of classes.
 """
 
 import re
@@ -88,7 +88,7 @@ def _convert_mobilenetv2(state_dict: StateDict) -> Conversion:
 
 
 def _mobilenetv2_width(channels: List[int]) -> float:
-    """Width multiplier of a MobileNetV2 with these channels: of stem, seven groups and head."""
+    """Width multiplier of a MobileNetV2, from the channels of stem, groups and head."""
     for width in widths(*MOBILENETV2_NETWORKS):
         divisor = 4 if width == 0.1 else 8
         base = (32, *MOBILENETV2_CHANNELS)
@@ -157,7 +157,7 @@ def _convert_resnet(state_dict: StateDict) -> Conversion:
 
 
 def _memory_update(weights: StateDict, second: str, kind: str) -> str:
-    """The memory's update: with 'cat', the second unit reads twice the channels that the first one outputs."""
+    """The memory's update: 'cat' doubles the channels that the second unit reads."""
     read = shape_of(weights, f'memory.{second}.input_gate.conv.weight', kind)[1]
     written = shape_of(weights, 'memory.stem.input_gate.conv.weight', kind)[0]
     return 'cat' if read == 2 * written else 'add'

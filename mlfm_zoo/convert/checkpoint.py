@@ -1,4 +1,4 @@
-"""Read a released checkpoint and convert it to a registered network's name, arguments and parameters.
+"""Read released checkpoints, and convert them to this package's networks.
 
 Each released form has its own file, which recognizes its networks by names, shapes and fixed values. No network is
 built here: the network's `load_state_dict` checks whether the parameters are complete.

@@ -1,7 +1,8 @@
-"""Converter for checkpoints of Learning in the Frequency Domain in the form of its code (model.0.0.conv1.weight).
+"""Converter for checkpoints of Learning in the Frequency Domain.
 
-Shapes determine the classes and the number of coefficients, but not which coefficients they are. The converter assumes
-the square of that number, as in the released files, unless the caller gives dct_channels.
+Parameters have the names of its code, such as model.0.0.conv1.weight. Shapes determine the classes and the number of
+coefficients, but not which coefficients they are. The converter assumes the square of that number, as in the released
+files, unless the caller gives dct_channels.
 """
 
 from typing import Any, Mapping, Optional
@@ -19,7 +20,7 @@ MOBILENETV2_NETWORKS = {
 
 
 def convert_dctnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Optional[Conversion]:
-    """Recognize a ResNet-50 or MobileNetV2 on DCT coefficients and rename its parameters.
+    """Recognize a ResNet-50 or MobileNetV2 on DCT coefficients; rename its parameters.
 
     Args:
         state_dict: Parameters under the released names, as `read_checkpoint` returns them.

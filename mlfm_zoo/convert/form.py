@@ -11,7 +11,7 @@ StateDict = Dict[str, torch.Tensor]
 
 
 class Conversion(NamedTuple):
-    """A recognized checkpoint: registered network, the arguments that build it, and its weights under our names."""
+    """A recognized checkpoint: the network, its arguments, and the renamed weights."""
     architecture: str
     model_args: Dict[str, Any]
     state_dict: StateDict
@@ -43,7 +43,7 @@ def rename(state_dict: StateDict, rules: Mapping[str, Union[str, Callable[[Any],
 
 
 def shape_of(weights: StateDict, name: str, kind: str, ndim: int = 4) -> torch.Size:
-    """The shape of a weight; a ValueError if the weight is missing or does not have `ndim` dimensions."""
+    """Return the shape of a weight; raise ValueError unless it has `ndim` dimensions."""
     if name not in weights:
         raise ValueError(f'The checkpoint looks like a {kind} but lacks {name}.')
     if weights[name].ndim != ndim:
@@ -52,7 +52,7 @@ def shape_of(weights: StateDict, name: str, kind: str, ndim: int = 4) -> torch.S
 
 
 def widths(*registered: float) -> Iterator[float]:
-    """Width multipliers to try, registered and round ones first, since several can give the same channels."""
+    """Width multipliers to try, likely ones first: several can give the same channels."""
     yield from registered
     yield from (i / 20 for i in range(1, 81))
     yield from (i / 100 for i in range(5, 401))

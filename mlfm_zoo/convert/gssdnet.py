@@ -1,7 +1,8 @@
-"""Converter for checkpoints of GSSDNet in the form of its authors' code (features.stage3.2.2.0.weight).
+"""Converter for checkpoints of GSSDNet.
 
-Shapes determine width, image channels and classes, and the fixed kernels determine the order of the derivatives. A
-network for small images has the same parameters as any other, so the caller has to give thumbnail=True.
+Parameters have the names of its authors' code, such as features.stage3.2.2.0.weight. Shapes determine width, image
+channels and classes, and the fixed kernels determine the order of the derivatives. A network for small images has the
+same parameters as any other, so the caller has to give thumbnail=True.
 """
 
 from typing import Any, Dict, Mapping, Optional
@@ -73,7 +74,7 @@ def _width(channels: int) -> float:
 
 
 def _operators(weights: StateDict) -> Optional[str]:
-    """The operators of a network, from its depthwise kernels; None if it has no kernels of a derivative."""
+    """The operators, by the depthwise kernels; None if no kernel is of a derivative."""
     for name in (f'{block}.conv_dw.weight' for block in DERIVATIVES):
         if name in weights:
             shape = shape_of(weights, name, 'GSSDNet')
@@ -91,7 +92,7 @@ def _num_chs(weights: StateDict, name: str) -> int:
 
 
 def _with_passing(kernels: torch.Tensor, num_chs: int) -> torch.Tensor:
-    """Kernels for all channels, with 1 in the middle for the last ones, which pass unchanged."""
+    """Kernels for all channels: the last ones pass unchanged, with 1 in the middle."""
     if kernels.shape[1:] != (1, 3, 3) or len(kernels) >= num_chs:
         return kernels
     passing = kernels.new_zeros(num_chs - len(kernels), 1, 3, 3)

@@ -139,7 +139,7 @@ def highpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.
 
 
 def bandpass(images: torch.Tensor, lower: float, upper: float, form: str = 'ideal') -> torch.Tensor:
-    """Keep what lies further than `lower` from DC and at most `upper`, see `FrequencyFilter`.
+    """Keep frequencies above `lower` and up to `upper`, see `FrequencyFilter`.
 
     Args:
         images: Image batch (N, C, H, W), or one image.
@@ -178,7 +178,7 @@ def bandstop(images: torch.Tensor, lower: float, upper: float, form: str = 'idea
 
 
 def full_radius(height: int, width: int) -> int:
-    """The smallest whole radius that reaches every coefficient of an image, in cycles per image.
+    """The smallest whole radius that reaches every coefficient, in cycles per image.
 
     Args:
         height: Height in pixels.
@@ -254,7 +254,7 @@ def _make_gain(
 @lru_cache(maxsize=128)
 @torch.inference_mode(False)  # a gain made in inference mode could not be used in training later
 def _cached_gain(*args: Any) -> torch.Tensor:
-    """The gain of a filter, computed once for each size of image, device and precision."""
+    """The gain of a filter, computed once for each image size, device and precision."""
     return _make_gain(*args)
 
 

@@ -63,7 +63,7 @@ def walk_images(root: Union[str, Path], endings: Optional[Collection[str]] = Non
 
 
 class _FolderReader:
-    """A reader, in timm's sense: the files of a folder with the indices of their classes.
+    """A reader in timm's sense: the files of a folder with their class indices.
 
     Args:
         root: The folder. The class of an image is the name of the folder that holds it.
@@ -97,7 +97,7 @@ class _FolderReader:
 
 
 class StrictImageDataset(ImageDataset):
-    """timm's image folder, except that an unreadable image raises. timm would return the next image."""
+    """timm's image folder, but an unreadable image raises instead of being skipped."""
 
     def __getitem__(self, index: int) -> Tuple[Any, int]:
         file, target = self.reader.samples[index]

@@ -1,4 +1,4 @@
-"""ImageNet100, as the paper uses it: the 100 classes of the Kaggle set ambityga/imagenet100.
+"""ImageNet100 as in the paper: the 100 classes of Kaggle's ambityga/imagenet100.
 
 It is not the ImageNet-100 of Contrastive Multiview Coding, with which it shares 8 classes.
 
@@ -93,7 +93,7 @@ def prepare(
         num_images: Optional[Dict[str, int]] = None,
         progress: bool = False,
 ) -> Summary:
-    """Make `dest/train/<wnid>` and `dest/val/<wnid>` with links to the images of a downloaded set.
+    """Make `dest/train/<wnid>` and `dest/val/<wnid>` from a downloaded set.
 
     Existing files are kept, so an interrupted call resumes. This finds empty and truncated files and files that are not
     images; only `verify` with `decode` finds damage inside an image.
@@ -153,7 +153,7 @@ def verify(
         num_images: Optional[Dict[str, int]] = None,
         progress: bool = False,
 ) -> Summary:
-    """Check that a prepared folder has the 100 classes, all of their images, and that each image is whole.
+    """Check that a prepared folder has all 100 classes and all images, each whole.
 
     Args:
         folder: A folder that `prepare` made, or one of the same form.

@@ -62,7 +62,7 @@ def open_image(
 
 
 def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Image.Image:
-    """Convert an image to 8 bits a channel, as networks take it. Gray of 16 bits is scaled; Pillow would clip it.
+    """Convert an image to 8 bits a channel; 16-bit gray is scaled, not clipped.
 
     Args:
         image: The image as `open_image` decoded it.
@@ -97,8 +97,8 @@ def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Ima
 
 
 def _is_gray_of_16_bits(image: Image.Image) -> bool:
-    """Whether pixels range from 0, black, to 65535, white. Those of a TIFF may be signed, of 12 bits or inverted."""
-    if image.format == 'TIFF':
+    """Whether pixels range from 0 (black) to 65535 (white), which not all TIFFs do."""
+    if image.format == 'TIFF':  # whose pixels may be signed, of 12 bits or inverted
         bits_per_sample, photometric = 258, 262
         tags = image.tag_v2  # type: ignore[attr-defined]
         return image.mode.startswith('I;16') and (tags[bits_per_sample], tags[photometric]) == ((16,), 1)

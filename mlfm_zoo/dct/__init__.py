@@ -1,4 +1,4 @@
-"""Learning in the DCT domain: a stem that makes JPEG's coefficients of an image, and the networks that read them.
+"""Networks that read JPEG's DCT coefficients, and the stem that computes them.
 
 Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416.
 """

@@ -35,7 +35,7 @@ def _growing_triangle(i: int) -> Tuple[int, ...]:
 
 
 def _lowest(count: int, order: Callable[[int], Tuple[int, ...]]) -> Tuple[int, ...]:
-    """As many coefficients of all planes, two thirds of them of Y, the first in an order."""
+    """The first coefficients of each plane in an order, about two thirds of them of Y."""
     num_chroma = max(1, count // 6, -(-(count - PLANE) // 2))
     places = sorted(range(PLANE), key=order)
     return _planes(sorted(places[:count - 2 * num_chroma]), sorted(places[:num_chroma]))

@@ -1,4 +1,4 @@
-"""The gate that learns which of the 192 coefficients a network needs (the paper's section 3.3)."""
+"""The gate that learns which of the 192 coefficients to use (paper, section 3.3)."""
 
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union
@@ -53,7 +53,7 @@ class ChannelGate(nn.Module):
                 conv.bias[1::2] = 0 if conv is self.conv1 else 2
 
     def decide(self, x: torch.Tensor) -> torch.Tensor:
-        """Decide on channels of x (N, C, H, W): 1 for open ones and 0 for others, (N, C, 1, 1)."""
+        """Return 1 for open and 0 for closed channels of x (N, C, H, W): (N, C, 1, 1)."""
         x_mean = x.mean((2, 3), keepdim=True)
         pair = self.conv2(self.act(self.norm(self.conv1(x_mean)))).flatten(1).unflatten(1, (-1, 2))
         if self.training:
@@ -79,7 +79,7 @@ class ChannelGate(nn.Module):
 
 
 def gated_stem(model: nn.Module) -> Tuple[nn.Module, ChannelGate]:
-    """Find a network's stem, an identity if it takes coefficients, and its gate; a ValueError if it has none."""
+    """Find a network's stem (an identity if it takes coefficients) and its gate."""
     for module in model.modules():
         if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], ChannelGate):
             return module[0], module[1]
@@ -107,12 +107,12 @@ def gate_of(model: nn.Module) -> ChannelGate:
 
 
 class GateTask(ClassificationTask):
-    """timm task for the paper's loss: cross entropy plus a factor times the gate's penalty.
+    """timm task for the paper's loss: cross entropy plus a penalty for open channels.
 
     Args:
         model: A network with a gate.
         criterion: Loss of the classifier.
-        penalty: The factor, a loss for each open channel.
+        penalty: Factor of the penalty, a loss for each open channel.
         **kwargs: As `timm.task.ClassificationTask`.
 
     Raises:
@@ -149,7 +149,7 @@ class GateTask(ClassificationTask):
 
 @torch.inference_mode()
 def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
-    """Measure how often each channel is open over a dataset; only the stem and the gate run.
+    """Measure how often each channel is open; only the stem and the gate run.
 
     Args:
         model: A network with a gate, which runs in eval mode; its mode is restored.

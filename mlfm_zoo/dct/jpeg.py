@@ -1,7 +1,7 @@
-"""Read JPEG files as a network's coefficients: all planes at full resolution, crop and flip, a dataset for timm.
+"""Read JPEG files as a network's coefficients, with crops and flips, for timm.
 
-Subsampled chroma is repeated, as in the simplest decoders, by a linear map of its blocks. A crop lies on the grid of
-blocks, and a flip changes the order and signs of coefficients: both are exact.
+Subsampled chroma is repeated to full resolution, as in the simplest decoders, by a linear map of its blocks. A crop
+lies on the grid of blocks, and a flip changes the order and signs of coefficients: both are exact.
 """
 
 import functools
@@ -26,7 +26,7 @@ DCT = dct_matrix().numpy()
 
 
 class Window(NamedTuple):
-    """A rectangle of blocks at full resolution, which may reach beyond the lower and right edge."""
+    """A rectangle of blocks at full resolution; it may pass the lower and right edge."""
     top: int
     left: int
     height: int
@@ -37,7 +37,7 @@ def read_coefficients(
         source: Union[str, Path, bytes],
         channels: Union[str, int, Sequence[int]] = '192',
 ) -> torch.Tensor:
-    """Read the dequantized coefficients of a JPEG file, all planes at the resolution of the image.
+    """Read a JPEG file's dequantized coefficients, all planes at full resolution.
 
     Args:
         source: A file, or its content.
@@ -65,7 +65,7 @@ def read_coefficients(
 
 
 class JPEGCoefficients(ImageDataset):
-    """Folders of JPEG files, one per class, as normalized coefficients for a network that takes them.
+    """Dataset of normalized coefficients from folders of JPEG files, one per class.
 
     Files are not resized: store them at the size of the crop or a little larger, see `store_jpegs`. Crops are random in
     training and central otherwise. They lie on the grid of blocks, and avoid blocks that the image fills only in part.
@@ -205,7 +205,7 @@ def _coefficients(file: JPEGFile, channels: Sequence[int], window: Window) -> np
 
 
 def _full_resolution(plane: Plane, coefficients: List[int], window: Window) -> np.ndarray:
-    """Dequantized coefficients (k, h, w) of a window, of one plane repeated to the resolution of the image."""
+    """Dequantized coefficients (k, h, w) of a plane's window at full resolution."""
     (tall, wide), (height, width) = plane.ratio, plane.blocks.shape[:2]
     top, left = window.top // tall, window.left // wide
     bottom, right = -(-(window.top + window.height) // tall), -(-(window.left + window.width) // wide)
@@ -228,14 +228,14 @@ def _full_resolution(plane: Plane, coefficients: List[int], window: Window) -> n
 
 @functools.lru_cache(maxsize=64)
 def _repetition(tall: int, wide: int, coefficients: Tuple[int, ...]) -> np.ndarray:
-    """Map from a block (64) to coefficients of the tall x wide blocks that repeat its pixels (tall * wide * k)."""
+    """Matrix from a block (64) to the blocks that repeat its pixels (tall * wide * k)."""
     vertical, horizontal = _repeat_matrices(tall), _repeat_matrices(wide)
     maps = np.einsum('iup,jvq->pqijuv', vertical, horizontal).reshape(PLANE, tall * wide, PLANE)
     return np.ascontiguousarray(maps[:, :, list(coefficients)].reshape(PLANE, -1).astype(np.float32))
 
 
 def _repeat_matrices(ratio: int) -> np.ndarray:
-    """Map from 8 frequencies to those of each of the blocks that repeat their values (ratio, 8, 8)."""
+    """Matrices from 8 frequencies to those of the repeated values (ratio, 8, 8)."""
     rows = np.arange(BLOCK * ratio) // ratio
     inverse = DCT.T[rows].reshape(ratio, BLOCK, BLOCK)  # (block, place, frequency)
     return DCT @ inverse
@@ -243,7 +243,7 @@ def _repeat_matrices(ratio: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _edge(axis: int) -> np.ndarray:
-    """Map from a block (64) to the block that repeats its last row (axis 0) or column (axis 1)."""
+    """Matrix from a block (64) to its last row (axis 0) or column (axis 1), repeated."""
     repeat = DCT @ np.repeat(DCT.T[-1:], BLOCK, 0)  # (frequency out, frequency in)
     maps = [repeat, np.eye(BLOCK)] if axis == 0 else [np.eye(BLOCK), repeat]
     return np.einsum('up,vq->pquv', *maps).reshape(PLANE, PLANE).astype(np.float32)

@@ -36,14 +36,14 @@ OTHER_FRAMES = {0xc3, *range(0xc5, 0xc8), *range(0xc9, 0xcc), *range(0xcd, 0xd0)
 
 
 class Plane(NamedTuple):
-    """One component of a file: quantized blocks (h, w, 64), their table (64,), and how far it is subsampled."""
+    """One component: quantized blocks (h, w, 64), table (64,) and subsampling ratio."""
     blocks: np.ndarray
     table: np.ndarray
     ratio: Tuple[int, int]
 
 
 class JPEGFile(NamedTuple):
-    """Height and width in pixels; whether the planes are R, G and B and not Y, Cb and Cr; one plane or three."""
+    """A file: size in pixels, one plane or three, and whether these are R, G and B."""
     height: int
     width: int
     is_rgb: bool
@@ -63,7 +63,7 @@ class Component:
 
 @dataclass
 class Parsed:
-    """The content of the segments, and the file without those that decoding does not need."""
+    """The segments' content, and the file without those that decoding does not need."""
     height: int = 0
     width: int = 0
     kind: str = ''
@@ -75,7 +75,7 @@ class Parsed:
 
 
 class Damaged(ValueError):
-    """A file is damaged or of another kind; the message is the end of a sentence, see `errors_named`."""
+    """A file is damaged or of another kind; `errors_named` completes the message."""
 
 
 @contextlib.contextmanager
@@ -90,9 +90,9 @@ def errors_named(name: str) -> Iterator[None]:
 
 
 def read_jpeg(content: bytes) -> JPEGFile:
-    """Read the quantized coefficients of a file: each plane's blocks at its own resolution, without padding blocks.
+    """Read the quantized coefficients of a file, without padding blocks.
 
-    Raises `Damaged` if the file is damaged, or of a kind that has no coefficients of Y, Cb and Cr.
+    Each plane has its own resolution. Raises `Damaged` if the file is damaged or has no coefficients of Y, Cb and Cr.
     """
     jpeglib = require_extra('jpeglib', 'jpeg', 'Reading coefficients of JPEG files')
     parsed = parse_jpeg(content)
@@ -121,7 +121,7 @@ def read_jpeg(content: bytes) -> JPEGFile:
 
 
 def parse_jpeg(content: bytes) -> Parsed:
-    """Check the segments of a file, and return their content; raises `Damaged` as `read_jpeg` does."""
+    """Check the segments of a file and return their content, or raise `Damaged`."""
     if content[:2] != b'\xff\xd8':
         raise Damaged('it does not start as a JPEG does')
     parsed = Parsed()
@@ -310,7 +310,7 @@ def _scan(
 
 
 def _check_data(parsed: Parsed, chosen: List[Component], bits: int, interval: int, data: bytes) -> None:
-    """Refuse a scan too short for its blocks, so that the file's size bounds memory and time."""
+    """Raise for a scan too short for its blocks, so file size bounds memory and time."""
     if len(chosen) == 1:
         units, blocks = chosen[0].blocks[0] * chosen[0].blocks[1], 1
     else:

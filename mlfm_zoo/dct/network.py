@@ -1,4 +1,4 @@
-"""Convert ResNets, MobileNetV2 and EfficientNets to read DCT coefficients, and freeze a learned selection of them."""
+"""Convert networks to read DCT coefficients, and freeze a learned selection."""
 
 import math
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ def to_dct(
 
 
 def coefficient_config(num_chs: int, img_size: Sequence[int]) -> Dict[str, Any]:
-    """Make the input entries of the pretrained config, for coefficients of images of this size."""
+    """Make a pretrained config's input entries for coefficients of this image size."""
     height, width = (size // 8 for size in img_size)
     return dict(input_size=(num_chs, height, width), mean=(0.,) * num_chs, std=(1.,) * num_chs)
 
@@ -156,7 +156,7 @@ def freeze_selection(
         k: int,
         counts: Optional[torch.Tensor] = None,
 ) -> Tuple[NetworkT, List[int]]:
-    """Replace a trained gate by a static selection of the k channels that are most often open, in place.
+    """Replace a trained gate by the k channels that are most often open, in place.
 
     Ties keep the first channels: luma before chroma, and low frequencies before high ones. A folder saved by timm
     builds the frozen network.
@@ -219,7 +219,7 @@ def freeze_selection(
 
 
 def start_from_trunk(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
-    """Convert weights of a trunk on RGB images to an initialization of a network on DCT coefficients.
+    """Convert an RGB trunk's weights to initialize a network on DCT coefficients.
 
     As in `to_dct`, the stem's weights are left out, and the layer that reads the coefficients keeps its leading input
     channels. Missing weights keep the network's values. A network on YCbCr takes all weights.
@@ -236,7 +236,7 @@ def start_from_trunk(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> D
 
 
 def _leading(weights: Dict[str, torch.Tensor], own: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """The leading part of each weight, in the shape of the network's own; its own if the given one is too small."""
+    """Crop weights to the network's shapes; keep the network's own where too small."""
     taken = dict(own)
     for name, value in own.items():
         given = weights.get(name)
@@ -307,13 +307,16 @@ def _readers(model: Any) -> List[nn.Conv2d]:
 
 
 def _first_conv(block: Any) -> nn.Conv2d:
-    """The convolution with which a block of an EfficientNet begins: a plain, an expanding or a depthwise one."""
+    """The first convolution of an EfficientNet block: plain, expanding or depthwise."""
     names = ('conv', 'conv_exp', 'conv_pw' if hasattr(block, 'conv_pwl') else 'conv_dw')
     return next(getattr(block, name) for name in names if hasattr(block, name))
 
 
 def _read(conv: nn.Conv2d, num_chs: int) -> None:
-    """Change the input channels of a convolution, and the outputs of a depthwise one; leading weights stay."""
+    """Set the input channels of a convolution; a depthwise one's outputs follow.
+
+    A depthwise one keeps its leading weights. Another keeps them only if it has enough of them; else all are new.
+    """
     weight = conv.weight.detach()
     if conv.groups > 1:
         new = weight.new_empty(num_chs, *weight.shape[1:])

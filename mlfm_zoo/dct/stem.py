@@ -31,7 +31,7 @@ YCBCR = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.4186
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation of each of the 192 coefficients, in the units of JPEG: pixels from 0 to 255."""
+    """Mean and standard deviation of the 192 coefficients, for pixels from 0 to 255."""
     mean: Tuple[float, ...]
     std: Tuple[float, ...]
 
@@ -50,7 +50,7 @@ def released_statistics() -> Statistics:
 
 
 def as_statistics(statistics: Optional[Sequence[Sequence[float]]]) -> Statistics:
-    """Check a caller's statistics, a ValueError if they are malformed; the released ones if None."""
+    """Check statistics, with a ValueError if malformed; None gives the released ones."""
     if statistics is None:
         return released_statistics()
     try:
@@ -80,7 +80,7 @@ def _knows_autocast(device: str) -> bool:
 
 @torch.fx.wrap  # a trace cannot ask for a device
 def exact_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int) -> torch.Tensor:
-    """A convolution in float32 inside autocast, and in the dtype of its arguments elsewhere."""
+    """Convolve in float32 inside autocast, and in the arguments' dtype elsewhere."""
     if not torch.jit.is_scripting():
         device = x.device.type
         if _knows_autocast(device) and torch.is_autocast_enabled(device):
@@ -146,7 +146,7 @@ class DCTStem(FixedBuffers):
         self.init_non_persistent_buffers()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute coefficients (N, C, ceil(H / 8), ceil(W / 8)) of images x (N, in_chans, H, W)."""
+        """Compute coefficients (N, C, ceil(H / 8), ceil(W / 8)) of x (N, in_chans, H, W)."""
         height, width = x.shape[-2], x.shape[-1]
         block = self.block_size
         x = F.pad(x, (0, (block - width % block) % block, 0, (block - height % block) % block), mode='replicate')
@@ -154,7 +154,7 @@ class DCTStem(FixedBuffers):
 
     @torch.jit.ignore
     def inverse(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Compute images from coefficients; missing coefficients count as 0, so only all 192 are exact.
+        """Compute images from coefficients, with 0 for missing ones; exact with all 192.
 
         Args:
             coefficients: What the stem returns (N, C, h, w).
@@ -232,7 +232,7 @@ class YCbCrStem(DCTStem):
         return super().inverse(coefficients)[..., ::BLOCK, ::BLOCK]
 
     def fixed_buffers(self) -> Dict[str, torch.Tensor]:
-        """Compute the weight (C, in_chans, 1, 1), for a block of one color, and the bias (C,).
+        """Compute the weight (C, in_chans, 1, 1) and bias (C,) for blocks of one color.
 
         Returns:
             Both by their names, in float64.
@@ -242,7 +242,7 @@ class YCbCrStem(DCTStem):
 
 
 class YCbCrConv2d(nn.Conv2d):
-    """A convolution that reads Y, Cb and Cr of the image: the first one of the paper's YCbCr baseline.
+    """Convolution on an image's Y, Cb and Cr, the first of the paper's YCbCr baseline.
 
     Args:
         *args: As `torch.nn.Conv2d`, of 3 input channels.

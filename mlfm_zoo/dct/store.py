@@ -1,4 +1,4 @@
-"""Store folders of images as JPEG files of one size, for reading their coefficients."""
+"""Store images as resized JPEG files, for reading their coefficients."""
 
 from pathlib import Path
 from typing import Union
@@ -24,7 +24,7 @@ def store_jpegs(
         quality: int = 95,
         subsampling: int = 0,
 ) -> int:
-    """Store a folder of images as resized JPEG files, in the same subfolders of another folder.
+    """Store a folder of images as resized JPEG files, in the same subfolders.
 
     The shorter side becomes `size`, by Pillow's bilinear filter, as in the networks' configs. CMYK becomes RGB, 16 bits
     become 8, and EXIF's orientation is ignored, as in timm. Existing files are kept, so an interrupted run resumes. For

@@ -1,6 +1,6 @@
-"""torchvision's Faster R-CNN and Mask R-CNN over any timm network with features, with data and evaluation.
+"""Faster R-CNN and Mask R-CNN over timm networks, with data and evaluation.
 
-Heads, losses, feature pyramid and dataset are torchvision's. The measures are those of pycocotools.
+Heads, losses and feature pyramid are torchvision's. The measures are those of pycocotools.
 """
 
 from .coco import CocoImages, collate

@@ -1,4 +1,4 @@
-"""Images with annotations in COCO format: one JSON file, read by pycocotools, and a folder of images."""
+"""Images with annotations in COCO format: a JSON file and a folder of images."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ MAX_SIDE = 2 ** 16  # of an image in pixels
 
 
 def make_coco(content: Dict[str, Any]) -> Any:
-    """Index the content of a file of annotations as a `pycocotools.coco.COCO`, without its prints."""
+    """Index annotations as a `pycocotools.coco.COCO`, without its prints."""
     coco = require_pycocotools('pycocotools.coco').COCO()
     coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
@@ -39,7 +39,7 @@ def make_coco(content: Dict[str, Any]) -> Any:
 
 
 def read_coco(file: PathLike) -> Any:
-    """Read a file of instance annotations in COCO format, and check it by `check_coco`.
+    """Read a file of instance annotations in COCO format, and check it.
 
     A ValueError is raised if the file has another form or an annotation is damaged.
     """
@@ -54,7 +54,7 @@ def read_coco(file: PathLike) -> Any:
 
 @contextlib.contextmanager
 def _damage(what: str) -> Iterator[None]:
-    """Turn any error of pycocotools into one sentence about what is damaged, and silence its prints."""
+    """Turn pycocotools' errors into one sentence on the damage; silence its prints."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
@@ -66,7 +66,7 @@ def _damage(what: str) -> Iterator[None]:
 
 
 def check_coco(coco: Any, file: object) -> None:
-    """Complete the annotations, and raise for faults that would stop a training or falsify or crash an evaluation.
+    """Complete annotations, and raise for faults that break training or evaluation.
 
     A missing iscrowd becomes 0, and a missing area that of the box. `file` is the name of the annotations in errors.
     """
@@ -92,7 +92,7 @@ def check_coco(coco: Any, file: object) -> None:
 
 
 def _check_segmentation(segmentation: Any, info: Dict[str, Any]) -> None:
-    """Raise for masks that crash pycocotools, which draws polygons far outside an image until memory is full."""
+    """Raise for masks that crash pycocotools; far-off polygons would fill the memory."""
     height, width = info['height'], info['width']
     if isinstance(segmentation, dict):
         if list(segmentation['size']) != [height, width]:
@@ -206,7 +206,7 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
 
 
 def collate(samples: Sequence[Tuple[Any, Any]]) -> Tuple[List[Any], List[Any]]:
-    """Collect images and targets of any sizes in lists, as the `collate_fn` of a loader.
+    """Collect images and targets of any size in lists, as a loader's `collate_fn`.
 
     Args:
         samples: Images and targets.

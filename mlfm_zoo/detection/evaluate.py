@@ -115,7 +115,7 @@ def _entries(instances: Mapping[str, Any], image_id: Any) -> List[Dict[str, Any]
 
 
 def _coco_of(images: Sequence[Tuple[Any, List[Dict[str, Any]], Tuple[int, int]]]) -> Any:
-    """Make the truth from targets; annotation ids begin with 1, since COCOeval takes 0 for no match."""
+    """Make the truth from targets; ids start at 1, as COCOeval takes 0 for no match."""
     entries = [entry for _, expected, _ in images for entry in expected]
     return make_coco(dict(
         images=[dict(id=image_id, height=size[0], width=size[1]) for image_id, _, size in images],

@@ -71,7 +71,7 @@ class PyramidBackbone(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, x: torch.Tensor) -> Dict[str, torch.Tensor]:
-        """Compute maps of `out_channels` at 1/4, 1/8, 1/16, 1/32 and 1/64 of the size of images (N, in_chans, H, W)."""
+        """Compute maps of images (N, in_chans, H, W) at 1/4, 1/8, 1/16, 1/32 and 1/64."""
         if self.enlarge > 1:
             x = F.interpolate(x, scale_factor=float(self.enlarge), mode='bilinear', align_corners=False)
         maps = self.body(x)

@@ -1,4 +1,4 @@
-"""What a model sees of images by spatial frequency: filters, and the analysis of any timm model with them.
+"""What models see by spatial frequency: filters, and analyses of any timm model.
 
 Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org/abs/2302.12477.
 """

@@ -1,4 +1,4 @@
-"""One pass over an image folder: the predictions of models on every image, filtered at every radius.
+"""One pass over an image folder: models' predictions at every filter radius.
 
 Each image is decoded once, and transformed to the Fourier domain once per size that the models take. Predictions are
 written batch by batch, so memory does not grow with the number of images. An interrupted run resumes at its last batch.
@@ -172,7 +172,7 @@ class Probe:
 
 
 class _Images(Dataset[Any]):
-    """The images of a folder from `start` on, each prepared for every group of models, or why it cannot be read."""
+    """Images from `start` on, prepared for each group of models, or the read error."""
 
     def __init__(self, reader: Any, configs: List[Dict[str, Any]], start: int):
         self.reader = reader
@@ -202,7 +202,7 @@ def analyse(
         pixels: bool = False,
         progress: bool = False,
 ) -> None:
-    """Write the predictions on the filtered images of a folder to `samples.csv`, one per row.
+    """Write predictions on a folder's filtered images to `samples.csv`, one per row.
 
     The columns are file, class, model, filter, radius in cycles per image, probability and rank (from 1) of the true
     class, and predicted class. Unreadable images are listed in `skipped.csv`, with the reason.
@@ -266,7 +266,7 @@ def _read_progress(file: Path, keys: Collection[str], num_images: int) -> Dict[s
 
 
 def _reopened(file: Path, columns: Sequence[str], size: int) -> IO[str]:
-    """A table to append to, cut to the `size` bytes of whole batches; a new one if there are none."""
+    """Reopen a table cut to `size` bytes (whole batches), or begin one if size is 0."""
     if size:
         if not file.exists() or file.stat().st_size < size:
             raise damaged(file)

@@ -1,4 +1,4 @@
-"""Error rates of models on images with one Fourier basis vector added, over the plane of frequencies.
+"""Error rates of models on images with one Fourier basis vector added.
 
 Paper: A Fourier Perspective on Model Robustness in Computer Vision, https://arxiv.org/abs/1906.08988.
 """
@@ -52,7 +52,7 @@ def fourier_errors(
         extent: int = 8,
         progress: bool = False,
 ) -> Dict[str, Dict[Tuple[int, int], float]]:
-    """Measure error rates on images with one Fourier basis vector added, for each frequency around DC.
+    """Measure error rates on images with a Fourier basis vector added, by frequency.
 
     The vector is added to pixels from 0 to 1, without clipping, with a random sign per image and channel. Counts are
     written to `fourier.csv` after each batch, and an interrupted run resumes.
@@ -108,7 +108,7 @@ def fourier_errors(
 
 
 def _read_errors(file: Path, errors: Dict[str, Dict[Tuple[int, int], int]]) -> Tuple[int, int]:
-    """Read the counts of a run into `errors`; return the number of images it classified and read."""
+    """Read counts into `errors`; return the numbers of images classified and read."""
     with read_table(file) as table:
         rows = list(table)
         found: Dict[str, Dict[Tuple[int, int], int]] = {name: {} for name in errors}

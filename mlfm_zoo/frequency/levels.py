@@ -1,4 +1,4 @@
-"""Accuracy by frequency, over all images and for each class, from the predictions on single images."""
+"""Accuracy by frequency, overall and per class, from predictions on single images."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -57,7 +57,7 @@ class ClassCurve(NamedTuple):
 
 
 def overall_level(folder: Union[str, Path]) -> List[Overall]:
-    """Write `overall.csv` from an analysis's `samples.csv`, a row for each model, filter and radius.
+    """Write `overall.csv` from `samples.csv`: a row for each model, filter and radius.
 
     Args:
         folder: Folder of the analysis.
@@ -84,7 +84,7 @@ def overall_level(folder: Union[str, Path]) -> List[Overall]:
 
 
 def class_level(folder: Union[str, Path]) -> List[ClassCurve]:
-    """Write `classes.csv` from an analysis's `samples.csv`, a row for each model, filter, class and radius.
+    """Write `classes.csv` from `samples.csv`, by model, filter, class and radius.
 
     Args:
         folder: Folder of the analysis.
@@ -150,7 +150,7 @@ def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tu
 
 
 def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, float], Dict[str, List[int]]]:
-    """Images, and those right in the first answer and in the first five, by model, filter and radius, and by class."""
+    """Count images, top-1 and top-5 hits by (model, filter, radius), then by class."""
     counts: Dict[Tuple[str, str, float], Dict[str, List[int]]] = {}
     file = Path(folder) / 'samples.csv'
     with read_table(file) as rows:

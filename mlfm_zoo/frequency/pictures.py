@@ -27,7 +27,7 @@ LINES = {'lowpass': '-', 'highpass': '--'}
 
 
 class Point(NamedTuple):
-    """A model's prediction on one image, enlarged and low-pass filtered: a row of scales.csv."""
+    """A row of scales.csv: a prediction on an image, enlarged and low-pass filtered."""
     file: str
     model: str
     scale: float
@@ -159,7 +159,7 @@ def draw_fourier(
         errors: Mapping[str, Mapping[Tuple[int, int], float]],
         norm: float,
 ) -> Path:
-    """Draw the error rate of each model over the plane of frequencies, DC in the middle.
+    """Draw each model's error rate over the plane of frequencies, DC in the middle.
 
     Args:
         folder: Folder of the picture, fourier.png.
@@ -290,7 +290,7 @@ def _shown(name: str) -> str:
 
 
 def _labels(models: Iterable[str]) -> Dict[str, str]:
-    """Each model's name in a legend: that of its folder for `local-dir:FOLDER`, unless two folders share a name."""
+    """Each model's name in a legend: the folder's for `local-dir:FOLDER`, if unique."""
     short = {model: re.sub(r'^local-dir:(?:[^,]*/)?([^/,]+)/*', r'\1', model) for model in models}
     counts = Counter(short.values())
     return {model: _shown(name if counts[name] == 1 else model) for model, name in short.items()}

@@ -1,4 +1,4 @@
-"""Files of an analysis: tables, and the records from which an interrupted run resumes."""
+"""Files of an analysis: tables, and the records from which a run resumes."""
 
 import contextlib
 import csv
@@ -19,7 +19,7 @@ def damaged(file: Path) -> ValueError:
 
 @contextlib.contextmanager
 def resumable(folder: Path, name: str, settings: Dict[str, Any]) -> Iterator[None]:
-    """Lock the folder of an analysis, and check that its settings are the same as before.
+    """Lock an analysis's folder, and check that its settings are the same as before.
 
     Args:
         folder: The folder, made if it is missing.

@@ -19,7 +19,7 @@ DEFAULT_KINDS = ('trained', 'paper', 'embedded')
 
 
 def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str, DefaultCfg]:
-    """Pretrained configs of a family, with a tag for each available checkpoint of the manifest.
+    """Pretrained configs of a family, with a tag for each available checkpoint.
 
     A network without such weights has a default config without tag and weights. Its warm starts are available only by
     their tags, so that they never stand in for trained weights.

@@ -8,7 +8,7 @@ __all__ = ['CheckpointError', 'Weights', 'compare_file', 'file_digest', 'git_blo
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is not available, or its file is not the one that the manifest names."""
+    """A checkpoint is unavailable, or its file is not the one that the manifest names."""
 
 
 class Weights(NamedTuple):
@@ -60,7 +60,7 @@ def file_digest(path: Path) -> str:
 
 
 def git_blob_id(path: Path) -> str:
-    """The id that git gives a file's content: SHA-1 over `blob <size>`, a zero byte and the content."""
+    """The id that git gives a file's content: SHA-1 over a header and the content."""
     return _digest(path, hashlib.sha1(b'blob %d\0' % path.stat().st_size, usedforsecurity=False))
 
 

@@ -175,10 +175,10 @@ def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]
 
 
 def _require_answer(url: str) -> None:
-    """Ask for a file once: without a network, `hf_hub_download` would ask for half a minute."""
+    """Ask for a file once: without a network, `hf_hub_download` asks for about 30 s."""
     try:
         get_hf_file_metadata(url)
-    except HfHubHTTPError:  # an answer, of which hf_hub_download makes an error
+    except HfHubHTTPError:  # an answer; hf_hub_download turns it into an error
         pass
     except Exception as error:  # those of the HTTP library, which differs between versions of the client
         raise LocalEntryNotFoundError('The Hub did not answer.') from error
@@ -205,7 +205,7 @@ def _download_fault(error: Exception, checkpoint: Checkpoint, cache: Path) -> st
 
 
 def _remove_from_cache(path: Path) -> str:
-    """Remove a file, and the blob that it links to; return what was done, or what to do."""
+    """Remove a cached file and its blob; return what was done, or what to do."""
     blob = path.resolve()
     try:
         for file in {path, blob}:

@@ -1,4 +1,4 @@
-"""The manifest: which checkpoints exist, where their files are, and the digests of these files.
+"""The manifest: which checkpoints exist, where their files are, and their digests.
 
 `weights_manifest.yaml` lists them, and the accuracies that the paper reports. `MLFM_ZOO_MANIFEST` names a second file
 of the same form, whose entries are added and replace those of the same model and tag. `MLFM_ZOO_HUB` names an
@@ -29,7 +29,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 class ManifestError(ValueError):
-    """A manifest does not follow the schema; the message names the file, the entry and the fault."""
+    """A manifest does not follow the schema; the message names file, entry and fault."""
 
 
 # Model, tag, and whether the weights have a memory.
@@ -62,11 +62,11 @@ class Checkpoint:
             empty where the network's own config or the tag says what the classes are.
         memory: Whether the weights are of the network with its memory, or of the one that `memory=False` builds.
         source_repo: Repository that the weights were released in, for the place 'authors'.
-        source_commit: Its commit.
-        source_path: Path of the file there.
-        source_blob: Git blob id of the file there.
-        source_sha256: First digits of the file's SHA-256, 8 at least; None where they are not known.
-        source_size: Bytes of the file there; None where it is not known.
+        source_commit: Commit of `source_repo`, 40 hexadecimal digits.
+        source_path: Path of the released file in `source_repo`.
+        source_blob: Git blob id of the released file.
+        source_sha256: First digits of the released file's SHA-256, 8 at least; None where they are not known.
+        source_size: Bytes of the released file; None where it is not known.
         reported: Accuracies in percent that others report, by what reports them.
         measured: Accuracies in percent that this project measured, by metric.
         command: Command that measured them.
@@ -127,7 +127,7 @@ class Checkpoint:
 
 
 class PaperAccuracy(NamedTuple):
-    """ImageNet100 top-1 accuracy in percent that the authors report for a network, without and with memory."""
+    """ImageNet100 top-1 accuracy in percent, as reported by the authors."""
     trunk: float
     memory: float
 
@@ -296,7 +296,7 @@ def _checkpoint(entry: Any, where: str) -> Checkpoint:
 
 
 def _value(value: Any, kind: Any, name: str, where: str) -> Any:
-    """A field's value, with a tuple for a list; a ManifestError if it has another type or form."""
+    """Return a field's value, lists as tuples; raise ManifestError if it is malformed."""
     if get_origin(kind) is Union:  # Optional
         if value is None:
             return None

@@ -1,9 +1,9 @@
-"""Checkpoints in their authors' form: fetched, verified, converted once, and kept as safetensors.
+"""Checkpoints in their authors' form: fetched, verified and converted once.
 
 The file comes from the authors' repository at the manifest's commit, or from `MLFM_ZOO_PAPER_MIRROR`: a folder with a
 clone of the repository, or an http(s) address that replaces its root. Its size and git blob id are compared before it
-is parsed. The converted file is kept below HF_HOME, in the Hub client's folder for files of other libraries. Its name
-is its SHA-256, and its header names the source.
+is parsed. The converted safetensors file is kept below HF_HOME, in the Hub client's folder for files of other
+libraries. Its name is its SHA-256, and its header names the source.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def find_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] 
 
 
 def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Path:
-    """Return the converted file of a checkpoint; the first call fetches and converts it.
+    """Return a checkpoint's converted file; the first call fetches and converts it.
 
     Of several processes, one does the work and the others wait. An existing file costs no request.
 
@@ -104,7 +104,7 @@ def _folder(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]) -> Pa
 
 
 def _make(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Fetch, verify and convert a checkpoint into a folder that this process has locked."""
+    """Fetch, verify and convert a checkpoint into a folder locked by this process."""
     for left in folder.glob(f'{UNFINISHED}*'):  # by killed processes
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as scratch:
@@ -145,7 +145,7 @@ def _check_network(conversion: Conversion, checkpoint: Checkpoint, where: str) -
 
 
 def _fetch(checkpoint: Checkpoint, target: Path) -> str:
-    """Copy the authors' file to a path; return where it came from, without a password or a token."""
+    """Copy the authors' file to `target`; return its origin without password or token."""
     assert checkpoint.source_path
     mirror = os.environ.get(MIRROR) or ''
     clone = f'let {MIRROR} name a clone of {checkpoint.source_repo}'
@@ -185,7 +185,7 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
 
 @contextlib.contextmanager
 def _response(url: str) -> Iterator[Tuple[int, Iterator[bytes]]]:
-    """Status and content of an answer, through the Hub client's own session, with its proxies."""
+    """Status and content of an answer, through the Hub client's session and proxies."""
     session: Any = get_session()
     headers = {'Accept-Encoding': 'identity'}
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT

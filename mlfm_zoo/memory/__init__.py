@@ -1,4 +1,4 @@
-"""The low-frequency memory: equations (unit.py), the units of one network (network.py), attaching (attach.py)."""
+"""The low-frequency memory: its unit, all units of a network, and attaching them."""
 
 from .attach import MemorySupport, attach_memory, calibrate_memory, memory_family, supports_memory
 from .bands import image_bands, low_band

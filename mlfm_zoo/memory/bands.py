@@ -15,7 +15,7 @@ __all__ = ['image_bands', 'low_band']
 
 
 def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
-    """LL band of one level of the orthonormal 2-D Haar transform, in 'periodization' mode.
+    """LL band of a one-level orthonormal 2-D Haar transform ('periodization' mode).
 
     Args:
         x: Feature or image (N, C, H, W).

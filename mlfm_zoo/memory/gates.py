@@ -9,7 +9,7 @@ __all__ = ['Gate']
 
 
 class Gate(nn.Module):
-    """Convolution with bias, batch norm and ReLU: the form of the input gate and of the supplement gate.
+    """Convolution with bias, batch norm and ReLU: an input gate or a supplement gate.
 
     Args:
         in_chs: Channels of the input.

@@ -47,10 +47,10 @@ class PassThrough(nn.Module):
 
 
 class LowFrequencyMemory(Fusible):
-    """All memory units of one network, under names that mirror the trunk's, and the image bands that they share.
+    """All memory units of one network, and the image bands that they share.
 
-    The site 'stem' becomes the submodule `stem`. The site 'layer2.3' becomes entry 3 of the ModuleList `layer2`, which
-    can then be zipped with the trunk's own. Entries without a site are a `PassThrough`.
+    Names mirror the trunk's. The site 'stem' becomes the submodule `stem`. The site 'layer2.3' becomes entry 3 of the
+    ModuleList `layer2`, which can then be zipped with the trunk's own. Entries without a site are a `PassThrough`.
 
     Args:
         sites: The sites, in the order of the trunk's forward pass.
@@ -128,9 +128,9 @@ class LowFrequencyMemory(Fusible):
         return [m for m in self.modules() if isinstance(m, LowFrequencyMemoryUnit)]
 
     def fuse(self) -> 'LowFrequencyMemory':
-        """Fuse the units for inference, see `LowFrequencyMemoryUnit.fuse`, and set them to eval mode.
+        """Fuse the units for inference, and set them to eval mode.
 
-        A warning names the units that cannot be fused.
+        See `LowFrequencyMemoryUnit.fuse`. A warning names the units that cannot be fused.
 
         Returns:
             The memory itself.
@@ -155,7 +155,7 @@ class LowFrequencyMemory(Fusible):
             unit.init_identity()
 
     def forward(self, image: torch.Tensor) -> List[torch.Tensor]:
-        """Raise a RuntimeError: the memory is not a layer that the trunk's other children surround."""
+        """Raise a RuntimeError: the memory is not a layer in a sequence."""
         raise RuntimeError(
             "The network's children were called one after the other, which leaves the memory out: take features with "
             'features_only=True or forward_intermediates.')

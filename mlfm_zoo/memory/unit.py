@@ -1,4 +1,4 @@
-"""The low-frequency memory unit: its equations, and its initialization at identity.
+"""The low-frequency memory unit: equations, and initialization at identity.
 
 Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural Networks
 (AAAI 2024), https://arxiv.org/abs/2403.08157.
@@ -36,7 +36,7 @@ IDENTITY_OFFSET = 1 / 32
 
 
 class LowFrequencyMemoryUnit(Fusible):
-    """Low-frequency memory unit: adds the memory to the trunk's feature and writes the next memory.
+    """Memory unit: adds the memory to the trunk's feature and writes the next memory.
 
     Args:
         num_chs: Channels C of the trunk's feature.
@@ -133,7 +133,7 @@ class LowFrequencyMemoryUnit(Fusible):
 
     @torch.jit.ignore
     def fuse(self) -> 'LowFrequencyMemoryUnit':
-        """Fold the norms of the input gate and the supplement gate into their convolutions, for inference.
+        """Fold the norms of the input and supplement gates into their convolutions.
 
         Outputs equal those of eval mode, to rounding. A fused unit can be neither trained nor saved as a checkpoint.
         The unit stays unfused if a convolution or norm of these gates has a hook, pruning or a parametrization, or is
@@ -165,7 +165,7 @@ class LowFrequencyMemoryUnit(Fusible):
 
     @torch.no_grad()
     def init_identity(self) -> None:
-        """Set the unit to pass x unchanged in eval mode, with every parameter trainable from there.
+        """Set the unit to pass x unchanged in eval mode, with all parameters trainable.
 
         The norms of the gates get weight 0 and a small positive bias, since a ReLU at exactly zero would pass no
         gradient. The output gate subtracts that constant again. The norms' weights and biases receive a gradient from
@@ -179,7 +179,7 @@ class LowFrequencyMemoryUnit(Fusible):
 
     @torch.no_grad()
     def calibrate_identity(self, mean: torch.Tensor, var: torch.Tensor) -> None:
-        """Set the output gate of a unit at identity to normalize x by its statistics and to undo that.
+        """Set the output gate of a unit at identity to undo its own normalization of x.
 
         x then passes unchanged in training mode too, as far as a batch has these statistics.
 
@@ -195,7 +195,7 @@ class LowFrequencyMemoryUnit(Fusible):
 
     @torch.jit.ignore
     def is_identity(self) -> bool:
-        """Whether the gates are as `init_identity` sets them; False for a fused unit, whose norms are gone."""
+        """Whether the gates are as `init_identity` sets them; False for a fused unit."""
         return not self.is_fused() and all(
             isinstance(gate, Gate) and bool((gate.norm.weight == 0).all() and (gate.norm.bias == IDENTITY_OFFSET).all())
             for gate in self._gates())
@@ -209,7 +209,7 @@ class LowFrequencyMemoryUnit(Fusible):
 
 
 def fuse_units(units: Iterable[LowFrequencyMemoryUnit]) -> None:
-    """Fuse all units that can be fused, see `LowFrequencyMemoryUnit.fuse`; if that raises, none is changed."""
+    """Fuse all units that can be fused; if one of them raises, none is changed."""
     folded = [(unit, unit.folded_parts()) for unit in units]
     for unit, parts in folded:
         unit.eval()

@@ -1,4 +1,7 @@
-"""The networks, one module per family. Importing this package registers those of the papers with timm."""
+"""The networks, one module per family.
+
+Importing this package registers the papers' networks with timm.
+"""
 
 from .._folding import fuse_trunk
 from . import mlfm_filtered

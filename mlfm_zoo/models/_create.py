@@ -210,7 +210,7 @@ def prepare_state_dict(
 
 
 def _prepare_whole(state_dict: StateDict, model: nn.Module, prepare: Callable[..., StateDict]) -> StateDict:
-    """Raise for weights that are not finite, and make timm load a classifier that fits."""
+    """Raise for weights that are not finite; make timm load a classifier that fits."""
     for name, value in state_dict.items():
         if torch.is_tensor(value) and not value.isfinite().all():
             raise RuntimeError(
@@ -225,13 +225,13 @@ def _prepare_whole(state_dict: StateDict, model: nn.Module, prepare: Callable[..
 
 
 def imagenet100_rows() -> List[int]:
-    """Return the rows of an ImageNet-1k classifier for the classes of ImageNet100, in its order."""
+    """Return the rows of ImageNet100's classes in an ImageNet-1k classifier, in order."""
     rows = {synset: row for row, synset in enumerate(ImageNetInfo('imagenet-1k').label_names())}
     return [rows[synset] for synset in imagenet100.SYNSETS]
 
 
 def _identity_memory(model: MemoryNetwork) -> StateDict:
-    """Weights of a memory at identity, with the image channels that the trunk's weights were trained on."""
+    """Weights of a memory at identity, for the image channels of the trunk's weights."""
     model.memory.init_identity()
     weights = {f'memory.{k}': v for k, v in model.memory.state_dict().items()}
     in_chans = config_of(model)['input_size'][0]
@@ -244,7 +244,7 @@ def _identity_memory(model: MemoryNetwork) -> StateDict:
 
 
 def _find_checkpoint(kwargs: Dict[str, Any], variant: str, memory: bool) -> Optional[Checkpoint]:
-    """The manifest's checkpoint to load; None if the caller gives the location of weights."""
+    """The manifest's checkpoint to load; None if the caller specifies other weights."""
     pretrained_cfg, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay') or {}
     if isinstance(pretrained_cfg, (dict, PretrainedCfg)) or SOURCES & {*overlay}:
         return None

@@ -59,7 +59,7 @@ def _prepare_state_dict(
         model: torch.nn.Module,
         checkpoint: Optional[Checkpoint],
 ) -> Dict[str, torch.Tensor]:
-    """Turn weights of the trunk into an initialization, and raise for weights that do not fit."""
+    """Turn trunk weights into an initialization; raise for weights that do not fit."""
     if checkpoint is not None and checkpoint.kind == 'initialisation':
         state_dict = start_from_trunk(state_dict, model)
     refuse_other_weights(model, state_dict, remedy=REMEDY)

@@ -188,7 +188,7 @@ class MemoryNetwork(Fusible, Trunk):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether blocks and memory units recompute their activations in the backward pass."""
+        """Set whether blocks and memory units recompute activations in the backward pass."""
         super().set_grad_checkpointing(enable)
         self.memory.set_grad_checkpointing(enable)
 
@@ -207,9 +207,10 @@ class MemoryNetwork(Fusible, Trunk):
 
 
 def image_convs(model: nn.Module) -> Tuple[str, ...]:
-    """Names of the convolutions that read the image: the stem's, the first input gate's and the supplement gates'.
+    """Names of the convolutions that read the image, in the stem and in the memory.
 
-    `in_chans` changes these, and timm adapts them when weights of other `in_chans` are loaded.
+    In the memory they are the first input gate's and the supplement gates'. `in_chans` changes all of these, and timm
+    adapts them when weights of other `in_chans` are loaded.
     """
     units = [(n, m) for n, m in model.named_modules() if isinstance(m, LowFrequencyMemoryUnit)]
     return (
@@ -220,7 +221,7 @@ def image_convs(model: nn.Module) -> Tuple[str, ...]:
 
 
 def _stem_convs(model: nn.Module) -> List[str]:
-    """Names of the trunk's convolutions that read the image: the first, or one in each branch of its block."""
+    """Names of the trunk's first convolution, or of those in each branch of its block."""
     first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     for name, module in model.named_modules():
         # a block whose branches timm can merge into one convolution, as in the stems of RepVGG and MobileOne
@@ -264,7 +265,7 @@ def rounds_up(*parts: nn.Module) -> bool:
 
 
 def weight_faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted: Collection[str] = ()) -> List[str]:
-    """Reasons why `given` cannot be loaded where `expected` is needed; shapes in `adapted` may differ."""
+    """Reasons why `given` does not fit `expected`; shapes in `adapted` may differ."""
     # torch fills in these counters, which older files and frozen networks lack
     faults = [f'lacks {k}' for k in expected if k not in given and not k.endswith('num_batches_tracked')]
     faults += [f'has {k}, which the model lacks' for k in given if k not in expected]
@@ -287,7 +288,7 @@ def refuse_other_weights(
         adapted: Collection[str] = (),
         remedy: str = MEMORY_REMEDY,
 ) -> None:
-    """Raise for weights that do not fit, except where timm adapts them: shapes in `adapted`, and the classifier."""
+    """Raise if weights do not fit. timm adapts the classifier and shapes in `adapted`."""
     classifiers = classifier_prefixes(model)
     expected, given = (
         {k: v for k, v in weights.items() if not k.startswith(classifiers)}
@@ -301,7 +302,7 @@ def refuse_misfit(
         faults: List[str],
         remedy: str = MEMORY_REMEDY,
 ) -> None:
-    """Raise one sentence on why weights cannot be loaded and what to do, if there is any fault."""
+    """Raise if there are faults, with one sentence on why and what to do."""
     if not faults:
         return
     more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''

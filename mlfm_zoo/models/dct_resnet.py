@@ -99,7 +99,7 @@ class DCTResNet(ResNet):
 
 
 class YCbCrResNet(ResNet):
-    """ResNet whose first convolution reads normalized Y, Cb and Cr of the image; the rest is timm's.
+    """ResNet whose first convolution reads normalized Y, Cb, Cr; the rest is timm's.
 
     Args:
         *args: As `timm.models.ResNet`.
@@ -234,5 +234,5 @@ def dct_resnet50_192_gate(pretrained: bool = False, **kwargs) -> DCTResNet:
 
 @register_model
 def dct_resnet50_ycbcr(pretrained: bool = False, **kwargs) -> YCbCrResNet:
-    """ResNet-50 on YCbCr pixels, the paper's baseline at the image size of ResNet-50 on RGB."""
+    """ResNet-50 on YCbCr pixels: the paper's baseline, at the image size used for RGB."""
     return _create_ycbcr_resnet('dct_resnet50_ycbcr', pretrained, **dict(RESNET50, **kwargs))

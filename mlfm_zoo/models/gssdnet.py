@@ -1,4 +1,4 @@
-"""GSSDNet, whose depthwise convolutions are fixed Gaussians and their derivatives, and VanillaNet, which learns them.
+"""GSSDNet, with fixed Gaussian and derivative filters, and VanillaNet.
 
 Paper: Frequency and Scale Perspectives of Feature Extraction, https://arxiv.org/abs/2302.12477. Every block is a fixed
 3x3 depthwise operator, a norm, a 1x1 convolution, a norm and a ReLU; there are no skip connections. The operators:
@@ -90,9 +90,10 @@ def fixed_kernels(kind: str, num_chs: int) -> torch.Tensor:
 
 
 class FixedConv2d(FixedBuffers):
-    """Depthwise 3x3 convolution with the kernels of `fixed_kernels`, zero-padded so that stride 1 keeps the size.
+    """Zero-padded depthwise 3x3 convolution with the kernels of `fixed_kernels`.
 
-    The kernels are a buffer that state dicts hold. Loading other kernels is an error: they are of another network.
+    Stride 1 keeps the size. The kernels are a buffer that state dicts hold. Loading other kernels is an error: they are
+    of another network.
 
     Args:
         kind: 'blur', 'low_pass', 'order1' or 'order2'.
@@ -189,7 +190,7 @@ class GSSDBlock(nn.Module):
 
     @torch.jit.ignore
     def fuse(self) -> 'GSSDBlock':
-        """Fold the norms into the convolutions, as `timm.models.reparameterize_model` asks for it."""
+        """Fold the norms into the convolutions; `reparameterize_model` of timm calls this."""
         return fuse_trunk(self)
 
 
@@ -359,13 +360,13 @@ class GSSDNet(Fusible):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """From an image batch (N, in_chans, H, W) to the deepest feature (N, num_features, H / 32, W / 32)."""
+        """Return the deepest feature (N, num_features, H / 32, W / 32) of an image batch."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq([self.stem, *self.stages], x, flatten=True)
         return self.stages(self.stem(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """From the deepest feature to logits (N, num_classes), or with `pre_logits` to the classifier's input."""
+        """Return logits (N, num_classes), or with `pre_logits` the classifier's input."""
         return self.head(x, pre_logits=True) if pre_logits else self.head(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -374,7 +375,7 @@ class GSSDNet(Fusible):
 
     @torch.jit.ignore
     def fuse(self) -> 'GSSDNet':
-        """Fold the norms for inference, see `mlfm_zoo.fuse_trunk`; returns the network itself."""
+        """Fold the norms for inference with `mlfm_zoo.fuse_trunk`; return the network."""
         return fuse_trunk(self)
 
     # Raises one sentence for weights that do not fit, where torch would list every parameter.
@@ -389,7 +390,7 @@ def _prepare_state_dict(
         model: GSSDNet,
         checkpoint: Any,
 ) -> Dict[str, torch.Tensor]:
-    """Raise for weights that do not fit, before timm adapts the first convolution to `in_chans`, and the classifier."""
+    """Raise for weights that do not fit; fold the first norm if `in_chans` differs."""
     of_image = [name for name in state_dict if name.startswith(('stem.0.conv_', 'stem.0.bn1.'))]
     refuse_other_weights(model, state_dict, of_image, REMEDY)
     weight = state_dict['stem.0.conv_pw.weight']

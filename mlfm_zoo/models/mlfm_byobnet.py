@@ -29,7 +29,7 @@ class SplitStem(SplitStage, ByobStem):
 
 @memory_family(ByobNet)
 class MLFMByobNet(MemoryNetwork, ByobNet):
-    """ByobNet with a memory unit after the stem and after the last stage of every resolution.
+    """ByobNet with a memory unit after the stem and the last stage of each resolution.
 
     A stem that halves the image twice has two units: one at its feature, before it halves again, and one at its end.
 

@@ -45,7 +45,7 @@ class PartialDepthwiseConv2d(nn.Conv2d):
 
 
 class PartialConvNeXt(ConvNeXt):
-    """ConvNeXt with depthwise convolutions on a part of the channels: the trunk of the par1_n variants.
+    """ConvNeXt with partial depthwise convolutions: the trunk of the par1_n variants.
 
     Args:
         *args: As `timm.models.ConvNeXt`.
@@ -91,7 +91,7 @@ class PartialConvNeXt(ConvNeXt):
 
 
 class ConvNeXtMemory(MemoryNetwork):
-    """Base of ConvNeXt and MetaNeXt, with units after the stem and every stage; goes before timm's class."""
+    """Base of ConvNeXt and MetaNeXt with memory, listed before timm's class."""
 
     def memory_sites(self, options: MemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
         conv = [m for m in self.stem if isinstance(m, nn.Conv2d)][-1]

@@ -36,7 +36,7 @@ def stage_site(trunk: Any, stage: int) -> MemorySite:
 
 
 class EfficientNetMemory(MemoryNetwork):
-    """Base of EfficientNet and MobileNetV3 with memory, whose stages are in `blocks`; goes before timm's class."""
+    """Base of EfficientNet and MobileNetV3 with memory, listed before timm's class."""
 
     def as_sequential(self) -> nn.Sequential:
         raise NotImplementedError('A sequence of layers would bypass the memory: call the model itself.')
@@ -112,7 +112,7 @@ class EfficientNetMemory(MemoryNetwork):
 
 @memory_family(EfficientNet)
 class MLFMEfficientNet(EfficientNetMemory, EfficientNet):
-    """EfficientNet with a memory unit after the stem and after every stage except the first and the last.
+    """EfficientNet with memory after its stem and all stages except first and last.
 
     Args:
         *args: As `timm.models.EfficientNet`.
@@ -155,7 +155,9 @@ def mobilenetv2_args(
         group_size: Optional[int] = None,
         fix_stem_head: bool = False,
 ) -> Dict[str, Any]:
-    """Arguments that make timm's EfficientNet a MobileNetV2, https://arxiv.org/abs/1801.04381, table 2.
+    """Arguments that make timm's EfficientNet a MobileNetV2.
+
+    Paper: https://arxiv.org/abs/1801.04381, table 2.
 
     Args:
         kwargs: The caller's arguments; those of norms and activations are popped.

@@ -92,11 +92,11 @@ class _Filtered(nn.Module):
         return super().forward_intermediates(self.filter(x), *args, **kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
-        """Make copies and pickles refer to the network's class, since the subclass exists in this process only."""
+        """Copy and pickle as the network's class: this subclass is local to the process."""
         return (_make_empty, (_network_class(self),), *super().__reduce_ex__(2)[2:])
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Give TorchScript, which has no `super`, the filter and the network as two modules in a sequence."""
+        """Give TorchScript, which has no `super`, the filter and network in a sequence."""
         network: Any = copy.copy(self)
         network.__class__ = _network_class(self)
         network._modules = {name: module for name, module in self._modules.items() if name != 'filter'}

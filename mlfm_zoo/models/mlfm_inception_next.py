@@ -20,7 +20,7 @@ __all__ = ['MLFMMetaNeXt']
 
 @memory_family(MetaNeXt)
 class MLFMMetaNeXt(ConvNeXtMemory, MetaNeXt):
-    """MetaNeXt, the network of InceptionNeXt, with a memory unit after the stem and after every stage.
+    """InceptionNeXt's MetaNeXt with a memory unit after the stem and every stage.
 
     Args:
         *args: As `timm.models.MetaNeXt`.

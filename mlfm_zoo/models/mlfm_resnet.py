@@ -42,7 +42,7 @@ class ResNetMemoryOptions(MemoryOptions):
 
 @memory_family(ResNet)
 class MLFMResNet(MemoryNetwork, ResNet):
-    """ResNet with a memory unit after the stem, after its pooling and after every stage.
+    """ResNet with a memory unit after the stem, its pooling and every stage.
 
     Args:
         *args: As `timm.models.ResNet`.

@@ -1,4 +1,4 @@
-"""Segmentation: FCN, U-Net and the decoders of segmentation_models.pytorch, with or without memory; training."""
+"""Segmentation networks (FCN, U-Net, SMP) with or without memory, and training."""
 
 from .create import NAMES, create_model
 from .evaluation import evaluate, predict_labels, predict_probabilities, segmentation_loss

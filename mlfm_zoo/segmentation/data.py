@@ -40,7 +40,7 @@ MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
 def voc_colors(num_colors: int) -> Tuple[Color, ...]:
-    """Make the first colors of VOC's palette, which spreads the bits of a label over red, green and blue."""
+    """Make the first colors of VOC's palette, which spreads a label's bits over RGB."""
     def channel(label: int, c: int) -> int:  # bit 3 k + c of a label is bit 7 - k of its channel c
         return sum((label >> (3 * k + c) & 1) << (7 - k) for k in range(8))
 
@@ -101,7 +101,7 @@ LABELS = {
 
 
 def load_labels(name: str) -> Labels:
-    """Return the labels of a data set in `LABELS`, or read those of a JSON file with the fields of `Labels`.
+    """Return the labels of a data set in `LABELS`, or read a JSON file of `Labels`.
 
     A ValueError is raised if there is no such data set or file, or the file's values are wrong.
     """
@@ -121,7 +121,7 @@ class Sample(NamedTuple):
 
 
 def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
-    """Find the images of a split and their masks, which have the same name except for the extension.
+    """Find a split's images and masks, whose names differ in the extension only.
 
     Args:
         folder: Folder laid out as CamVid, VOC or ADE20K, or with images/SPLIT and masks/SPLIT or the other way round.
@@ -182,7 +182,7 @@ def read_image(file: Path, in_chans: int = 3) -> torch.Tensor:
 
 
 def read_labels(file: Path, labels: Labels) -> torch.Tensor:
-    """Read a mask: the class of each pixel (H, W), and `IGNORE_INDEX` where it is void.
+    """Read a mask: the class of each pixel (H, W), or `IGNORE_INDEX` if it is void.
 
     A ValueError is raised if the file is damaged, or has a value or color of no class or of two.
     """

@@ -20,7 +20,7 @@ def segmentation_loss(
         ignore_index: int = IGNORE_INDEX,
         label_smoothing: float = 0.,
 ) -> torch.Tensor:
-    """Cross entropy over the pixels that are not void; binary for a network with one output.
+    """Cross entropy over the pixels that are not void; binary if there is one output.
 
     Args:
         output: Output of a network: logits (N, num_classes, H, W), or a pair of them and the auxiliary head's.
@@ -104,7 +104,7 @@ def predict_probabilities(
 
 
 def _starts(size: int, window: int, overlap: float) -> Sequence[int]:
-    """Starts of windows along a side: evenly spaced, and the fewest that overlap enough."""
+    """Evenly spaced starts of windows on a side, the fewest that overlap enough."""
     if window >= size:
         return [0]
     step = max(1, int(window * (1 - overlap)))
@@ -113,7 +113,7 @@ def _starts(size: int, window: int, overlap: float) -> Sequence[int]:
 
 
 def predict_labels(probabilities: torch.Tensor) -> torch.Tensor:
-    """Choose the most likely class of each pixel; for one output, 1 from a probability of 0.5 on.
+    """Choose each pixel's most likely class; with one output, 1 if at least 0.5.
 
     Args:
         probabilities: Probabilities (N, num_classes, H, W).

@@ -1,4 +1,4 @@
-"""FCN on any timm backbone: score layers, skips, and learned upsampling that starts bilinear.
+"""FCN on any timm backbone, with score layers, skips and learned upsampling.
 
 Paper: Fully Convolutional Networks for Semantic Segmentation (Long et al., CVPR 2015),
 https://arxiv.org/abs/1411.4038. The paper builds on VGG16 and pads its input by 100 pixels; here images are padded to a

@@ -1,4 +1,4 @@
-"""Measures of segmentation: confusion matrix, IoU and pixel accuracy by torchmetrics, and a boundary F-score.
+"""Measures of segmentation: IoU, pixel accuracy and a boundary F-score.
 
 The boundary F-score is that of Csurka et al., What is a good evaluation measure for semantic segmentation? (BMVC 2013).
 A pixel of a class is on its boundary if one of its four neighbors is of another class; neighbors that are void in the
@@ -23,7 +23,9 @@ TOLERANCE = 0.0075  # of the diagonal
 
 
 class Scores(NamedTuple):
-    """Scores of a network on a data set: shares of 1, NaN for a class that is neither present nor predicted.
+    """Scores of a network on a data set, from 0 to 1.
+
+    A class that is neither present nor predicted has NaN.
 
     Attributes:
         miou: Mean of the classes' IoU.
@@ -42,7 +44,7 @@ class Scores(NamedTuple):
 
 
 class SegmentationMeter:
-    """Accumulates scores over the images of a data set, in all processes of a training.
+    """Accumulates scores over images, in all processes of a training.
 
     Args:
         num_classes: Classes.
@@ -120,7 +122,7 @@ def boundary_scores(
 
 
 def _widened(mask: torch.Tensor, radius: float) -> torch.Tensor:
-    """Whether each pixel (..., H, W) lies within a radius of a pixel of the mask; shifts the mask over the disk."""
+    """Whether each pixel (..., H, W) lies within a radius of a pixel of the mask."""
     reach = math.floor(radius)
     height, width = mask.shape[-2:]
     padded = F.pad(mask, [reach] * 4)
@@ -142,7 +144,7 @@ def _boundaries(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def as_row(scores: Scores, names: Sequence[str]) -> Dict[str, float]:
-    """Make a row of a table: scores in percent by name, with the boundary F-score if it was measured."""
+    """Make a table's row: scores in percent by name; the boundary F-score if measured."""
     row = {'miou': scores.miou, 'pixel_accuracy': scores.pixel_accuracy}
     if not math.isnan(scores.boundary_f):
         row['boundary_f'] = scores.boundary_f

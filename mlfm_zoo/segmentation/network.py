@@ -1,4 +1,4 @@
-"""Base class of the segmentation networks, and their encoders: timm's backbones, with or without memory."""
+"""Base class of the segmentation networks, and timm's backbones as their encoders."""
 
 import json
 from pathlib import Path
@@ -122,13 +122,15 @@ class SegmentationNetwork(
         return logits[..., :height, :width], aux[..., :height, :width]
 
     def train(self, mode: bool = True) -> 'SegmentationNetwork':
-        """Set training mode; with a fused memory this raises before any module has changed its mode."""
+        """Set training mode; a fused memory raises before any module changes its mode."""
         for memory in self._memories():
             memory.train(mode)
         return super().train(mode)
 
     def fuse(self) -> 'SegmentationNetwork':
-        """Fuse the memory and timm's reparameterizable modules for inference; a fused network cannot be saved.
+        """Fuse the network for inference. A fused network cannot be saved.
+
+        The memory and timm's reparameterizable modules are fused.
 
         Returns:
             The network itself.
@@ -137,11 +139,11 @@ class SegmentationNetwork(
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Set whether the encoder recomputes its blocks and memory units in the backward pass, which saves memory."""
+        """Set gradient checkpointing of the encoder's blocks and memory units."""
         raise NotImplementedError
 
     def init_identity(self) -> 'SegmentationNetwork':
-        """Set the memory to the identity: in eval mode the outputs then equal those without memory.
+        """Set the memory to the identity; eval outputs then equal those without memory.
 
         Returns:
             The network itself.
@@ -221,9 +223,9 @@ class SegmentationNetwork(
 
 
 def _statistics(config: Optional[Dict[str, Any]], in_chans: int) -> Tuple[List[float], List[float]]:
-    """Mean and standard deviation for `in_chans` channels, adapted as timm adapts the first convolution.
+    """Mean and standard deviation for `in_chans` channels, adapted as timm does.
 
-    timm sums its weights for gray images, and repeats them for other numbers of channels.
+    timm sums the first convolution's weights for gray images, and repeats them for other numbers of channels.
     """
     if not config:
         known = in_chans == len(IMAGENET_DEFAULT_MEAN)

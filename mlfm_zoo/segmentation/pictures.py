@@ -46,7 +46,9 @@ def draw_prediction(
         meaning: Labels,
         truth: Optional[torch.Tensor] = None,
 ) -> None:
-    """Draw image, truth, prediction and error side by side; without a truth: image, prediction and both overlaid.
+    """Draw image, truth, prediction and error side by side.
+
+    Without a truth: image, prediction and both overlaid.
 
     Args:
         file: File to write.

@@ -1,4 +1,4 @@
-"""The settings of a training run, and records whose values come from users and JSON files.
+"""The settings of a training run, and records checked against their annotations.
 
 The command line runs this file without the package around it to list the settings as options: it imports no torch.
 """
@@ -19,7 +19,7 @@ RecordT = TypeVar('RecordT', bound='CheckedRecord')
 
 
 class CheckedRecord:
-    """Base of dataclasses that check their values against their annotations when created.
+    """Base of dataclasses that check values against annotations when created.
 
     Raises:
         ValueError: A value is of another type.
@@ -135,7 +135,7 @@ class TrainSettings(CheckedRecord):
 
 
 def read_json(file: Path) -> Any:
-    """Read a JSON file, with or without a byte order mark; a ValueError if it is not JSON, or nested too deeply."""
+    """Read a JSON file, byte order mark or not; raise ValueError if it is malformed."""
     try:
         return json.loads(file.read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
@@ -147,7 +147,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type. An int counts as a float; a bool does not count as a number."""
+    """Whether a value fits an annotation; an int is a float, and a bool no number."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Union:
         return any(_fits(value, arg) for arg in args)

@@ -1,4 +1,4 @@
-"""Networks of segmentation_models.pytorch on timm's backbones, for images of any size."""
+"""segmentation_models.pytorch's networks on timm backbones, for any image size."""
 
 import inspect
 from typing import Any, List, Tuple

@@ -1,4 +1,4 @@
-"""Train a segmentation network on a folder of images and masks, with Hugging Face accelerate.
+"""Train a segmentation network on images and masks, with Hugging Face accelerate.
 
 A run's folder has log.csv with a row per epoch, best/ and last/ for `load_run`, and state.pth to resume from. The order
 of images, augmentation and dropout depend on the seed and the epoch only, so an interrupted run ends with the same
@@ -126,7 +126,7 @@ def load_run(folder: Union[str, Path], device: str = 'cpu') -> Tuple[Segmentatio
 
 
 class _Run:
-    """A run: its network, optimizer and data, and its log so far. See `train` for the arguments."""
+    """A run: network, optimizer, data, and log so far. Arguments are as in `train`."""
 
     def __init__(
             self,
@@ -177,7 +177,7 @@ class _Run:
             self.rows = state['rows']
 
     def _read_state(self) -> Optional[Dict[str, Any]]:
-        """Read the state of the run that is in the folder, if any, and compare its settings."""
+        """Read the state of a run in the folder, if any, and compare its settings."""
         file = self.output / 'state.pth'
         if not file.exists():
             return None
@@ -258,7 +258,7 @@ class _Run:
         return as_row(scores, self.labels.names)
 
     def save(self) -> None:
-        """Save the run after an epoch, in one process. The state comes last, since a run resumes from it."""
+        """Save the run after an epoch, in one process; last the state, to resume from."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
         try:
             for name in ('last', 'best') if _best(self.rows) is self.rows[-1] else ('last',):
@@ -286,7 +286,7 @@ class _Run:
 
 
 def _accelerator(device: str) -> Any:
-    """Join the processes of torchrun, if there are several; accelerate manages devices only then.
+    """Join torchrun's processes, if any; only then does accelerate manage devices.
 
     Runs of a single process may differ in device and precision, which accelerate does not allow.
     """

@@ -45,7 +45,7 @@ class DoubleConv(nn.Sequential):
 
 
 class UNet(SegmentationNetwork):
-    """U-Net: five levels of two 3x3 convolutions down, and four up again with skip connections.
+    """U-Net: five levels of double 3x3 convolutions down, and four up with skips.
 
     Args:
         num_classes: Classes.

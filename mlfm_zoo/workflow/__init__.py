@@ -1,1 +1,1 @@
-"""From data to a published checkpoint: recipe, launch, evaluate, collect, cost, card, publish."""
+"""From data to a published checkpoint: recipes, evaluation, cost, cards, upload."""

@@ -62,14 +62,14 @@ SYSTEMS = {
 
 
 class Dataset(NamedTuple):
-    """Data for training or for a measurement: its id on the Hub, its name, and its number of classes."""
+    """A dataset: its id on the Hub, its name and its number of classes."""
     id: str
     name: str
     num_classes: int
 
 
 class Figure(NamedTuple):
-    """A measured accuracy in percent, with its metric, such as 'top-1', and the data that it was measured on."""
+    """A measured accuracy in percent, its metric (such as 'top-1') and its dataset."""
     metric: str
     dataset: Dataset
     value: float

@@ -1,4 +1,4 @@
-"""Read output folders of timm's train.py: compare their accuracies, and choose checkpoints to publish."""
+"""Read outputs of timm's train.py: compare accuracies, choose what to publish."""
 
 import csv
 import math
@@ -33,7 +33,7 @@ class RunError(ValueError):
 
 
 class Epoch(NamedTuple):
-    """One epoch of a run: its number from 0, its validation top-1 accuracy in percent, and its checkpoint."""
+    """An epoch of a run: number from 0, validation top-1 in percent, and checkpoint."""
     number: int
     top1: float
     checkpoint: Path
@@ -170,7 +170,7 @@ def half_interval(top1: float, num_images: int) -> float:
 
 
 def difference_interval(a: float, b: float, num_images: int) -> Tuple[float, float]:
-    """95 % confidence interval of the difference b - a of two accuracies, taken as independent.
+    """95 % confidence interval of the difference b - a of independent accuracies.
 
     Args:
         a: Accuracy in percent.
@@ -285,7 +285,7 @@ def num_classes_of(model: str, weights: Mapping[str, torch.Tensor]) -> int:
 
 
 def _read_summary(path: Path) -> Dict[int, float]:
-    """Validation top-1 accuracy by epoch. A resumed run may repeat the header and an epoch."""
+    """Validation top-1 by epoch. A resumed run may repeat the header and an epoch."""
     top1 = {}
     with open(path, newline='', encoding='utf-8') as f:
         try:

@@ -1,4 +1,4 @@
-"""Convert a released checkpoint to a folder for `timm.create_model('local-dir:FOLDER', pretrained=True)`."""
+"""Convert a released checkpoint to a folder that timm loads as `local-dir:FOLDER`."""
 
 import filecmp
 import shutil
@@ -21,7 +21,7 @@ def convert_checkpoint(
         output: Union[str, Path],
         model_args: Optional[Mapping[str, Any]] = None,
 ) -> Conversion:
-    """Convert a released checkpoint into a folder with `model.safetensors` and `config.json`.
+    """Convert a checkpoint to a folder with `model.safetensors` and `config.json`.
 
     Args:
         path: The checkpoint, see `convert.read_checkpoint`.
@@ -61,7 +61,7 @@ def convert_checkpoint(
 
 
 def _refuse_others(output: Path, weights: Optional[Path] = None) -> None:
-    """Raise if a folder holds more than leftovers of a killed run: unfinished files, or the same weights alone."""
+    """Raise if a folder holds more than unfinished files or the same weights alone."""
     names = [p.name for p in output.iterdir() if not p.name.startswith(UNFINISHED)] if output.is_dir() else []
     if names == ['model.safetensors'] and (
             weights is None or filecmp.cmp(weights, output / names[0], shallow=False)):

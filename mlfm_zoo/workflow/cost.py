@@ -1,4 +1,4 @@
-"""Cost of a network: parameters, multiply-adds and activations, counted on the meta device."""
+"""Count a network's parameters, multiply-adds and activations on the meta device."""
 
 from typing import NamedTuple, Optional, Tuple
 

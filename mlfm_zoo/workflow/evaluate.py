@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of a model on an image folder, through timm's own dataset, transform and loader."""
+"""Top-1 and top-5 accuracy on an image folder, with timm's transform and loader."""
 
 from pathlib import Path
 from typing import NamedTuple, Optional, Sequence, Union
@@ -13,7 +13,7 @@ __all__ = ['Accuracy', 'evaluate']
 
 
 class Accuracy(NamedTuple):
-    """Correct answers among `total` images, counting the first answer only and the first five."""
+    """Images of `total` whose class is the first answer, or among the first five."""
     top1: int
     top5: int
     total: int

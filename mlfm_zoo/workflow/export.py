@@ -1,4 +1,4 @@
-"""Export a network to a file for an inference engine, after comparing its outputs with the network's.
+"""Export a network to a file for an inference engine, after comparing outputs.
 
 ONNX, OpenVINO and AOTInductor get the graph of `torch.export`; TorchScript compiles the network's own code.
 """
@@ -128,7 +128,7 @@ def export_network(
         calibration: Optional[torch.Tensor] = None,
         photos: Optional[torch.Tensor] = None,
 ) -> Check:
-    """Export a network to a file for an inference engine, after comparing its outputs with the network's.
+    """Export a network to a file for an inference engine, after comparing outputs.
 
     Args:
         model: A timm model on the CPU, which is set to eval mode. Its file takes images prepared by the model's own
@@ -399,7 +399,7 @@ def _batches(images: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
 
 
 def _move(made: Path, file: Path) -> None:
-    """Move a file to its place, OpenVINO's weights before the graph that refers to them."""
+    """Copy a file to its place, OpenVINO's weights before the graph that needs them."""
     for ending in ('.bin', '.xml') if made.suffix == '.xml' else (made.suffix,):
         with written_whole(file.with_suffix(ending)) as unfinished:
             shutil.copyfile(made.with_suffix(ending), unfinished)

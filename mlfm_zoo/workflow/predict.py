@@ -1,4 +1,4 @@
-"""Classify images with a pretrained network: the most probable classes in words, with probabilities."""
+"""Classify images with a pretrained network, and name the most probable classes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ def is_here(checkpoint: Checkpoint) -> bool:
 
 
 def trained_checkpoints() -> List[Checkpoint]:
-    """List the checkpoints with a trained memory: those on this machine first, and of these the best first.
+    """List checkpoints with a trained memory: local ones first, each group best first.
 
     Accuracies on different data cannot be compared, so more classes come before a higher accuracy. The networks of the
     tests are last.
@@ -78,7 +78,7 @@ def trained_checkpoints() -> List[Checkpoint]:
 
 
 def better_checkpoints(than: Checkpoint) -> List[Checkpoint]:
-    """List the checkpoints that a download would bring and that rank before one on this machine.
+    """List checkpoints to download that rank before one on this machine.
 
     Args:
         than: The one on this machine.

@@ -1,4 +1,4 @@
-"""Publish a file of weights as a repository on the Hub and an entry in the manifest.
+"""Publish weights as a repository on the Hub and an entry in the manifest.
 
 The whole repository is built and verified on this machine and then uploaded in one commit. The manifest is written
 last, so that it never refers to a missing repository.
@@ -43,7 +43,7 @@ RUN_TOLERANCE = 0.5  # for figures of train.py, which may have measured in half 
 
 
 class Repository(NamedTuple):
-    """A repository to upload: its folder, and the manifest entry, which has no commit yet."""
+    """A repository to upload: its folder, and its manifest entry without a commit."""
     folder: Path
     checkpoint: Checkpoint
 
@@ -151,7 +151,7 @@ def build_repository(
 
 
 def _check_manifest(checkpoint: Checkpoint, path: Path) -> None:
-    """Write an entry into a copy of a manifest, to find faults before anything is uploaded."""
+    """Write an entry into a copy of a manifest, to find faults before the upload."""
     if not os.access(path.parent, os.W_OK):
         raise ManifestError(f'{path} cannot be written: name a manifest in a folder that you may write to.')
     with tempfile.TemporaryDirectory() as scratch:
@@ -209,11 +209,11 @@ def target_manifest(path: Optional[Union[str, Path]] = None) -> Path:
 
 
 def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint into a manifest, replacing an entry of the same name; the rest of the file is kept.
+    """Write a checkpoint into a manifest, replacing an entry of the same name.
 
     Args:
         checkpoint: The checkpoint.
-        path: The manifest, made if it is missing.
+        path: The manifest, made if it is missing. The rest of the file is kept.
 
     Raises:
         OSError: The manifest cannot be written.
@@ -254,7 +254,9 @@ def runs_to_publish(
         manifest: Path,
         data: Optional[Union[str, Path]] = None,
 ) -> Tuple[List[Dict[str, Any]], List[str]]:
-    """Choose the runs to publish in a folder: for each network with memory, the finished one of the lowest seed.
+    """Choose a folder's runs to publish: one for each network with memory.
+
+    Of a network's finished runs, the one with the lowest seed is chosen.
 
     Args:
         folder: Folder that holds output folders of train.py.
@@ -300,13 +302,13 @@ def releases_to_publish(manifest: Path) -> List[Dict[str, Any]]:
 
 
 def _published(manifest: Path) -> Set[Key]:
-    """Keys of the checkpoints on the Hub, from the manifests in use and the one that gets the entries."""
+    """Keys of the checkpoints on the Hub, by the manifests in use and the given one."""
     written = read_manifest(manifest).checkpoints if manifest.exists() else {}
     return {key for key, c in {**load_manifest(), **written}.items() if 'hub' in c.places}
 
 
 def _take_data_config(model: nn.Module, training_args: Dict[str, Any]) -> None:
-    """Take the image size of the training run, and raise if it prepared images otherwise than the network's config."""
+    """Take a run's image size; raise if its preparation differs from the network's."""
     trained = resolve_data_config(training_args, model=model)
     own = resolve_model_data_config(model)
     for name in ('interpolation', 'mean', 'std', 'crop_pct'):
@@ -326,7 +328,7 @@ def _labels(model: nn.Module, of_imagenet100: bool) -> Dict[str, Any]:
 
 
 def _verify_outputs(model: nn.Module, folder: Path) -> None:
-    """Check that the folder, loaded as by a user, gives the outputs of the saved network."""
+    """Check that the folder, loaded as by a user, gives the saved network's outputs."""
     loaded = build_network(f'local-dir:{folder}', pretrained=True).eval()
     image = torch.randn(1, *config_of(model)['input_size'], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

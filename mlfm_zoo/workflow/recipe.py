@@ -1,4 +1,4 @@
-"""The commands that train a network with timm's train.py, from the settings in recipes/*.yaml.
+"""Commands that train a network with timm's train.py, from recipes/*.yaml.
 
 A file is named after a family of networks and, unless for ImageNet100, the data: resnet.yaml, gssdnet-mnist.yaml.
 """
@@ -84,7 +84,7 @@ def training_command(
         script: str = 'train.py',
         dataset: Optional[str] = None,
 ) -> str:
-    """Make the command that trains a network, with the recipe's global batch on any number of GPUs.
+    """Make a training command with the recipe's global batch on any number of GPUs.
 
     Args:
         model: Registered name.

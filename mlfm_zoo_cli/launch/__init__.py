@@ -1,4 +1,4 @@
-"""Run any Python script with this package's networks registered, in it and in every Python process that it starts.
+"""Run a script with this package's networks registered, also in child processes.
 
 The process becomes the script's interpreter, so `sys.argv`, `sys.path`, `__main__`, signals, exit code and tracebacks
 are those of Python itself. `hook/sitecustomize.py` registers the networks: Python imports it at startup, since its
@@ -21,7 +21,7 @@ KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(1 << 40)}
 
 
 def run(command: List[str], keep_memory: bool = False) -> NoReturn:
-    """Become `python COMMAND`, with this package's networks registered whenever timm is imported.
+    """Become `python COMMAND`; importing timm there registers this package's networks.
 
     Args:
         command: A script with its arguments, or '-m', a module and its arguments.
@@ -42,7 +42,7 @@ def run(command: List[str], keep_memory: bool = False) -> NoReturn:
 
 
 def become_python(command: List[str]) -> NoReturn:
-    """Replace this process by the same interpreter, with the same options, running another command."""
+    """Replace this process by another command, with the same interpreter and options."""
     argv = [sys.executable, *_interpreter_options(), *command]
     sys.stdout.flush()
     sys.stderr.flush()
@@ -52,6 +52,6 @@ def become_python(command: List[str]) -> NoReturn:
 
 
 def _interpreter_options() -> List[str]:
-    """The options of this interpreter, such as -u or -W error: all before `-m mlfm_zoo` or the script."""
+    """The options of this interpreter, such as -u, before `-m mlfm_zoo` or the script."""
     given = sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv) + 1]  # without the program's own arguments
     return given[:-2] if given[-2:-1] in (['-m'], ['-c']) else given[:-1]

@@ -1,4 +1,4 @@
-"""Imports mlfm_zoo after timm, in processes started below `mlfm-zoo run`. It imports neither itself."""
+"""Make imports of timm import mlfm_zoo too, in processes below `mlfm-zoo run`."""
 
 import importlib.util
 import sys
@@ -10,7 +10,7 @@ PACKAGE_PARENT = str(HOOK.parents[2])
 
 
 class ZooFinder:
-    """Finds timm as the other finders do, and the packages beside this file, installed or not."""
+    """Finder of timm and of this project's packages, installed or not."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
