@@ -1,4 +1,4 @@
-"""Attach a memory to a network that has none, at identity, and calibrate it to the trunk's statistics."""
+"""Attach a memory at identity to a network, and calibrate it to the trunk."""
 
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Type, TypeVar, Union
 
@@ -19,7 +19,7 @@ NetworkT = TypeVar('NetworkT', bound=Type[nn.Module])
 
 
 def memory_family(*trunk_classes: Type[nn.Module]) -> Callable[[NetworkT], NetworkT]:
-    """Register the class with memory for networks of some classes, for `attach_memory`.
+    """Register a class with memory for the given trunk classes, for `attach_memory`.
 
     Args:
         *trunk_classes: Classes whose networks differ from the decorated class by the memory only.
@@ -84,7 +84,7 @@ def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
 
 
 def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
-    """Give a timm model a memory that starts at the identity, without changing its weights.
+    """Give a timm model a memory that starts at identity, and keep its weights.
 
     In eval mode the model's outputs stay the same. In training mode each output gate normalizes by the batch;
     `calibrate_memory` keeps outputs close there too.
@@ -127,7 +127,7 @@ def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
 
 @torch.no_grad()
 def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = False) -> nn.Module:
-    """Calibrate a memory at identity, so that it is close to the identity in training mode too.
+    """Calibrate a memory at identity to be near the identity in training mode too.
 
     An output gate is a batch norm. In training mode it normalizes the trunk's features to zero mean and unit variance.
     Calibration sets its weight and bias to restore the mean and variance that they have over the loader's images.
@@ -164,10 +164,9 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
 
     def record(index: int):
         def hook(unit, args):
-            x = args[0].detach().float()
+            x = args[0].detach().cpu().double()
             counts[index] += x.numel() // x.shape[1]
-            moments = torch.stack([x.sum(dim=(0, 2, 3), dtype=torch.float64), x.double().square().sum(dim=(0, 2, 3))])
-            sums[index] += moments.cpu()
+            sums[index] += torch.stack([x.sum(dim=(0, 2, 3)), x.square().sum(dim=(0, 2, 3))])
         return hook
 
     network = unwrap_model(model)
