@@ -1,6 +1,13 @@
-"""scikit-learn's handwritten digits as the images that the embedded model sees, and the split it is trained on."""
+"""scikit-learn's digits as images for the embedded model, in its training split.
 
-from typing import List, NamedTuple, Tuple
+    python scripts/digits.py FOLDER
+
+writes them into FOLDER/train/<digit> and FOLDER/val/<digit>.
+"""
+
+import argparse
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -17,7 +24,7 @@ class Digits(NamedTuple):
 
 
 def load_split() -> Tuple[Digits, Digits]:
-    """The 1,797 digits, 1,437 to train on and 360 held out, in a split that is always the same."""
+    """The 1,797 digits in a fixed split: 1,437 to train on and 360 held out."""
     data = load_digits()
     pixels = np.round(data.images * (255 / 16)).astype(np.uint8)
     parts = train_test_split(pixels, data.target, test_size=360, random_state=0, stratify=data.target)
@@ -26,10 +33,34 @@ def load_split() -> Tuple[Digits, Digits]:
 
 
 def to_batch(images: List[Image.Image], model: torch.nn.Module) -> torch.Tensor:
-    """Images as the model's pretrained config wants them, through timm's own transform: (N, 3, H, W)."""
+    """Batch of images (N, 3, H, W), prepared by the model's own timm transform."""
     transform = create_transform(**resolve_model_data_config(model))
     return torch.stack([transform(image) for image in images])
 
 
 def _digits(pixels: np.ndarray, labels: np.ndarray) -> Digits:
     return Digits([Image.fromarray(p).convert('RGB') for p in pixels], torch.from_numpy(labels))
+
+
+def write_digits(root: Path, num_train: Optional[int] = None, num_val: Optional[int] = None) -> Path:
+    """Write digits as PNG files into `root/train/<digit>` and `root/val/<digit>`.
+
+    Args:
+        root: The folder, made if it is missing.
+        num_train: How many of the images to train on; all if None.
+        num_val: How many of the held-out ones; all if None.
+
+    Returns:
+        The folder.
+    """
+    for split, digits, count in zip(('train', 'val'), load_split(), (num_train, num_val)):
+        for i, (image, label) in enumerate(zip(digits.images[:count], digits.labels.tolist())):
+            (root / split / str(label)).mkdir(parents=True, exist_ok=True)
+            image.save(root / split / str(label) / f'{i:04}.png')
+    return root
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folder', type=Path, help='folder to write, made if it is missing')
+    write_digits(parser.parse_args().folder)

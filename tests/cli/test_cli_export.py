@@ -8,7 +8,7 @@ import timm
 import torch
 from PIL import Image
 
-from helpers.digit_folders import write_digits
+from digits import write_digits
 from helpers.networks import lived_in
 from mlfm_zoo._timm import save_model
 from mlfm_zoo.workflow.evaluate import evaluate

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from digits import write_digits
 from helpers.authors_form import mobilenetv2, released
-from helpers.digit_folders import write_digits
 from helpers.networks import WEIGHTS
 from mlfm_zoo.data import imagenet100
 from mlfm_zoo_cli import main

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from helpers.digit_folders import write_digits
+from digits import write_digits
 from mlfm_zoo import frequency
 
 MODEL = 'test_mlfm_resnet'

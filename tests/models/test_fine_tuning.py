@@ -18,8 +18,7 @@ from safetensors.torch import save
 from timm.models import group_parameters
 from torch import nn
 
-from digits import load_split
-from helpers.digit_folders import write_digits
+from digits import load_split, write_digits
 from helpers.hub_server import HubServer
 from helpers.networks import ALL, SMALL, SMALL_GSSDNET, WEIGHTS
 from helpers.reference import REFERENCE, needs_reference

@@ -23,7 +23,7 @@ from scipy import stats
 from timm.models import load_state_dict
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.digit_folders import write_digits
+from digits import write_digits
 from mlfm_zoo.hub.manifest import paper_accuracies
 from mlfm_zoo.workflow.collect import Epoch, Run
 from mlfm_zoo.workflow.recipe import load_recipe

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import mlfm_zoo
-from helpers.digit_folders import write_digits
+from digits import write_digits
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import mlfm_zoo
-from helpers.digit_folders import write_digits
+from digits import write_digits
 from helpers.segmentation import write_data
 
 MODULES = sorted(

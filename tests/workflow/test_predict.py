@@ -9,7 +9,7 @@ import pytest
 import timm
 from PIL import Image
 
-from helpers.digit_folders import write_digits
+from digits import write_digits
 from mlfm_zoo.workflow.predict import (
     better_checkpoints,
     class_labels,

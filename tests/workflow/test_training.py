@@ -17,7 +17,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 import helpers.launcher
-from helpers.digit_folders import write_digits
+from digits import write_digits
 from helpers.hub_server import HubServer
 from helpers.networks import SMALL
 from helpers.user import IMPORTS, User
