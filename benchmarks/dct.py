@@ -1,4 +1,4 @@
-"""Measure what networks on DCT coefficients and their stem cost in time, against timm's networks in the same run.
+"""Time networks on DCT coefficients and their stem, against timm's networks.
 
     python benchmarks/dct.py [--rounds 11] [--batch-size 4] [--threads 2] [--output FOLDER]
 
@@ -56,7 +56,7 @@ def network(name: str, size: int, arguments: Dict[str, Any], batch_size: int) ->
 
 
 def stems(batch_size: int) -> Dict[str, Tuple[Callable[[], Any], float]]:
-    """The stem of timm's resnet50, and DCT stems, on images of their sizes, each with its multiply-adds."""
+    """Runs of resnet50's stem and of DCT stems by name, each with its multiply-adds."""
     made: Dict[str, Tuple[Callable[[], Any], float]] = {}
     for size in (224, 448):
         trunk = timm.create_model('resnet50').eval().to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Train GSSDNet x0.5 of both orders and VanillaNet x0.5 side by side on CIFAR-10, small enough for one CPU core.
+"""Train GSSDNet x0.5 (both orders) and VanillaNet x0.5 on CIFAR-10, on one core.
 
     python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER [--images-per-class 2000] [--epochs 2] [--seeds 0 1 2]
 
@@ -36,7 +36,7 @@ PADDING = 4
 
 
 def read_images(folder: Path, per_class: int) -> Tuple[torch.Tensor, torch.Tensor]:
-    """The first pictures of each class, whole numbers (N, 3, 32, 32), and their labels (N,)."""
+    """The first pictures of each class as integers (N, 3, 32, 32), and labels (N,)."""
     classes = sorted(path for path in folder.glob('*') if path.is_dir())
     files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.iterdir())[:per_class]]
     if not files:

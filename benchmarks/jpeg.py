@@ -1,4 +1,4 @@
-"""How fast coefficients are read from JPEG files, against decoding, and how many bytes of an image reach the device.
+"""Time to read JPEG coefficients, against decoding, and bytes sent to the device.
 
     python benchmarks/jpeg.py IMAGES --output FOLDER [--size 448] [--rounds 7]
 
@@ -35,7 +35,7 @@ CHANNELS = '24s'
 
 
 def rgb_dataset(root: Path, size: int, crop_pct: float, raw: bool) -> ImageDataset:
-    """What timm's evaluation does; `raw` leaves whole numbers, as its prefetcher takes them."""
+    """timm's evaluation dataset; `raw` keeps integers, which timm's prefetcher takes."""
     transform = create_transform((3, size, size), crop_pct=crop_pct, interpolation='bilinear', use_prefetcher=raw)
     return ImageDataset(str(root), transform=transform)
 
@@ -60,10 +60,10 @@ def seconds(read: Callable[[int], Any], count: int) -> float:
 
 
 def write_shares(datasets: Dict[str, Any], count: int, file: Path) -> None:
-    """Write the share of each way's CPU time that is spent in jpeglib's own functions, with its C library.
+    """Write the share of each dataset's CPU time that is spent inside jpeglib.
 
     Args:
-        datasets: The ways, by name.
+        datasets: The datasets, by name.
         count: Images.
         file: CSV file.
     """

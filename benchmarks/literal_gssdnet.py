@@ -1,4 +1,4 @@
-"""GSSDNet with its channels split, some filtered, and concatenated, as the paper has it, to compare speed with."""
+"""The paper's literal GSSDNet (split, filter, concatenate), to compare speed with."""
 
 import torch
 import torch.nn as nn

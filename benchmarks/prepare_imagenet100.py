@@ -1,4 +1,4 @@
-"""How long `imagenet100 prepare` takes for a whole set, 130,000 and 5,000 links, and how much memory.
+"""Time and memory of `imagenet100 prepare` for 130,000 and 5,000 images.
 
     python benchmarks/prepare_imagenet100.py [--folder FOLDER] [--output FILE]
 

@@ -1,4 +1,4 @@
-"""Train small FCN-8s and U-Net, with memory and without, on CamVid and on the ISBI membranes, on one CPU core.
+"""Train small FCN-8s and U-Net, with and without memory, on one CPU core.
 
     python benchmarks/segmentation.py --camvid CAMVID --isbi MEMBRANE --work FOLDER [--output FOLDER] [--seeds 0 1 2]
     python benchmarks/segmentation.py --table [--output FOLDER]
@@ -60,7 +60,7 @@ MEASURES = ('miou', 'pixel_accuracy', 'boundary_f')
 
 
 def prepare_camvid(source: Path, target: Path) -> None:
-    """Copy CamVid at half of its size: images by the mean of four pixels, masks by one of them."""
+    """Copy CamVid at half size: images by means of four pixels, masks by one of them."""
     for split in ('train', 'val', 'test'):
         for name, method in ((split, Image.Resampling.BOX), (f'{split}annot', Image.Resampling.NEAREST)):
             (target / name).mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def prepare_camvid(source: Path, target: Path) -> None:
 
 
 def prepare_isbi(source: Path, target: Path) -> None:
-    """Copy the membranes at half of their size: the first 24 to train on, the last 6 to measure."""
+    """Copy the membranes at half size: 24 to train on, and the last 6 to measure."""
     for i in range(30):
         split = 'train' if i < 24 else 'val'
         for name, kind in (('image', 'images'), ('label', 'masks')):
@@ -99,7 +99,7 @@ def run(data: str, folder: Path, network: str, kwargs: Dict[str, Any], seed: int
 
 
 def table(rows: List[Dict[str, str]]) -> str:
-    """Mean and deviation of each network, and its difference to the one without memory."""
+    """Mean and deviation of each network, and its difference to that without memory."""
     lines = [
         '| data | network | memory | seeds | mIoU % | difference | boundary F % | difference | pixels % | difference |',
         '| --- | --- | --- | --: | --: | --: | --: | --: | --: | --: |']

@@ -1,4 +1,4 @@
-"""Multiply-adds and time of segmentation networks with memory, against the same without.
+"""Multiply-adds and time of segmentation networks, with memory against without.
 
     python benchmarks/segmentation_cost.py [--size 512] [--rounds 7] [--device cpu] [--output FOLDER]
 

@@ -1,4 +1,4 @@
-"""Measure what the memory costs in time and space, against the plain trunk in the same run.
+"""Measure what the memory costs in time and space, against the plain trunk.
 
     python benchmarks/speed.py mlfm_resnet50 mlfm_mobilenetv2_100 [--train] [--compile] [--output FOLDER]
     python benchmarks/speed.py all --output FOLDER
@@ -208,7 +208,7 @@ class Step:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     def peak_mib(self) -> Optional[float]:
-        """Memory that one step takes at its peak beyond what is there before, in MiB; None where it cannot be known."""
+        """Peak memory of a step in MiB, beyond what was in use before; None if unknown."""
         if self.device == 'cuda':
             torch.cuda.synchronize()
             before = torch.cuda.memory_allocated()
@@ -229,7 +229,7 @@ class Step:
 
 
 class RemoteStep:
-    """A step in a process of its own, where no other leaves its traces in memory: the allocator is as a user has it.
+    """A step in its own process, where the allocator is as a user has it.
 
     Args:
         *args: Those of `Step`, which can be pickled.
@@ -275,7 +275,7 @@ class RemoteStep:
 
 
 def spread(values: List[float]) -> Dict[str, float]:
-    """Median, quartiles, and an interval that holds the true median 95 times in 100, from the order of the values."""
+    """Median, quartiles, and a distribution-free 95 % interval of the median."""
     low, median, high = statistics.quantiles(values, n=4)
     ordered = sorted(values)
     n = len(ordered)
@@ -369,7 +369,7 @@ def table(result: Dict[str, Any]) -> str:
 
 
 def draw(results: List[Dict[str, Any]], file: Path, title: str) -> None:
-    """Cost in time against cost in arithmetic, a point a network; what is noise is hollow."""
+    """Draw time against arithmetic cost, a point per network; hollow points are noise."""
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt

@@ -1,4 +1,4 @@
-"""Where a network's memory spends its time: milliseconds of every unit, as it runs in the network, on a CPU.
+"""Time every unit of a network's memory, as it runs in the network, on a CPU.
 
     python benchmarks/units.py mlfm_resnet50 [--batch-size 8] [--size 224] [--rounds 15] [--compile]
 

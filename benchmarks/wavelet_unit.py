@@ -1,4 +1,4 @@
-"""The memory unit written straight after its equations on pytorch_wavelets, to compare speed with.
+"""The memory unit's equations written on pytorch_wavelets, to compare speed with.
 
 Each unit makes its own Haar transform of the image, all four bands of every level, and keeps one; the forget gate is
 another. Weights and equations are those of `LowFrequencyMemoryUnit`, so its outputs are the same.

@@ -1,7 +1,8 @@
-"""The main job, end to end, with the networks in the package: classify held-out handwritten digits and a photograph,
-print the accuracy and the answers, and draw what the memory of each network holds.
+"""Classify digits and a photograph with the packaged networks; draw their memory.
 
     python scripts/demo.py [--output FOLDER]
+
+The handwritten digits are held-out ones. Prints the accuracy and the answers.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def print_table(predictions: torch.Tensor, labels: torch.Tensor) -> None:
 
 
 def draw(images, labels, probabilities, written, output: Path) -> None:
-    """A row an image: the image, the prediction, and the mean of the memory's channels after each unit."""
+    """Draw a row per image: image, prediction, and the mean memory after each unit."""
     fig, axes = plt.subplots(
         len(images), 1 + len(written), figsize=(1.5 * (1 + len(written)), 1.9 * len(images)),
         layout='constrained')
@@ -65,7 +66,7 @@ def draw(images, labels, probabilities, written, output: Path) -> None:
 
 
 def draw_photo(output: Path) -> None:
-    """The photograph, what the network answers with memory and without, and the mean of each memory's channels."""
+    """Draw the photograph, the answers with and without memory, and the mean memories."""
     pair = answers.load_pair(NETWORK)
     image = pair.prepare(Image.open(PHOTO))
     with_memory, written = answers.memories(pair.memory, image)

@@ -1,4 +1,4 @@
-"""Make the pictures and the tables of docs/frequency.md: a network with memory against its trunk, on digits and photos.
+"""Make the pictures and tables of docs/frequency.md: memory against plain trunk.
 
     python scripts/train_test_model.py --plain --output PLAIN.safetensors
     python scripts/frequency_page.py --plain PLAIN.safetensors [--photos FOLDER]

@@ -1,4 +1,4 @@
-"""What has to hold before a release: what is built is whole, and works with the newest and the oldest versions.
+"""Check a release: it is complete, and works with the newest and oldest versions.
 
     make release-check          # or python scripts/release_check.py [--output dist]
 
@@ -54,7 +54,7 @@ def check_version() -> str:
 
 
 def build(output: Path) -> Path:
-    """Build sdist and wheel, check their metadata, and put them into a folder; returns the wheel."""
+    """Build and check sdist and wheel, put them into a folder, and return the wheel."""
     with tempfile.TemporaryDirectory() as folder:
         run(sys.executable, '-m', 'build', '--outdir', folder, ROOT)
         files = sorted(Path(folder).iterdir())
@@ -67,7 +67,7 @@ def build(output: Path) -> Path:
 
 
 def install(folder: Path, *requirements: Any) -> Path:
-    """Make an empty environment, if there is none, and install into it; returns its Python."""
+    """Make an environment if there is none, install into it, and return its Python."""
     python = folder / ('Scripts/python.exe' if sys.platform == 'win32' else 'bin/python')
     if not python.exists():
         venv.create(folder, with_pip=True)

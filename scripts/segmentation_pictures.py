@@ -1,4 +1,4 @@
-"""Train a small U-Net with memory to find handwritten digits on photographs; draw its predictions and its memory.
+"""Train a small U-Net with memory to find digits on photographs, and draw results.
 
     python scripts/segmentation_pictures.py [--output docs/segmentation] [--work FOLDER] [--epochs 10]
 
@@ -93,7 +93,7 @@ def side_by_side(parts: List[np.ndarray], axis: int) -> np.ndarray:
 
 
 def draw_memory(model: SegmentationNetwork, images: List[torch.Tensor], file: Path) -> None:
-    """A row for each image: the image, and the mean over channels of the memory that each unit reads."""
+    """Draw a row per image: the image, and the mean memory that each unit reads."""
     rows = []
     for pixels in images:
         cells = [pixels.permute(1, 2, 0).numpy()]

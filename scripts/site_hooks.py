@@ -1,4 +1,4 @@
-"""What MkDocs calls when it builds the site: made pages join, the notebook is run, and pictures get their sizes."""
+"""MkDocs hooks: add generated pages, run the notebook, and set picture sizes."""
 
 import logging
 import re
@@ -40,7 +40,7 @@ TABLES = ('models.md', 'checkpoints.md', 'results.md', 'cost.md')  # whose rows 
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the made pages to the navigation, in folded groups, and version and date to the footer."""
+    """Add generated pages to the navigation, and version and date to the footer."""
     sections: Dict[str, List[Any]] = {title: items for entry in config.nav for title, items in entry.items()}
     reference: Dict[str, Any] = {title: items for entry in sections['Reference'] if isinstance(entry, dict)
                                  for title, items in entry.items()}
@@ -57,7 +57,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 @lru_cache(maxsize=1)
 def _made() -> Dict[str, Any]:
-    """The content of each made file, once a process, since `mkdocs serve` builds again and again."""
+    """Content of generated files, made once, since `mkdocs serve` builds repeatedly."""
     made: Dict[str, Any] = {network_path(name): network_page(name) for name in network_names()}
     made.update((checkpoint_path(c), checkpoint_page(c)) for c in own_checkpoints().values())
     made.update({'commands.md': commands_page(), 'manifest.md': manifest_page()})
@@ -76,14 +76,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Link names in the tables to their pages, and put the table of all networks into the first page."""
+    """Link names in tables to their pages, and insert the table of all networks."""
     if page.file.src_uri == 'index.md':
         return markdown.replace(NETWORKS_MARK, networks_table())
     return link_names(markdown) if page.file.src_uri in TABLES else markdown
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Give every picture its width and height, so that nothing moves while it loads, and the search dialog its name."""
+    """Set picture sizes, so that nothing moves on loading, and name the search dialog."""
     folder = Path(page.file.abs_dest_path).parent
 
     def sized(tag: 're.Match[str]') -> str:

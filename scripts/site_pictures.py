@@ -1,4 +1,4 @@
-"""Make the pictures of the site's first page that no other script makes: what the memory holds, and the accuracies.
+"""Make the first page's pictures of what the memory holds and of the accuracies.
 
     python scripts/site_pictures.py [--output docs/pictures]
 
@@ -26,7 +26,7 @@ FAMILIES = {
 
 
 def draw_accuracies(file: Path) -> None:
-    """Each network of the paper's table as an arrow: from its trunk to the network with memory."""
+    """Draw each network of the paper's table as an arrow from trunk to memory."""
     fig, axis = plt.subplots(figsize=(9, 5), layout='constrained')
     colors = plt.get_cmap('tab10').colors
     for (prefix, family), color in zip(FAMILIES.items(), colors):

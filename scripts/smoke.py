@@ -16,7 +16,7 @@ NETWORK = ('socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname', 'sock
 
 
 def refuse_network(event: str, args: Tuple[Any, ...]) -> None:
-    """Audit hook: Python tells each event of these names before it happens, and an exception stops it."""
+    """Audit hook that stops the script before any event of `NETWORK` happens."""
     if event in NETWORK:
         raise SystemExit(f'Something reached for the network, {event} {args[1:]}, expected that nothing does: find it.')
 

@@ -1,4 +1,4 @@
-"""Train `test_mlfm_resnet` on scikit-learn's handwritten digits and write the weights that come with the package.
+"""Train `test_mlfm_resnet` on scikit-learn's digits; write the packaged weights.
 
     python scripts/train_test_model.py [--output FILE] [--plain]
 

@@ -1,4 +1,4 @@
-"""A plan of training runs: which networks, with and without memory, with which settings of timm's train.py.
+"""A plan of training runs: networks, with and without memory, and their settings.
 
 A plan is a YAML file in this folder, such as imagenet100.yaml; README.md describes its parts.
 """
@@ -138,12 +138,14 @@ def check_names(mapping: Dict[str, Any], known: Collection[str], where: str) -> 
 
 @functools.lru_cache(maxsize=None)
 def count(model: str, kwargs: str, img_size: int, num_classes: int) -> Cost:
-    """Cost of a network for one image; the arguments of the network are JSON, so that they can be looked up again."""
+    """Cost of a network for one image; `kwargs` is JSON, which can be a cache key."""
     return count_cost(model, (3, img_size, img_size), num_classes=num_classes, **json.loads(kwargs))
 
 
 def match_width(model: str, kwargs: Dict[str, Any], name: str, settings: Dict[str, Any], madds: int) -> Any:
-    """Find the width of a network whose multiply-adds are nearest to a number, in steps of one percent from its start.
+    """Find the width at which a network's multiply-adds are nearest to a number.
+
+    Candidates are 1 to 4 times the start, in steps of one percent of it.
 
     Args:
         model: Registered name.
@@ -172,7 +174,7 @@ def match_width(model: str, kwargs: Dict[str, Any], name: str, settings: Dict[st
 
 
 def share(jobs: Sequence[Job], number: int, of: int) -> List[Job]:
-    """Choose the runs of one of several processes, so that all have about the same work.
+    """Choose one process's runs, so that all processes have about the same work.
 
     The largest runs are dealt first, each to the process with the least work so far. All processes come to the same
     result on their own, so they need not talk to each other.

@@ -127,7 +127,7 @@ def student_interval(differences: Sequence[float]) -> Optional[Interval]:
 
 
 def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> Interval:
-    """95 % interval of the mean over images, in points, by the percentiles of a bootstrap.
+    """95 % interval of the mean over images, in points, by bootstrap percentiles.
 
     Args:
         differences: What each image adds to the difference (images,): a sum over seeds of -1, 0 and 1.
@@ -144,7 +144,7 @@ def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> I
 
 
 def difference(study: Study, network: str, other: str, epoch: str) -> Optional[Difference]:
-    """Accuracy of the arm 'memory' minus another's, None if they have no seed in common."""
+    """Accuracy of arm 'memory' minus another's; None if they have no seed in common."""
     seeds = study.seeds(network, 'memory', other)
     if not seeds:
         return None
@@ -163,7 +163,7 @@ def markdown(columns: Sequence[str], texts: int, rows: Sequence[Sequence[str]]) 
 
 
 def arm_table(study: Study) -> str:
-    """Cost, accuracy and time of each arm. The time is that of times.csv, or else of the study's own clock."""
+    """Cost, accuracy and time of each arm, by times.csv or else the study's own clock."""
     times = ('training step ms', 'forward ms') if study.times else ('s an epoch', 'CPU s an epoch')
     lines = []
     for network, arms in study.arms.items():
@@ -211,7 +211,7 @@ def difference_table(study: Study) -> str:
 
 
 def condition_table(study: Study, accuracy: Dict[Key, Dict[float, float]]) -> str:
-    """Accuracy under each condition, a radius or a size, and memory minus each other arm there.
+    """Accuracy by condition (radius or size), and memory minus each other arm there.
 
     Args:
         study: What run.py wrote.
@@ -251,9 +251,10 @@ def report(folder: Path) -> str:
     study = read_study(folder)
     row = next(iter(study.runs.values()))
     threads = f', {row["threads"]} thread' if row['device'] == 'cpu' else ''
+    plural = 's' if len(study.runs) > 1 else ''
     parts = [
-        f'{len(study.runs)} finished runs, {row["device"]}{threads}, torch {row["torch"]}, timm {row["timm"]}: top-1 '
-        f'in percent on {int(row["test_images"]):,} test images, mean ± standard deviation over seeds.\n\n'
+        f'{len(study.runs)} finished run{plural}, {row["device"]}{threads}, torch {row["torch"]}, timm {row["timm"]}: '
+        f'top-1 in percent on {int(row["test_images"]):,} test images, mean ± standard deviation over seeds.\n\n'
         f'{arm_table(study)}']
     if study.times:
         timed = next(iter(study.times.values()))

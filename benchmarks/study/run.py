@@ -1,4 +1,4 @@
-"""Train the networks of a plan with timm's own train.py, and measure them on the test images.
+"""Train a plan's networks with timm's train.py, and measure them on test images.
 
     python benchmarks/study/run.py PLAN --data DATA --timm FOLDER --output FOLDER [--shard 1/8]
 
@@ -69,7 +69,7 @@ class Figures(NamedTuple):
 
 
 def check_timm(folder: Path) -> None:
-    """Refuse a timm beside train.py of another version than the installed one: train.py would import it."""
+    """Refuse a timm of another version beside train.py, which would import it."""
     file = folder / 'timm' / 'version.py'
     found = re.search(r"__version__ = '(.+)'", file.read_text(encoding='utf-8')) if file.exists() else None
     if found and found[1] != timm.__version__:
@@ -80,7 +80,7 @@ def check_timm(folder: Path) -> None:
 
 @contextlib.contextmanager
 def held(lock: Path, wait: bool = False) -> Iterator[Optional[int]]:
-    """Hold a lock against other processes, on this machine and on others that share the file system.
+    """Hold a lock against other processes, also on machines that share the folder.
 
     Args:
         lock: The file that stands for the lock.
@@ -172,7 +172,7 @@ def train(job: Job, args: argparse.Namespace, lock: int) -> Run:
 
 
 def follow(process: subprocess.Popen, job: Job, folder: Path) -> int:
-    """Print each epoch as it ends and keep its seconds in times.json, until the process ends.
+    """Until the process ends, print each epoch and keep its seconds in times.json.
 
     Args:
         process: The process that trains.
@@ -201,7 +201,7 @@ def follow(process: subprocess.Popen, job: Job, folder: Path) -> int:
 
 @torch.inference_mode()
 def examine(job: Job, run: Run, data: Path, plan: Plan) -> Figures:
-    """Test a finished run on the test images: as they are, low-pass filtered, and of other sizes.
+    """Test a run on the test images: as they are, low-pass filtered, of other sizes.
 
     Args:
         job: The run.
@@ -255,7 +255,7 @@ def examine(job: Job, run: Run, data: Path, plan: Plan) -> Figures:
 
 
 def load_model(job: Job, epoch: Epoch) -> torch.nn.Module:
-    """The network of a run with the weights of an epoch, averaged ones if train.py averaged them."""
+    """A run's network with an epoch's weights; averaged if train.py averaged them."""
     preparation = {name: job.settings[name] for name in PREPARATION if name in job.settings}
     model = timm.create_model(
         job.model, num_classes=job.settings['num_classes'], pretrained_cfg_overlay=preparation, **job.kwargs)
@@ -285,7 +285,7 @@ def read_rows(file: Path) -> List[Dict[str, str]]:
 
 
 def put(file: Path, plan: Plan, job: Job, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write the rows of a run into a table, instead of those that it has already; the table has the plan's order.
+    """Write a run's rows into a table in place of its old ones, in the plan's order.
 
     Args:
         file: The table.
@@ -302,7 +302,7 @@ def put(file: Path, plan: Plan, job: Job, columns: Sequence[str], rows: Sequence
 
 
 def keep(job: Job, run: Run, figures: Figures, plan: Plan, args: argparse.Namespace) -> None:
-    """Write the figures of a finished run; its line in runs.csv comes last, when all others are there.
+    """Write a finished run's figures; its line in runs.csv comes last.
 
     Args:
         job: The run.
@@ -357,7 +357,7 @@ def missing(jobs: Sequence[Job], results: Path) -> List[Job]:
 
 
 def run_jobs(jobs: Sequence[Job], plan: Plan, args: argparse.Namespace) -> List[str]:
-    """Train and measure runs, one after another; one that fails does not stop the others.
+    """Train and measure runs one after another; a failure does not stop the others.
 
     Args:
         jobs: The runs.
@@ -388,7 +388,7 @@ def run_jobs(jobs: Sequence[Job], plan: Plan, args: argparse.Namespace) -> List[
 
 
 def describe(jobs: Sequence[Job], images: Optional[int]) -> Iterator[str]:
-    """Say what each arm costs, and for a number of training images estimate the hours of each run and of all."""
+    """Report what each arm costs and, given the number of images, estimate the hours."""
     seen = set()
     for job in jobs:
         if (job.network, job.arm) not in seen:
