@@ -3,8 +3,8 @@
     python examples/fine_tune.py FOLDER [--model mlfm_mobilenetv2_100]
 
 FOLDER holds train/<class> and val/<class>. The default starts from the authors' ImageNet100 weights. A warm start, such
-as mlfm_resnet50.a1_in1k, is calibrated first, so that training starts from the network that its weights make. Then the
-new classifier and, with layer decay, the rest are trained.
+as mlfm_resnet50.a1_in1k, is calibrated first, so that training starts from the network that its weights make. Then all
+is trained with a cosine schedule, earlier layers at lower rates.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import timm
 import torch
 from timm.data import create_dataset, create_loader, resolve_model_data_config
 from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
 from timm.utils import AverageMeter, accuracy
 
 import mlfm_zoo
@@ -55,6 +56,9 @@ def fine_tune(
         model.get_classifier().requires_grad_(True)
     optimizer = create_optimizer_v2(
         model, 'adamw', lr, weight_decay=0.05, layer_decay=None if freeze_trunk else layer_decay)
+    # the optimizer alone does not scale the rates of the layers: timm's schedulers do
+    scheduler = CosineLRScheduler(optimizer, t_initial=epochs * len(loaders['train']), t_in_epochs=False)
+    step = 0
     for epoch in range(epochs):
         model.train()
         if freeze_trunk:  # a frozen norm keeps its statistics too
@@ -67,6 +71,8 @@ def fine_tune(
             loss = torch.nn.functional.cross_entropy(model(images.to(device)), targets.to(device))
             loss.backward()
             optimizer.step()
+            step += 1
+            scheduler.step_update(step)
             loss_meter.update(loss.item(), len(images))
         top1 = AverageMeter()
         model.eval()

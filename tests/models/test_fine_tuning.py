@@ -44,6 +44,18 @@ def test_example(data, options, monkeypatch, capsys):
     assert float(re.findall(r'top-1 ([\d.]+) %', printed)[-1]) > 80, printed
 
 
+def test_layer_decay_reaches_the_steps(data, monkeypatch):
+    """With a decay near 0 only the last layer learns."""
+    monkeypatch.syspath_prepend(ROOT / 'examples')
+    from fine_tune import fine_tune
+    before = timm.create_model('test_mlfm_resnet', pretrained=True)
+    model, _ = fine_tune(str(data), 'test_mlfm_resnet', epochs=1, layer_decay=1e-6)
+    parameters = dict(model.named_parameters())
+    moved = {name: (parameters[name] - value).abs().max().item() for name, value in before.named_parameters()}
+    assert moved.pop('fc.weight') > 1e-3 and moved.pop('fc.bias') > 1e-4
+    assert max(moved.values()) < 1e-6, max(moved, key=moved.get)
+
+
 def test_example_with_less_than_a_batch(data, monkeypatch):
     script = str(ROOT / 'examples' / 'fine_tune.py')
     monkeypatch.setattr(sys, 'argv', [script, str(data), '--model', 'test_mlfm_resnet', '--batch-size', '321'])
