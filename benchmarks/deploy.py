@@ -1,7 +1,7 @@
 """Measure what the memory costs where networks are deployed: ONNX Runtime, OpenVINO and torch's compiler, on a CPU.
 
     python benchmarks/deploy.py --output FOLDER [--networks mlfm_resnet18 ...] [--engines onnx openvino ...]
-        [--precisions float32 int8] [--batches 1 8] [--threads 1 2] [--rounds 15] [--images PHOTOS]
+        [--precisions float32 int8] [--batches 1 8] [--threads 1 2] [--size 224] [--rounds 15] [--images PHOTOS]
 
 Arms of a network take turns in one process. In each round every arm runs once, after a run that is not counted, and its
 ratio to the plain trunk is that of the same round; medians and quartiles over the rounds are reported. Arms:
@@ -12,9 +12,9 @@ ratio to the plain trunk is that of the same round; medians and quartiles over t
     fused         the same after fuse()
     fused folded  the same after fuse(trunk=True)
 
-Engines: onnx (ONNX Runtime), openvino, aoti (a package of AOTInductor), compile (torch.compile). The first two have
-int8 too, quantized as `mlfm-zoo export --int8` does, calibrated on the photographs of --images, or on random images:
-speed does not depend on them. Weights are random.
+Engines: eager (torch as it is), compile (torch.compile), aoti (a package of AOTInductor), onnx (ONNX Runtime) and
+openvino. The last two have int8 too, quantized as `mlfm-zoo export --int8` does, calibrated on the photographs of
+--images, or on random images: speed does not depend on them. Weights are random.
 
 Results are lines of FOLDER/results.csv as soon as an engine and a batch of a network are measured, and the same command
 resumes: what the file has is not measured again. A folder is for one machine, one set of versions and one state of the
@@ -33,6 +33,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
@@ -43,10 +44,11 @@ from torch import nn
 
 import mlfm_zoo
 from mlfm_zoo.workflow.cost import count_cost
-from mlfm_zoo.workflow.export import ENDINGS, quantize, read_photos, write_graph
+from mlfm_zoo.workflow.export import ENDINGS, input_size, quantize, read_photos, write_graph
 from mlfm_zoo_cli.launch import KEEP_MEMORY
 
-ENGINES = {'onnx': 'ONNX Runtime', 'openvino': 'OpenVINO', 'aoti': 'AOTInductor', 'compile': 'torch.compile'}
+ENGINES = {
+    'eager': 'torch', 'compile': 'torch.compile', 'aoti': 'AOTInductor', 'onnx': 'ONNX Runtime', 'openvino': 'OpenVINO'}
 HAVE_INT8 = ('onnx', 'openvino')
 ARMS = ('plain', 'plain folded', 'memory', 'fused', 'fused folded')
 
@@ -72,6 +74,7 @@ class Job:
         network: Registered name.
         engine: Key of `ENGINES`.
         batch: Images a call.
+        size: Image size in pixels; the network's own if None.
         cells: Precisions, 'float32' or 'int8', each with a number of threads.
         rounds: How often each arm takes its turn.
         images: Folder of photographs to calibrate int8 on; random images if None.
@@ -79,6 +82,7 @@ class Job:
     network: str
     engine: str
     batch: int
+    size: Optional[int]
     cells: Tuple[Tuple[str, int], ...]
     rounds: int
     images: Optional[str]
@@ -114,15 +118,15 @@ def measure(job: Job) -> List[Row]:
     Returns:
         A row for each number of threads and arm.
     """
-    size = timm.get_pretrained_cfg_value(job.network, 'input_size')
     arms = build_arms(job.network)
+    size = input_size(arms['plain'], job.size)
     image = torch.randn(job.batch, *size)
     with torch.inference_mode():
         logits = {arm: model(image[:1]) for arm, model in arms.items()}
     for arm, reference in (('plain folded', 'plain'), ('fused', 'memory'), ('fused folded', 'memory')):
         error = ((logits[arm] - logits[reference]).abs().max() / logits[reference].abs().max()).item()
         assert error < 1e-4, f'{arm} of {job.network} differs from {reference} by {error:.1e}'
-    arithmetic = count_cost(job.network).madds / count_cost(job.network, memory=False).madds
+    arithmetic = count_cost(job.network, size).madds / count_cost(job.network, size, memory=False).madds
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for precision, threads in job.cells:
@@ -149,7 +153,7 @@ def measure(job: Job) -> List[Row]:
 
 def write_file(job: Job, model: nn.Module, stem: Path, precision: str) -> Path:
     """Export an arm, or quantize what was exported; what is there already is taken."""
-    size = timm.get_pretrained_cfg_value(job.network, 'input_size')
+    size = input_size(model, job.size)
     ending = ENDINGS[job.engine]
     file, quantized = stem.with_name(f'{stem.name}{ending}'), stem.with_name(f'{stem.name} int8{ending}')
     if not file.exists():
@@ -160,7 +164,7 @@ def write_file(job: Job, model: nn.Module, stem: Path, precision: str) -> Path:
         if job.images is None:
             images = torch.randn(CALIBRATED, *size, generator=torch.Generator().manual_seed(0))
         else:
-            images = read_photos(job.images, model, CALIBRATED)
+            images = read_photos(job.images, model, CALIBRATED, job.size)
         quantize(file, quantized, [batch for batch in images.split(job.batch) if len(batch) == job.batch])
     return quantized
 
@@ -179,6 +183,8 @@ def open_arm(
         import onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # threads of one arm that wait in a loop for work would take the cores of the next
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
         array = image.numpy()
         return lambda: session.run(None, {'image': array})
@@ -189,7 +195,11 @@ def open_arm(
             'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'})
         request, array = compiled.create_infer_request(), image.numpy()
         return lambda: request.infer([array], share_inputs=True, share_outputs=True)
-    network = torch._inductor.aoti_load_package(str(file)) if job.engine == 'aoti' else torch.compile(model)
+    if job.engine == 'aoti':
+        network = torch._inductor.aoti_load_package(str(file))
+    else:
+        model, image = model.to(memory_format=torch.channels_last), image.to(memory_format=torch.channels_last)
+        network = torch.compile(model) if job.engine == 'compile' else model
 
     @torch.inference_mode()
     def call() -> torch.Tensor:
@@ -226,7 +236,7 @@ def read_rows(folder: Path) -> List[Row]:
 
 
 def table(rows: List[Row]) -> str:
-    """Tables for docs/export.md, one for each batch and number of threads.
+    """Tables for docs/export.md, one for each precision, batch and number of threads.
 
     Args:
         rows: Results.
@@ -234,29 +244,35 @@ def table(rows: List[Row]) -> str:
     Returns:
         Markdown.
     """
+    found = {tuple(row[name] for name in (*KEY, 'arm')): row for row in rows}
     text = ''
-    for batch, threads in sorted({(int(r['batch']), int(r['threads'])) for r in rows}, reverse=True):
-        found = {(r['network'], r['engine'], r['precision'], r['arm']): r for r in rows
-                 if (int(r['batch']), int(r['threads'])) == (batch, threads)}
-        columns = [(e, p) for e in ENGINES for p in ('float32', 'int8') if any(key[1:3] == (e, p) for key in found)]
-        names = [f'{ENGINES[e]}{", int8" if p == "int8" else ""}' for e, p in columns]
-        text += (f'\nBatch {batch}, {threads} thread{"s" if threads > 1 else ""}:\n\n'
-                 f'| network | multiply-adds | {" | ".join(names)} | fastest |\n'
-                 f'| --- | --: |{" --: |" * len(columns)} --- |\n')
-        for network in dict.fromkeys(key[0] for key in found):
-            of_network = {key[1:]: r for key, r in found.items() if key[0] == network}
-            cells = [' / '.join(f'{float(of_network[e, p, arm]["to_plain"]):.2f}' for arm in ARMS[2:])
-                     if (e, p, 'memory') in of_network else '' for e, p in columns]
-            arithmetic = float(next(iter(of_network.values()))['arithmetic'])
-            fastest = []
-            for precision in ('float32', 'int8'):
-                with_memory = [r for (_, p, arm), r in of_network.items() if p == precision and arm in ARMS[2:]]
-                if with_memory:
-                    best = min(with_memory, key=lambda r: float(r['ms']))
-                    engine = f'{ENGINES[best["engine"]]}{", int8" if precision == "int8" else ""}'
-                    fastest.append(f'{engine}, {best["arm"]}: {float(best["ms"]):.1f} ms')
-            text += f'| `{network}` | {arithmetic:.2f} | {" | ".join(cells)} | {"; ".join(fastest)} |\n'
+    groups = {(row['precision'], int(row['batch']), int(row['threads'])) for row in rows}
+    for precision, batch, threads in sorted(groups, key=lambda group: (group[0], -group[1], -group[2])):
+        setting = (precision, str(batch), str(threads))
+        engines = [e for e in ENGINES if any((key[1], *key[2:5]) == (e, *setting) for key in found)]
+        heads = [ENGINES[engine] for engine in engines]
+        if precision == 'int8':
+            heads += [f'{head}, float32 / int8' for head in heads]
+        text += (f'\n{precision}, batch {batch}, {threads} thread{"s" if threads > 1 else ""}:\n\n'
+                 f'| network | multiply-adds | {" | ".join(heads)} | fastest |\n'
+                 f'| --- | --: |{" --: |" * len(heads)} --- |\n')
+        for network in dict.fromkeys(key[0] for key in found if key[2:5] == setting):
+            ours = {(e, arm): row for e in engines for arm in ARMS[2:]
+                    if (row := found.get((network, e, *setting, arm))) is not None}
+            cells = [' / '.join(f'{float(ours[e, arm]["to_plain"]):.2f}' for arm in ARMS[2:])
+                     if (e, 'memory') in ours else '' for e in engines]
+            if precision == 'int8':
+                cells += [speedup(found.get((network, e, 'float32', *setting[1:], 'memory')), ours.get((e, 'memory')))
+                          for e in engines]
+            best = min(ours.values(), key=lambda row: float(row['ms']))
+            text += (f'| `{network}` | {float(best["arithmetic"]):.2f} | {" | ".join(cells)} | '
+                     f'{ENGINES[best["engine"]]}, {best["arm"]}: {float(best["ms"]):.1f} ms |\n')
     return text
+
+
+def speedup(before: Optional[Row], after: Optional[Row]) -> str:
+    """How many times as long the first of two arms takes."""
+    return f'{float(before["ms"]) / float(after["ms"]):.2f}' if before and after else ''
 
 
 def docs_tables(folder: Path, picture: Path) -> str:
@@ -274,16 +290,19 @@ def docs_tables(folder: Path, picture: Path) -> str:
         return 'Not measured yet.\n'
     draw(rows, picture)
     settings = json.loads((folder / 'settings.json').read_text())
+    rounds = ' or '.join(sorted({r['rounds'] for r in rows}, key=int))
     versions = ', '.join(f'{name} {value}' for name, value in settings.items())
     return (
         f'Time of a network with memory as a ratio to its plain trunk: as it is, after `fuse()`, and after '
-        f'`fuse(trunk=True)`. Medians of {rows[0]["rounds"]} rounds; `benchmarks/results/{folder.name}` '
+        f'`fuse(trunk=True)`. Medians of {rounds} rounds; `benchmarks/results/{folder.name}` '
         f'has quartiles, milliseconds and the ratios to the trunk folded. *Fastest* is with memory. {versions}.\n\n'
         f'![Time against multiply-adds in each engine]({picture.name})\n{table(rows)}')
 
 
 def draw(rows: List[Row], file: Path) -> None:
-    """Draw time against arithmetic, a panel for each engine and precision, at the largest batch and most threads.
+    """Draw time against arithmetic, a panel for each engine and precision.
+
+    Batch and number of threads are those at which most networks were measured.
 
     Args:
         rows: Results.
@@ -292,8 +311,8 @@ def draw(rows: List[Row], file: Path) -> None:
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
-    batch, threads = max((int(r['batch']), int(r['threads'])) for r in rows)
-    rows = [r for r in rows if (int(r['batch']), int(r['threads'])) == (batch, threads)]
+    [((batch, threads), _)] = Counter((r['batch'], r['threads']) for r in rows).most_common(1)
+    rows = [r for r in rows if (r['batch'], r['threads']) == (batch, threads)]
     panels = [(e, p) for e in ENGINES for p in ('float32', 'int8')
               if any((r['engine'], r['precision']) == (e, p) for r in rows)]
     width = min(3, len(panels))
@@ -313,7 +332,8 @@ def draw(rows: List[Row], file: Path) -> None:
     for axes in grid.flat[len(panels):]:
         axes.axis('off')
     figure.supylabel('time, ratio to the plain trunk')
-    figure.suptitle(f'Batch {batch}, {threads} threads; across: multiply-adds, ratio to the plain trunk')
+    cores = f'{threads} thread{"" if threads == "1" else "s"}'
+    figure.suptitle(f'Batch {batch}, {cores}; across: multiply-adds, ratio to the plain trunk')
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=4)
     figure.savefig(file, dpi=120)
     plt.close(figure)
@@ -331,10 +351,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--output', type=Path, required=True, help='folder of results.csv and settings.json')
     parser.add_argument('--networks', nargs='+', default=everything, metavar='NAME', help='networks (default: all 34)')
-    parser.add_argument('--engines', nargs='+', default=['onnx', 'openvino', 'aoti'], choices=ENGINES)
+    parser.add_argument('--engines', nargs='+', default=['eager', 'onnx', 'openvino'], choices=ENGINES)
     parser.add_argument('--precisions', nargs='+', default=['float32', 'int8'], choices=['float32', 'int8'])
     parser.add_argument('--batches', nargs='+', type=int, default=[8, 1], metavar='N')
     parser.add_argument('--threads', nargs='+', type=int, default=[2, 1], metavar='N')
+    parser.add_argument('--size', type=int, help="image size in pixels, instead of each network's own")
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--images', metavar='FOLDER', help='photographs to calibrate int8 on (default: random images)')
     args = parser.parse_args()
@@ -358,7 +379,7 @@ def main() -> None:
             if not cells:
                 continue
             with context.Pool(1) as pool:
-                rows = pool.apply(measure, (Job(name, engine, batch, cells, args.rounds, args.images),))
+                rows = pool.apply(measure, (Job(name, engine, batch, args.size, cells, args.rounds, args.images),))
             append(args.output / 'results.csv', rows)
             for precision, threads in cells:
                 found = [f'{r["arm"]} {r["ms"]:.1f} ms x{float(r["to_plain"]):.2f}' for r in rows

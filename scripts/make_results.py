@@ -170,7 +170,7 @@ def read_measured(setting: str) -> Dict[str, Any]:
 
 
 def times() -> Iterator[Row]:
-    """What benchmarks/speed.py and benchmarks/study/times.py have measured, a row for each network and variant."""
+    """What speed.py, deploy.py and study/times.py of benchmarks have measured, a row for each network and variant."""
     for file in sorted(MEASURED.glob('*/results.json')):
         measured = json.loads(file.read_text(encoding='utf-8'))
         for result in measured.get('results', []):
@@ -185,6 +185,16 @@ def times() -> Iterator[Row]:
                     **ratios(*(found['ratio'][name] for name in ('median', 'low', 'high'))),
                     peak_mib=found.get('peak_mib', ''), machine=measured['machine'], threads=measured['threads'],
                     setting=file.parent.name, command=result['command'])
+    settings = json.loads((MEASURED / 'deploy' / 'settings.json').read_text(encoding='utf-8'))
+    for row in read_csv(MEASURED / 'deploy' / 'results.csv'):
+        library, form = DEPLOYED[row['engine']]
+        yield dict(
+            model=row['network'], variant=row['arm'], what='inference', engine=f'{library} {settings[library]}{form}',
+            dtype=row['precision'], batch_size=row['batch'], input_size=row['size'], ms=f'{float(row["ms"]):.2f}',
+            images_per_second=f'{1000 * int(row["batch"]) / float(row["ms"]):.2f}',
+            **ratios(*(float(row[f'to_plain{end}']) for end in ('', '_low', '_high'))),
+            machine=settings['machine'], threads=row['threads'], setting='deploy',
+            command=f'python benchmarks/deploy.py --networks {row["network"]} --size {row["size"]}')
     for file in sorted((MEASURED / 'study').glob('*/times.csv')):
         for row in read_csv(file):
             for what, short in (('training step', 'train'), ('inference', 'infer')):
@@ -196,6 +206,12 @@ def times() -> Iterator[Row]:
                     **ratios(*(float(row[f'{short}_{name}']) for name in ('ratio', 'low', 'high'))),
                     machine=row['machine'], threads=row['threads'], setting=f'study/{file.parent.name}',
                     command=f'python benchmarks/study/times.py benchmarks/study/{file.parent.name}.yaml')
+
+
+# Library and form of each engine of benchmarks/deploy.py.
+DEPLOYED = {
+    'eager': ('torch', ', eager'), 'compile': ('torch', ', compiled'), 'aoti': ('torch', ', AOTInductor'),
+    'onnx': ('onnxruntime', ''), 'openvino': ('openvino', '')}
 
 
 def ratios(median: float, low: float, high: float) -> Row:

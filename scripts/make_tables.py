@@ -123,7 +123,7 @@ def checkpoints_table() -> str:
         figures += [f'{value:.2f} (measured here: {name})' for name, value in c.measured.items() if 'top-5' not in name]
         name = f'`{c.name}`' if c.memory else f'`{c.name}`, `memory=False`'
         rows.append((name, c.kind, where, c.license, c.num_classes, ', '.join(figures) or '-'))
-    return markdown(('name', 'kind', 'where', 'license', 'classes', 'top-1'), 'ttttnt', rows)
+    return markdown(('name', 'kind', 'where', 'license', 'classes', 'accuracy'), 'ttttnt', rows)
 
 
 def paper_table() -> str:
@@ -137,7 +137,8 @@ def paper_table() -> str:
                     if c.model == model and c.kind == 'trained' for value in c.measured.values()]
         rows.append((f'`{model}`', f'{trunk:.2f}', f'{memory:.2f}', f'{memory - trunk:+.2f}', f'{noise:.2f}',
                      ', '.join(measured)))
-    return (f'Of the {len(rows)} differences, {gains} gains are within the noise; {" and ".join(losses)} is a loss.\n\n'
+    return (f'Of the {len(rows)} differences, {gains} gains are within the noise, and so is the loss, '
+            f'{" and ".join(losses)}.\n\n'
             + markdown(('model', 'paper, trunk', 'paper, memory', 'gain', 'noise', 'measured'), 'tnnnnt', rows))
 
 
@@ -156,11 +157,12 @@ def logs_table() -> str:
         't' + 7 * 'n', rows)
 
 
-GSSDNET_RESULTS_TEXT = """What their paper reports (top-1 in percent), and what this project measured: {images:,} of
-CIFAR-10's training pictures, {epochs} epochs, {runs} runs each of the same seeds, mean and standard deviation on all
-10,000 test pictures. These runs are far too short to be set beside the paper's figures; they show how fast the three
-operators learn side by side, no more. The runs lie in `benchmarks/results/gssdnet-cifar10`, and this command repeats
-them: `python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER --images-per-class {per_class} --epochs {epochs}`.
+GSSDNET_RESULTS_TEXT = """The paper's figures are top-1 in percent. This project trained three networks for {epochs}
+epochs on {images:,} of CIFAR-10's training pictures, {runs} runs each with the same seeds. Its figures are mean and
+standard deviation on all 10,000 test pictures. These runs are far too short to compare with the paper's: they show
+only how fast the three operators learn side by side. The runs are in `benchmarks/results/gssdnet-cifar10`, and this
+command repeats them: `python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER --images-per-class {per_class}
+--epochs {epochs}`.
 Nothing has been trained on MNIST, CIFAR-100 or ImageNet.
 
 """
@@ -183,13 +185,14 @@ def gssdnet_results_table() -> str:
 STUDY_SOURCE = """
 Made by `python benchmarks/study/run.py benchmarks/study/{plan}.yaml --data {data} --timm TIMM --output FOLDER` and
 `python benchmarks/study/report.py {folder} --pictures docs/study/{plan}`.
-A log of every run, epoch by epoch, lies in `{folder}/curves`; its arguments, cost and time are in `runs.csv` beside
-them. {weights}
+`{folder}/curves` has a log of every run, epoch by epoch, and `{folder}/runs.csv` its arguments, cost and time.
+{weights}
 """
 
 STUDY_WEIGHTS = {
-    'imagenette-weights': 'The weights of the last epochs come with the package; their own figures are of `crop_pct` '
-                          '0.875, those above of 1.0.'}
+    'imagenette-weights': 'The weights of the last epochs come with the package. Their accuracies in the manifest are '
+                          'higher: they were measured with `crop_pct` 0.875, the default of these networks, and those '
+                          'above with 1.0, as in the training.'}
 
 STUDY_PICTURES = {
     'curves.png': 'Accuracy by epoch of each arm',
@@ -212,8 +215,8 @@ def study_tables() -> str:
         plan = yaml.safe_load(file.read_text(encoding='utf-8'))
         arms = sum(len((entry or {}).get('arms', plan.get('arms', ()))) for entry in plan['networks'].values())
         if finished < arms * len(plan['seeds']):
-            text += (f'**Not finished: {finished} of {arms * len(plan["seeds"])} runs.** What follows will '
-                     'change.\n\n')
+            text += (f'**Not finished: {finished} of {arms * len(plan["seeds"])} runs.** The figures below are '
+                     'those of the finished ones.\n\n')
         text += report(folder) + STUDY_SOURCE.format(
             weights=STUDY_WEIGHTS.get(file.stem, 'The weights are not published.'), plan=file.stem,
             folder=folder.relative_to(ROOT).as_posix(), data=file.stem.partition('-')[0].upper())
@@ -358,11 +361,12 @@ def cost_tables() -> str:
         '\nThe commands, each with `--output FOLDER`:\n\n', *(f'    {command}\n' for command in commands)])
 
 
-SEGMENTATION_TEXT = """Narrow networks at half resolution, a few epochs from nothing, the same settings and seeds for
-all variants of a network: these figures say whether the memory helps such networks, and are no results on these data
-sets. *FCN-8s* stands on `mlfm_resnet10` with 16 to 128 channels, *U-Net* has `base_width=8`; *memory and decoder* is
-`memory_decoder=True`. CamVid: 11 classes, 367 images of 240 x 180 to train on in crops of 160 x 120, {camvid} epochs,
-233 test images. ISBI: 24 membranes of 256 x 256 in crops of 128 x 128, {isbi} epochs, 6 held out. Mean ± standard
+SEGMENTATION_TEXT = """Narrow networks at half resolution, trained for a few epochs from random weights, with the same
+settings and seeds for all variants of a network. These figures show whether the memory helps such networks; they do not
+compare with published results on these data sets. *FCN-8s* is built on `mlfm_resnet10` with 16 to 128 channels, *U-Net*
+has `base_width=8`, and *memory and decoder* is `memory_decoder=True`. CamVid: 11 classes, 367 images of 240 x 180 to
+train on in crops of 160 x 120, {camvid} epochs, 233 test images. ISBI: 24 membranes of 256 x 256 in crops of 128 x 128,
+{isbi} epochs, 6 held out. Mean ± standard
 deviation over seeds after the last epoch, and the mean difference to the same seeds without memory with its 95 %
 interval (Student's t). Data, settings and command: `benchmarks/segmentation.py`; the runs lie in
 `benchmarks/results/segmentation`.
@@ -415,9 +419,9 @@ classes below. So do {attention_taken} of the {attention} networks of these clas
 stages, all but MobileViTv2, whose blocks enlarge maps of odd sides. `mlfm_zoo.supports_memory(model)` says whether a
 model takes one, and why not.
 
-A network counts as convolutional if nothing but convolutions and pooling carries anything from one place of its maps to
-another, before its head: it has no attention between places, no layer over a fixed grid of them, and no recurrence.
-Gates such as squeeze-and-excitation and global context are pooling in this sense. `python scripts/make_tables.py`
+A network counts as convolutional if, before its head, only convolutions and pooling combine different positions of its
+feature maps: it has no attention between positions, no layer over a fixed grid of them, and no recurrence. Gates such
+as squeeze-and-excitation and global context are pooling in this sense. `python scripts/make_tables.py`
 counts, and lists the files of timm that hold such networks. `python -m pytest -m slow tests/memory/test_attach.py`
 attaches a memory to each network of the classes below, on the meta device, and compares the sizes of its maps with the
 trunk's, for images of even sides and of those odd ones that the trunk takes.

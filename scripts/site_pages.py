@@ -1,4 +1,4 @@
-"""The pages of the site that are made when it is built: networks, checkpoints, the command line, the manifest's fields.
+"""Pages made when the site is built: networks, checkpoints, commands, manifest.
 
 Each fact comes from its source: the registered networks; results/networks.csv with their counts; weights_manifest.yaml;
 model cards; the papers' figures; what benchmarks/speed.py has measured, in benchmarks/results; the command's parsers.
@@ -34,7 +34,7 @@ cards.count_cost = functools.lru_cache(maxsize=None)(cards.count_cost)
 
 
 class Kind(NamedTuple):
-    """A kind of networks: what their names begin with, what they are called, and the page that explains them."""
+    """A kind of networks: prefix of their names, title, and the page about them."""
     prefix: str
     title: str
     guide: str
@@ -60,7 +60,7 @@ def kind_of(name: str) -> Kind:
 
 
 def network_names() -> List[str]:
-    """The networks that the package registers, in timm's order. `mlfm_filtered` is a wrapper around others."""
+    """Registered networks in timm's order, without the wrapper `mlfm_filtered`."""
     return [name for name in timm.list_models()
             if timm.models.model_entrypoint(name).__module__.startswith('mlfm_zoo.models.') and name != 'mlfm_filtered']
 
@@ -97,7 +97,7 @@ def link_names(markdown: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], numbers: bool = False) -> str:
-    """A Markdown table; with numbers, all columns but the first are aligned to the right."""
+    """A Markdown table; `numbers` right-aligns all columns except the first."""
     lines = [header, ['---', *[('--:' if numbers else '---')] * (len(header) - 1)], *rows]
     return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
 
@@ -112,7 +112,7 @@ def links(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
-    """What weights a network has, and what is not trained, as the first thing that its page says."""
+    """The note at the top of a network's page: which weights it has, if any."""
     of_kind: Dict[str, List[Checkpoint]] = {kind: [] for kind in cards.KINDS}
     for checkpoint in checkpoints:
         of_kind[checkpoint.kind].append(checkpoint)
@@ -122,7 +122,8 @@ def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
         lines.append(f'Trained by this project: {links(of_kind["trained"])}.')
     if of_kind['paper']:
         lines.append(
-            f"The authors' own ImageNet100 weights: {links(of_kind['paper'])}. This project has trained none on it.")
+            f"The authors' own ImageNet100 weights: {links(of_kind['paper'])}. This project has trained none of it on "
+            'ImageNet100.')
     if of_kind['embedded']:
         known = {'digits': 'handwritten digits', 'imagenette': 'ten classes of photographs'}[of_kind['embedded'][0].tag]
         lines.append(f'Weights in the package: {links(of_kind["embedded"])}. They know {known} only.')
@@ -134,9 +135,9 @@ def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
         lines.append('Warm starts, with ImageNet-1k weights in the trunk and a memory that has learned nothing: '
                      f'{links(warm)}.')
     if starts:
-        lines.append(f"To start a training from, no classifiers: {links(starts)}.")
+        lines.append(f"Initializations to train from, without a trained classifier: {links(starts)}.")
     if not trained:
-        lines.append('`pretrained=True` without a tag is an error that says so.')
+        lines.append('`pretrained=True` without a tag raises an error.')
     return note('success' if trained else 'warning', 'What is trained', '\n'.join(lines))
 
 
@@ -265,7 +266,7 @@ def network_page(name: str) -> str:
         sections += [
             '## Memory',
             'A memory unit sits after each of these modules of the trunk. *Level* is how often the image was halved '
-            'for the band that the unit sees. [How the memory works](../memory.md) explains both.',
+            'for the band that the unit reads. [How the memory works](../memory.md) explains units and levels.',
             table(['site', 'level', 'channels', 'channels of the memory', 'update', 'sees the image'], sites),
             'Options that `timm.create_model` takes:',
             table(['option', 'what it sets'], memory_options(type(model).options_cls)),
@@ -340,7 +341,7 @@ def checkpoint_page(checkpoint: Checkpoint) -> str:
 
 
 def networks_table() -> str:
-    """The table of all networks on the site's first page, which a visitor sorts and filters (docs/site.js).
+    """The first page's table of all networks, to sort and filter (docs/site.js).
 
     Returns:
         HTML.
@@ -395,7 +396,7 @@ def commands_page() -> str:
     """
     sections = [
         '# Command line',
-        'Everything that the command does and takes. `python -m mlfm_zoo` is the same as `mlfm-zoo`.',
+        'All commands and their options. `python -m mlfm_zoo` is the same as `mlfm-zoo`.',
         '```sh\nmlfm-zoo list\nmlfm-zoo predict photo.jpg\n```',
         'With `pip install \'.[completion]\'` in a clone of this repository the shell completes commands and options:',
         '```sh\nto=~/.local/share/bash-completion/completions\nmlfm-zoo --print-completion bash > $to/mlfm-zoo\n```',
@@ -441,6 +442,7 @@ def manifest_page() -> str:
         '```yaml\nversion: 2\ncheckpoints:\n  - model: mlfm_resnet18\n    tag: mine\n    kind: trained\n'
         '    places: [hub]\n    repo: ORG/mlfm_resnet18.mine\n    file: model.safetensors\n    num_classes: 10\n'
         '    input_size: [3, 224, 224]\n    license: apache-2.0\n    origin: trained on my photographs\n```',
-        'Then `timm.create_model(\'mlfm_resnet18.mine\', pretrained=True)` loads and verifies it. `mlfm-zoo publish '
-        '--manifest FILE` writes such entries.',
+        'Then `timm.create_model(\'mlfm_resnet18.mine\', pretrained=True)` loads it. Without `commit` and `sha256`, '
+        'as here, that is the newest file, compared with the digest that the Hub gives. `mlfm-zoo publish --manifest '
+        'FILE` writes entries with both.',
         table(['field', 'required', 'meaning'], rows)]) + '\n'
