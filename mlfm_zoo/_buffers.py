@@ -19,11 +19,7 @@ class FixedBuffers(nn.Module):
     """
 
     def fixed_buffers(self) -> Dict[str, torch.Tensor]:
-        """Compute the values of the buffers.
-
-        Returns:
-            Values by the names of the buffers, on the CPU and of any floating-point dtype.
-        """
+        """Compute the values of the buffers by name, on the CPU and of any floating-point dtype."""
         raise NotImplementedError
 
     def init_non_persistent_buffers(self) -> None:

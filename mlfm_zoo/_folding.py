@@ -69,13 +69,7 @@ FOLDED = {nn.Conv2d: FoldedConv2d, Conv2dSame: FoldedConv2dSame}
 
 
 class Fold(NamedTuple):
-    """A norm to fold.
-
-    Attributes:
-        norm: Its name.
-        conv: Name of the convolution to fold it into.
-        ahead: Whether the convolution follows the norm, instead of preceding it.
-    """
+    """Names of a norm and of the convolution to fold it into, which follows the norm if `ahead`."""
     norm: str
     conv: str
     ahead: bool
@@ -96,14 +90,7 @@ class FoldTracer(torch.fx.Tracer):
 def is_plain(module: nn.Module, classes: Tuple[type, ...]) -> bool:
     """Whether replacing a module loses no hooks, parametrizations or adapters.
 
-    Args:
-        module: Any module.
-        classes: Classes to accept. Subclasses do not count: they may do more, and parametrizations and many adapters
-            are subclasses.
-
-    Returns:
-        Whether its class is exactly one of these, and it has no hooks, which pruning and weight norm use, and no
-        `forward` of its own.
+    Pruning and weight norm are hooks. Parametrizations and many adapters are subclasses, so `classes` are exact.
     """
     return type(module) in classes and not _has_hooks(module) and 'forward' not in vars(module)
 
@@ -127,7 +114,7 @@ def fuse_trunk(model: ModelT) -> ModelT:
     Raises:
         RuntimeError: torch.fx cannot trace the network, which is unchanged then.
 
-    Example:
+    Examples:
         >>> model = fuse_trunk(timm.create_model('test_resnet').eval())
         >>> any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
         False
@@ -147,17 +134,7 @@ def fuse_trunk(model: ModelT) -> ModelT:
 
 
 def find_folds(model: nn.Module) -> List[Fold]:
-    """Find the norms of a network that can be folded exactly.
-
-    Args:
-        model: The network, which is left as it is.
-
-    Returns:
-        The folds, in the order in which the network calls the norms.
-
-    Raises:
-        RuntimeError: torch.fx cannot trace the network.
-    """
+    """Find the norms of a network that can be folded exactly, in the order in which it calls them."""
     # Tracing depends on the modes, so a copy is set to eval mode. It shares the weights that pruning and weight norm
     # compute, which torch cannot copy.
     computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
@@ -207,14 +184,7 @@ def find_folds(model: nn.Module) -> List[Fold]:
 
 
 def scale_and_shift(norm: Any) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Compute the scale and the shift that a norm is in eval mode.
-
-    Args:
-        norm: Batch norm with running statistics, affine or not.
-
-    Returns:
-        Both for each channel (C,), in float32 at least, the dtype of statistics whatever the weights' dtype.
-    """
+    """Scale and shift (C,) that a norm with running statistics is in eval mode, in float32 at least."""
     mean, var = norm.running_mean, norm.running_var
     mean, var = (value.to(torch.promote_types(value.dtype, torch.float32)) for value in (mean, var))
     scale = (var + norm.eps).rsqrt()
@@ -225,15 +195,9 @@ def scale_and_shift(norm: Any) -> Tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def fold_norm(conv: Any, norm: nn.Module, ahead: bool = False) -> nn.Conv2d:
-    """Fold a norm into a convolution, in float32 at least.
+    """Make a convolution for inference that equals `conv` and `norm` in eval mode, computed in float32 at least.
 
-    Args:
-        conv: The convolution, of a class in `FOLDED`; it stays as it is.
-        norm: Batch norm with running statistics.
-        ahead: Whether the convolution, then an unpadded one, follows the norm, instead of preceding it.
-
-    Returns:
-        A convolution for inference that equals both in eval mode.
+    If `ahead`, the convolution, which must not pad, follows the norm.
     """
     scale, shift = scale_and_shift(norm)
     dtype = torch.promote_types(conv.weight.dtype, torch.float32)

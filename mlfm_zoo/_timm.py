@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict
 
 import torch.nn as nn
 from timm.models import save_for_hf
@@ -33,14 +33,7 @@ __all__ = [
 
 
 def config_of(model: nn.Module) -> Dict[str, Any]:
-    """The pretrained config of a model, typed as a dict for the type checker.
-
-    Args:
-        model: A timm model.
-
-    Returns:
-        The model's own config, which may be changed; an empty one if timm did not make the model.
-    """
+    """The pretrained config of a model itself, typed as a dict; an empty one if timm did not make the model."""
     return getattr(model, 'pretrained_cfg', {})
 
 
@@ -49,22 +42,11 @@ def model_name(model: nn.Module) -> str:
     return config_of(model).get('architecture') or type(model).__name__
 
 
-def save_model(
-        model: nn.Module,
-        folder: Path,
-        model_config: Optional[Dict[str, Any]] = None,
-        model_args: Optional[Dict[str, Any]] = None,
-) -> None:
-    """Save a model as timm does, readable by every user and by transformers.
+def save_model(model: nn.Module, folder: Path, model_config: Any = None, model_args: Any = None) -> None:
+    """Save a model as `timm.models.save_for_hf` does, readable by every user and by transformers.
 
     timm writes the number of classes at the top of config.json and among `model_args`. transformers 5 passes both on
     and fails, so it stays at the top only, where timm reads it as well.
-
-    Args:
-        model: A timm model.
-        folder: Folder to write model.safetensors and config.json into.
-        model_config: Entries of config.json beside those that timm writes.
-        model_args: Arguments that build the network, beside the registered ones.
     """
     save_for_hf(model, str(folder), model_config=model_config, model_args=model_args, safe_serialization=True)
     file = folder / 'config.json'

@@ -27,7 +27,7 @@ def memory_family(*trunk_classes: Type[nn.Module]) -> Callable[[NetworkT], Netwo
     Returns:
         A decorator that leaves the class as it is.
 
-    Example:
+    Examples:
         >>> class TinyResNet(timm.models.ResNet): ...
         >>> register = memory_family(TinyResNet)  # then: @register above the class with memory
     """
@@ -60,7 +60,7 @@ def supports_memory(model: Union[str, nn.Module]) -> MemorySupport:
     Returns:
         Whether it can, and the reason if not.
 
-    Example:
+    Examples:
         >>> bool(supports_memory('resnext50_32x4d'))
         True
         >>> supports_memory('vit_tiny_patch16_224').reason
@@ -100,7 +100,7 @@ def attach_memory(model: nn.Module, **memory_options: Any) -> nn.Module:
         ValueError: The model cannot have a memory, or an option is out of range. The model is then unchanged.
         TypeError: An option is unknown.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('resnet18', num_classes=10).eval()
         >>> image = torch.randn(1, 3, 64, 64)
         >>> before = model(image)
@@ -144,7 +144,7 @@ def calibrate_memory(model: nn.Module, loader: Iterable[Any], progress: bool = F
         ValueError: The model has no memory, its memory is not at identity, its output gates are pruned or
             parametrized, or the loader is empty.
 
-    Example:
+    Examples:
         >>> model = attach_memory(timm.create_model('test_resnet'))
         >>> batches = [torch.randn(8, 3, 64, 64) for _ in range(2)]
         >>> model = calibrate_memory(model, batches)

@@ -25,7 +25,7 @@ def low_band(x: torch.Tensor, ceil_mode: bool = True) -> torch.Tensor:
     Returns:
         Low band (N, C, H / 2, W / 2), odd sides rounded up or, without `ceil_mode`, down.
 
-    Example:
+    Examples:
         >>> low_band(torch.ones(1, 3, 5, 4)).shape
         torch.Size([1, 3, 3, 2])
     """
@@ -56,7 +56,7 @@ def image_bands(image: torch.Tensor, num_levels: int, ceil_modes: Optional[List[
     Returns:
         `num_levels + 1` tensors, of which the k-th is A_k, (N, C, H / 2^k, W / 2^k).
 
-    Example:
+    Examples:
         >>> [tuple(band.shape[2:]) for band in image_bands(torch.randn(1, 3, 64, 48), num_levels=2)]
         [(64, 48), (32, 24), (16, 12)]
     """

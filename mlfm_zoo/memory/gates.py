@@ -18,7 +18,7 @@ class Gate(nn.Module):
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
-    Example:
+    Examples:
         >>> Gate(3, 16, kernel_size=1)(torch.randn(2, 3, 8, 8)).shape
         torch.Size([2, 16, 8, 8])
     """

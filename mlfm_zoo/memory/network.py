@@ -10,7 +10,7 @@ import torch.nn as nn
 from .._folding import Fusible
 from .bands import image_bands
 from .options import MemoryOptions
-from .unit import LowFrequencyMemoryUnit, fuse_units
+from .unit import LowFrequencyMemoryUnit
 
 __all__ = ['LowFrequencyMemory', 'MemorySite', 'PassThrough']
 
@@ -24,7 +24,7 @@ class MemorySite(NamedTuple):
         reduction: Image size over feature size, a power of 2.
         ceil_mode: Whether the trunk rounds odd sides up when it halves them between the previous site and this one.
 
-    Example:
+    Examples:
         >>> MemorySite('layer1', num_chs=64, reduction=4).ceil_mode
         True
     """
@@ -60,7 +60,7 @@ class LowFrequencyMemory(Fusible):
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
-    Example:
+    Examples:
         >>> sites = [MemorySite('stem', 16, 2), MemorySite('layer1', 32, 4)]
         >>> memory = LowFrequencyMemory(sites, {'stem': None, 'layer1': None})
         >>> [tuple(band.shape) for band in memory.image_bands(torch.randn(1, 3, 64, 64))]
@@ -136,7 +136,8 @@ class LowFrequencyMemory(Fusible):
             The memory itself.
         """
         units = self.units()
-        fuse_units(units)
+        for unit in units:
+            unit.fuse()
         left = [name for name, module in self.named_modules() if module in units and not module.is_fused()]
         if left:
             warnings.warn(
@@ -170,8 +171,8 @@ class LowFrequencyMemory(Fusible):
             Bands as `image_bands` returns them, as deep as the units need.
 
         Raises:
-            ValueError: The image is not a floating-point batch with `in_chans` channels, or is smaller than one pixel
-                of the network's deepest map.
+            ValueError: The image is not a batch with `in_chans` channels, or is smaller than one pixel of the network's
+                deepest map.
         """
         check_image(image, self.in_chans, self.reduction)
         return image_bands(image, self.num_levels, self.ceil_modes)
@@ -179,17 +180,7 @@ class LowFrequencyMemory(Fusible):
 
 @torch.fx.wrap  # a leaf for every tracer: its branches depend on the image
 def check_image(image: torch.Tensor, in_chans: int, reduction: int) -> None:
-    """Raise a ValueError for an input that is not an image batch for a network.
-
-    Args:
-        image: Image batch (N, C, H, W).
-        in_chans: Channels that the network takes.
-        reduction: Smallest height and width: the image pixels that one pixel of the deepest map spans.
-
-    Raises:
-        ValueError: The image has another number of dimensions or channels, is not floating-point, or H or W is smaller
-            than `reduction`.
-    """
+    """Raise a ValueError if an input is no image batch, or smaller than one pixel of the deepest map spans."""
     if image.dim() != 4:
         raise ValueError(
             f'The image has {image.dim()} dimensions, expected 4, a batch (N, {in_chans}, H, W): add the one that is '
@@ -198,10 +189,6 @@ def check_image(image: torch.Tensor, in_chans: int, reduction: int) -> None:
         raise ValueError(
             f'The image has {image.shape[1]} channels, expected {in_chans}: convert it, or build the model with '
             f'in_chans={image.shape[1]}.')
-    if not image.is_floating_point():
-        raise ValueError(
-            'The image is made of whole numbers, expected floating-point ones: normalize it with the transform of '
-            'timm.data.create_transform.')
     height, width = image.shape[-2], image.shape[-1]
     if height < reduction or width < reduction:
         raise ValueError(

@@ -38,7 +38,7 @@ class MemoryOptions(Options):
         ValueError: An option is out of range.
         TypeError: An option is unknown.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('test_mlfm_resnet', memory_update='cat', memory_supplement='none')
         >>> model.memory_options.memory_update
         'cat'

@@ -17,7 +17,7 @@ where LL, the forget gate, is one Haar low band (bands.py). It is skipped where 
 The first memory is the image's own low band at the stem's resolution.
 """
 
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, List, Tuple
 
 import torch
 import torch.nn as nn
@@ -28,7 +28,7 @@ from .bands import low_band
 from .gates import Gate
 from .options import MEMORY_UPDATES, check_option
 
-__all__ = ['LowFrequencyMemoryUnit', 'fuse_units']
+__all__ = ['LowFrequencyMemoryUnit']
 
 # Output of a gate at identity: large enough to keep its ReLU open in training, and small enough for x to keep its
 # precision in bfloat16.
@@ -54,7 +54,7 @@ class LowFrequencyMemoryUnit(Fusible):
     Raises:
         ValueError: `update` is neither 'add' nor 'cat'.
 
-    Example:
+    Examples:
         >>> unit = LowFrequencyMemoryUnit(num_chs=16, memory_chs=3, level=1)
         >>> bands = mlfm_zoo.image_bands(torch.randn(1, 3, 64, 64), num_levels=1)
         >>> y, memory = unit(torch.randn(1, 16, 32, 32), bands[1], bands)
@@ -142,26 +142,14 @@ class LowFrequencyMemoryUnit(Fusible):
         Returns:
             The unit itself.
         """
-        fuse_units([self])
-        return self
-
-    def folded_parts(self) -> Dict[str, nn.Module]:
-        """Make the modules of a fused unit, without changing the unit.
-
-        Returns:
-            The modules by name; empty for a unit that is already fused or cannot be.
-        """
-        gates: Dict[str, Any] = {
-            name: gate for name, gate in self.named_children() if name in ('input_gate', 'supplement_gate')}
-        if type(self) is not LowFrequencyMemoryUnit or not all(
+        self.eval()
+        gates = self._gates()
+        if type(self) is LowFrequencyMemoryUnit and all(
                 type(gate) is Gate and is_plain(gate.conv, (nn.Conv2d,)) and is_plain(gate.norm, NORMS)
-                and gate.norm.running_mean is not None for gate in gates.values()):
-            return {}
-        parts: Dict[str, nn.Module] = {}
-        for name, gate in gates.items():
-            parts[f'{name}.conv'] = fold_norm(gate.conv, gate.norm)
-            parts[f'{name}.norm'] = nn.Identity().eval()
-        return parts
+                and gate.norm.running_mean is not None for gate in gates):
+            for gate in gates:
+                gate.conv, gate.norm = fold_norm(gate.conv, gate.norm), nn.Identity().eval()
+        return self
 
     @torch.no_grad()
     def init_identity(self) -> None:
@@ -181,11 +169,7 @@ class LowFrequencyMemoryUnit(Fusible):
     def calibrate_identity(self, mean: torch.Tensor, var: torch.Tensor) -> None:
         """Set the output gate of a unit at identity to undo its own normalization of x.
 
-        x then passes unchanged in training mode too, as far as a batch has these statistics.
-
-        Args:
-            mean: Mean of each channel of x (C,).
-            var: Variance of each channel of x (C,).
+        x then passes unchanged in training mode too, as far as a batch has this mean (C,) and variance (C,).
         """
         bn = self.output_gate
         bn.get_buffer('running_mean').copy_(mean + IDENTITY_OFFSET * len(self._gates()))
@@ -206,12 +190,3 @@ class LowFrequencyMemoryUnit(Fusible):
 
     def extra_repr(self) -> str:
         return f"level={self.level}, update='{self.update}', forget={self.forget}"
-
-
-def fuse_units(units: Iterable[LowFrequencyMemoryUnit]) -> None:
-    """Fuse all units that can be fused; if one of them raises, none is changed."""
-    folded = [(unit, unit.folded_parts()) for unit in units]
-    for unit, parts in folded:
-        unit.eval()
-        for name, part in parts.items():
-            unit.set_submodule(name, part)

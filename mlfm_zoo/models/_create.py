@@ -1,15 +1,14 @@
 """Build a network from its registered name and keyword arguments."""
 
 import inspect
-from dataclasses import fields
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, Optional, Type, TypeVar
 
 import safetensors
 import timm
 import torch
 import torch.nn as nn
-from timm.data import ImageNetInfo
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import PretrainedCfg, build_model_with_cfg
 
 from .._timm import FeatureGetterNet, config_of, model_name
@@ -18,11 +17,11 @@ from ..hub.loading import fetch_checkpoint, find_checkpoint
 from ..hub.manifest import Checkpoint
 from ..hub.released import source_url
 from ..memory.options import check_option
-from ._network import MemoryNetwork, classifier_prefixes, image_convs, refuse_other_weights
+from ._features import FeatureNet
+from ._weights import StateDict, classifier_prefixes, prepare_state_dict
 
-__all__ = ['create_mlfm_model', 'create_network']
+__all__ = ['base_cfg', 'create_mlfm_model', 'create_network']
 
-StateDict = Dict[str, torch.Tensor]
 NetworkT = TypeVar('NetworkT', bound=nn.Module)
 
 # Fields of a pretrained config that say where weights are.
@@ -34,23 +33,15 @@ BUILDER_ARGS = {
     *inspect.signature(build_model_with_cfg).parameters, 'feature_cls', 'features_only', 'out_indices', 'pruned'}
 
 
-class FeatureNet(FeatureGetterNet):
-    """timm's extractor for models with `forward_intermediates`, with two additions.
-
-    They are a switch for gradient checkpointing, and a return type, which TorchScript needs.
-    """
-
-    def forward(self, x: torch.Tensor) -> List[torch.Tensor]:
-        network: Any = self.model
-        features = network.forward_intermediates(
-            x, indices=self.out_indices, norm=self.norm, output_fmt=self.output_fmt, intermediates_only=True)
-        assert isinstance(features, list)  # for TorchScript; with `intermediates_only` nothing else is returned
-        return features
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        network: Any = self.model
-        network.set_grad_checkpointing(enable)
+def base_cfg(**kwargs: Any) -> Dict[str, Any]:
+    """Pretrained config of a network of the low-frequency memory's paper, without weights."""
+    return {
+        'num_classes': 100, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
+        'crop_pct': 0.875, 'interpolation': 'bicubic',
+        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'license': 'apache-2.0', 'paper_ids': 'arXiv:2403.08157',
+        **kwargs
+    }
 
 
 def create_network(
@@ -58,41 +49,28 @@ def create_network(
         variant: str,
         pretrained: bool,
         prepare: Callable[..., StateDict],
+        model_args: Dict[str, Any],
         memory: bool = True,
-        defaults: Optional[Dict[str, Any]] = None,
         /,  # so that an argument of one of these names is the network's, or unknown
         **kwargs,
 ) -> NetworkT:
-    """Build the network `variant` for its entrypoint.
+    """Build the network `variant` for its entrypoint; with `features_only=True`, timm's extractor around it.
 
     Weights come from the manifest and are verified, unless the caller gives their location with `pretrained_cfg` or
     `pretrained_cfg_overlay`; timm fetches those. Loading options in a config.json beside such weights are ignored.
+    `prepare` makes weights fit for the network, or raises, before timm adapts input convolutions and classifier. It is
+    called with the state dict, the network and `checkpoint`, the weights' entry in the manifest or None, except if
+    `pretrained_strict` is False.
 
-    Args:
-        model_cls: Class of the network.
-        variant: Registered name.
-        pretrained: Whether to load the weights that the pretrained config names.
-        prepare: Prepares a state dict for the network, or raises, before timm adapts input convolutions and
-            classifier. Its arguments are the state dict, the network and `checkpoint`, the weights' entry in the
-            manifest or None. It is not called if `pretrained_strict` is False.
-        memory: Whether to load weights of the network with its memory.
-        defaults: The variant's default arguments; the caller's and those of the weights take precedence.
-        **kwargs: Arguments of the class, or of `timm.models.build_model_with_cfg`.
-
-    Returns:
-        The network, or with `features_only=True` timm's extractor around it.
-
-    Raises:
-        TypeError: An argument is unknown to the class.
-        ValueError: An argument contradicts the weights.
-        RuntimeError: There are no pretrained weights, or they are of another network or not finite.
+    `model_args` are the variant's; arguments of the caller and of the weights take precedence. `memory` tells which
+    weights to load, those of the network with its memory or without.
     """
     saved = kwargs.get('pretrained_model_args') or {}
     kwargs = {k: v for k, v in kwargs.items() if k not in BUILDER_ARGS or k not in saved or v != saved[k]}
     if isinstance(kwargs.get('pretrained_cfg'), dict):  # a folder's or repository's, or the caller's
         kwargs['pretrained_cfg_overlay'] = {
             'classifier': timm.get_pretrained_cfg_value(variant, 'classifier'),
-            **{name: saved[name] for name in ('num_classes',) if name in saved},
+            **({'num_classes': saved['num_classes']} if 'num_classes' in saved else {}),
             **(kwargs.get('pretrained_cfg_overlay') or {})}
     if kwargs.get('features_only') and kwargs.setdefault('feature_cls', 'getter') in ('getter', FeatureGetterNet):
         kwargs['feature_cls'] = FeatureNet
@@ -111,7 +89,7 @@ def create_network(
     if kwargs.get('pretrained_strict', True):
         kwargs['pretrained_filter_fn'] = partial(_prepare_whole, prepare=partial(prepare, checkpoint=checkpoint))
     try:
-        model = build_model_with_cfg(model_cls, variant, pretrained, **{**(defaults or {}), **kwargs})
+        model = build_model_with_cfg(model_cls, variant, pretrained, **{**model_args, **kwargs})
     except safetensors.SafetensorError as error:
         raise RuntimeError(f'The weights file for {variant} is damaged ({error}): get it again.') from error
     if checkpoint is not None:
@@ -123,32 +101,17 @@ def create_mlfm_model(
         model_cls: Type[NetworkT],
         trunk_cls: Type[NetworkT],
         variant: str,
-        pretrained: bool = False,
-        memory: bool = True,
+        pretrained: bool,
+        model_args: Dict[str, Any],
         memory_args: Optional[Dict[str, Any]] = None,
+        memory: bool = True,
         imagenet100_head: bool = False,
         **kwargs,
 ) -> NetworkT:
-    """Build the network `variant`, with memory or without, for its entrypoint.
+    """Build the network `variant`, of `model_cls` with memory or of `trunk_cls` without, for its entrypoint.
 
-    Args:
-        model_cls: Class of the network with memory.
-        trunk_cls: Class of the same network without memory, which `memory=False` builds.
-        variant: Registered name.
-        pretrained: Whether to load the weights that the pretrained config names.
-        memory: Whether the network has a memory.
-        memory_args: The variant's defaults for the memory options of `model_cls`.
-        imagenet100_head: Whether to reduce the classifier of a warm start from the 1,000 classes of ImageNet-1k to the
-            100 of ImageNet100.
-        **kwargs: As for `create_network`.
-
-    Returns:
-        The network, or with `features_only=True` timm's extractor around it.
-
-    Raises:
-        TypeError: An argument is unknown to the class.
-        ValueError: `memory` or a memory option is out of range, or `feature_cls` would bypass the memory.
-        RuntimeError: There are no pretrained weights, or they are of another network.
+    `model_args` and `memory_args` are the variant's. `imagenet100_head` reduces the classifier of a warm start from the
+    1,000 classes of ImageNet-1k to the 100 of ImageNet100. Other arguments are those of `create_network`.
     """
     saved = kwargs.get('pretrained_model_args') or {}
     imagenet100_head = imagenet100_head and 'imagenet100_head' not in saved  # a saved classifier is already reduced
@@ -159,12 +122,6 @@ def create_mlfm_model(
             f"feature_cls is {kwargs['feature_cls']!r}, expected 'getter': the others would bypass the memory.")
     if not memory:  # a folder's config may hold memory options
         kwargs = {k: v for k, v in kwargs.items() if not k.startswith('memory_') or k not in saved or v != saved[k]}
-    network_cls: Any = model_cls
-    options = [field.name for field in fields(network_cls.options_cls)] if memory else []
-    for name in kwargs:
-        if name.startswith('memory_') and name not in options:
-            known = f'the options of its memory are {", ".join(options)}' if memory else 'memory=False has no options'
-            raise TypeError(f'{variant} got an unexpected keyword argument {name!r}: {known}.')
     prepare: Callable[..., StateDict] = prepare_state_dict
     if imagenet100_head:
         checkpoint = _find_checkpoint(kwargs, variant, memory) if pretrained else None
@@ -175,38 +132,10 @@ def create_mlfm_model(
         prepare = partial(prepare_state_dict, imagenet100_head=True)
         kwargs['pretrained_cfg_overlay'] = dict(
             kwargs.get('pretrained_cfg_overlay') or {}, num_classes=len(imagenet100.SYNSETS))
+    if memory:
+        model_args = {**model_args, **(memory_args or {})}
     return create_network(
-        model_cls if memory else trunk_cls, variant, pretrained, prepare, memory, memory_args if memory else None,
-        **kwargs)
-
-
-def prepare_state_dict(
-        state_dict: StateDict,
-        model: nn.Module,
-        checkpoint: Optional[Checkpoint],
-        imagenet100_head: bool = False,
-) -> StateDict:
-    """Complete a warm start, and raise for weights that do not fit.
-
-    Args:
-        state_dict: The weights, with any number of input channels and classes.
-        model: The network.
-        checkpoint: The weights' entry in the manifest, or None.
-        imagenet100_head: Whether to reduce the classifier to the classes of ImageNet100.
-
-    Returns:
-        Weights that timm can adapt to the network's input channels and classes.
-
-    Raises:
-        RuntimeError: They are of another network.
-    """
-    if checkpoint is not None and checkpoint.kind == 'warm_start' and isinstance(model, MemoryNetwork):
-        state_dict = dict(state_dict, **_identity_memory(model))
-    if imagenet100_head:
-        rows, prefixes = imagenet100_rows(), classifier_prefixes(model)
-        state_dict = {k: v[rows] if k.startswith(prefixes) else v for k, v in state_dict.items()}
-    refuse_other_weights(model, state_dict, {f'{name}.weight' for name in image_convs(model)})
-    return state_dict
+        model_cls if memory else trunk_cls, variant, pretrained, prepare, model_args, memory, **kwargs)
 
 
 def _prepare_whole(state_dict: StateDict, model: nn.Module, prepare: Callable[..., StateDict]) -> StateDict:
@@ -222,25 +151,6 @@ def _prepare_whole(state_dict: StateDict, model: nn.Module, prepare: Callable[..
         # timm compares the numbers of classes of config and caller, and may drop a classifier that fits
         config_of(model)['num_classes'] = model.num_classes
     return state_dict
-
-
-def imagenet100_rows() -> List[int]:
-    """Return the rows of ImageNet100's classes in an ImageNet-1k classifier, in order."""
-    rows = {synset: row for row, synset in enumerate(ImageNetInfo('imagenet-1k').label_names())}
-    return [rows[synset] for synset in imagenet100.SYNSETS]
-
-
-def _identity_memory(model: MemoryNetwork) -> StateDict:
-    """Weights of a memory at identity, for the image channels of the trunk's weights."""
-    model.memory.init_identity()
-    weights = {f'memory.{k}': v for k, v in model.memory.state_dict().items()}
-    in_chans = config_of(model)['input_size'][0]
-    for name in (n for n in image_convs(model) if n.startswith('memory.')):
-        weight = weights[f'{name}.weight']
-        if weight.shape[1] != in_chans:
-            weights[f'{name}.weight'] = nn.init.kaiming_normal_(
-                weight.new_empty(weight.shape[0], in_chans, *weight.shape[2:]), mode='fan_out', nonlinearity='relu')
-    return weights
 
 
 def _find_checkpoint(kwargs: Dict[str, Any], variant: str, memory: bool) -> Optional[Checkpoint]:

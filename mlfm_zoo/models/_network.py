@@ -1,6 +1,6 @@
-"""Base class of networks with memory, and checks that weights fit a network."""
+"""Base class of networks with memory."""
 
-from typing import TYPE_CHECKING, Any, Collection, Dict, Iterator, List, Mapping, Optional, Tuple, Type
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
 import torch
 import torch.fx
@@ -9,15 +9,11 @@ from timm.layers import get_device_dtype, to_2tuple
 from timm.models import checkpoint
 
 from .._folding import Fusible, fuse_trunk
-from .._timm import config_of, model_name
-from ..memory import LowFrequencyMemory, LowFrequencyMemoryUnit, MemoryOptions, MemorySite
+from ..memory import LowFrequencyMemory, MemoryOptions, MemorySite
+from ._features import StagedNetwork
+from ._weights import image_convs, refuse_misfit, weight_faults
 
-__all__ = [
-    'MemoryNetwork', 'SplitStage', 'UnitsInside', 'classifier_prefixes', 'image_convs', 'refuse_misfit',
-    'refuse_other_weights', 'rounds_up', 'weight_faults',
-]
-
-MEMORY_REMEDY = 'give weights of this network, made with the same memory options'
+__all__ = ['MemoryNetwork', 'SplitStage', 'UnitsInside', 'rounds_up']
 
 if TYPE_CHECKING:
     class Trunk(nn.Module):
@@ -38,30 +34,17 @@ class UnitsInside:
     """Carries the memory through a stage that has units between its blocks.
 
     A stage takes it as a second argument, so that hooks still see one feature go in and one come out. It is an object
-    and not a list, because wrappers such as FSDP copy lists of tensors.
-
-    Args:
-        units: The stage's units, one per block; the last one is called after the stage.
-        memory: Memory (N, M, H, W) before the stage.
-        bands: The image's bands.
-        grad_checkpointing: Whether blocks recompute their activations in the backward pass.
-
-    Attributes:
-        passed: Feature and memory after each unit inside, set when the stage is called.
+    and not a list, because wrappers such as FSDP copy lists of tensors. Of the `units`, one per block, the last one is
+    called after the stage. `passed` has feature and memory after each of the others.
     """
 
     def __init__(
-            self,
-            units: nn.ModuleList,
-            memory: torch.Tensor,
-            bands: List[torch.Tensor],
-            grad_checkpointing: bool = False,
-    ):
+            self, units: nn.ModuleList, memory: torch.Tensor, bands: List[torch.Tensor], grad_checkpointing: bool):
         self.units, self.memory, self.bands, self.grad_checkpointing = units, memory, bands, grad_checkpointing
         self.passed: List[Tuple[torch.Tensor, torch.Tensor]] = []
 
     def written(self) -> torch.Tensor:
-        """Return the memory after the last unit inside (N, M', H', W')."""
+        """Return the memory after the last unit inside."""
         if not self.passed:
             return self.memory
         memory = self.passed[-1][1]
@@ -73,12 +56,7 @@ class UnitsInside:
 def check_gradient(read: torch.Tensor, written: torch.Tensor) -> None:
     """Raise if the memory lost its gradient in a stage.
 
-    Args:
-        read: Memory before the stage.
-        written: Memory after its last unit inside.
-
-    Raises:
-        RuntimeError: It did, as in a reentrant checkpoint, which tracks only a stage's arguments and results.
+    It does in a reentrant checkpoint, which tracks only a stage's arguments and results.
     """
     if torch.is_grad_enabled() and read.requires_grad and not written.requires_grad:
         raise RuntimeError(
@@ -91,18 +69,7 @@ class SplitStage(nn.Sequential):
 
     @torch.jit.unused
     def forward(self, input: torch.Tensor, inside: Optional[UnitsInside] = None) -> torch.Tensor:
-        """Run blocks and units in turn, up to the last block.
-
-        Args:
-            input: Feature (N, C, H, W).
-            inside: The memory and its units.
-
-        Returns:
-            The input (N, C', H', W') of the stage's last unit.
-
-        Raises:
-            RuntimeError: The stage is called outside its network.
-        """
+        """Run blocks and units in turn, up to the last block."""
         if inside is None:
             raise RuntimeError('A memory unit lies inside this stage: call the network, not the stage alone.')
         # `inside.memory` is not changed: a checkpoint around the stage calls it again
@@ -115,10 +82,10 @@ class SplitStage(nn.Sequential):
         return x
 
 
-class MemoryNetwork(Fusible, Trunk):
+class MemoryNetwork(Fusible, StagedNetwork, Trunk):
     """Base of networks with memory, which goes before the trunk's class.
 
-    A family implements `memory_sites`, which places the units, and a forward pass through trunk and memory.
+    A family implements `memory_sites`, which places the units, and `_forward_stages`, which runs trunk and memory.
 
     Args:
         *args: As the trunk's class.
@@ -136,11 +103,7 @@ class MemoryNetwork(Fusible, Trunk):
         self.add_memory(options)
 
     def add_memory(self, options: MemoryOptions) -> None:
-        """Add the memory to a network that has its trunk.
-
-        Args:
-            options: Options of the memory.
-        """
+        """Add the memory to a network that has its trunk."""
         sites, places = self.memory_sites(options)
         self.memory = LowFrequencyMemory(sites, places, self.in_chans, options, **get_device_dtype(self))
         self.memory_options = options
@@ -148,14 +111,7 @@ class MemoryNetwork(Fusible, Trunk):
         self._traits = dict(getattr(self, '_traits', {}), first_conv=image_convs(self))
 
     def memory_sites(self, options: Any) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
-        """Place the units in the trunk, which may be pruned.
-
-        Args:
-            options: Options of the memory, of the class `options_cls`.
-
-        Returns:
-            The sites and places, as `LowFrequencyMemory` takes them.
-        """
+        """Place the units in the trunk, which may be pruned, as `LowFrequencyMemory` takes them."""
         raise NotImplementedError
 
     def named_children(self) -> Iterator[Tuple[str, nn.Module]]:
@@ -206,44 +162,12 @@ class MemoryNetwork(Fusible, Trunk):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
-def image_convs(model: nn.Module) -> Tuple[str, ...]:
-    """Names of the convolutions that read the image, in the stem and in the memory.
-
-    In the memory they are the first input gate's and the supplement gates'. `in_chans` changes all of these, and timm
-    adapts them when weights of other `in_chans` are loaded.
-    """
-    units = [(n, m) for n, m in model.named_modules() if isinstance(m, LowFrequencyMemoryUnit)]
-    return (
-        *_stem_convs(model),
-        *(f'{name}.input_gate.conv' for name, _ in units[:1]),
-        *(f'{name}.supplement_gate.conv' for name, unit in units if unit.supplement_gate is not None),
-    )
-
-
-def _stem_convs(model: nn.Module) -> List[str]:
-    """Names of the trunk's first convolution, or of those in each branch of its block."""
-    first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    for name, module in model.named_modules():
-        # a block whose branches timm can merge into one convolution, as in the stems of RepVGG and MobileOne
-        if hasattr(module, 'reparameterize') and first.startswith(f'{name}.'):
-            convs = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d)]
-            return [f'{name}.{n}' for n in convs if not n.startswith('attn.')]  # which comes after the branches
-    return [first]
-
-
 def rounds_up(*parts: nn.Module) -> bool:
     """Find out whether a part of a trunk rounds odd sides up when it halves its map.
 
-    Branches that round differently cannot be added, so odd sizes never reach them, and either answer is right.
-
-    Args:
-        *parts: The modules between two sites of the memory.
-
-    Returns:
-        True if they round up, as 'periodization' does; False if they round down.
-
-    Raises:
-        ValueError: A layer shrinks the map by another factor than a power of 2.
+    `parts` are the modules between two sites of the memory. Branches that round differently cannot be added, so odd
+    sizes never reach them, and either answer is right. A layer that shrinks the map by another factor than a power of 2
+    is a ValueError.
     """
     up = True
     for layer in (module for part in parts for module in part.modules()):
@@ -262,50 +186,3 @@ def rounds_up(*parts: nn.Module) -> bool:
                     'one that halves the sides of its map, as a memory does.')
             up = up and excess == -1
     return up
-
-
-def weight_faults(expected: Mapping[str, Any], given: Mapping[str, Any], adapted: Collection[str] = ()) -> List[str]:
-    """Reasons why `given` does not fit `expected`; shapes in `adapted` may differ."""
-    # torch fills in these counters, which older files and frozen networks lack
-    faults = [f'lacks {k}' for k in expected if k not in given and not k.endswith('num_batches_tracked')]
-    faults += [f'has {k}, which the model lacks' for k in given if k not in expected]
-    return faults + [
-        f'has {k} of shape {tuple(given[k].shape)} where the model has {tuple(v.shape)}'
-        for k, v in expected.items()
-        if k in given and k not in adapted and getattr(given[k], 'shape', v.shape) != v.shape
-    ]
-
-
-def classifier_prefixes(model: nn.Module) -> Tuple[str, ...]:
-    """Prefixes of the names of the classifier's parameters."""
-    names = config_of(model).get('classifier') or ()
-    return tuple(f'{name}.' for name in ((names,) if isinstance(names, str) else names))
-
-
-def refuse_other_weights(
-        model: nn.Module,
-        state_dict: Mapping[str, Any],
-        adapted: Collection[str] = (),
-        remedy: str = MEMORY_REMEDY,
-) -> None:
-    """Raise if weights do not fit. timm adapts the classifier and shapes in `adapted`."""
-    classifiers = classifier_prefixes(model)
-    expected, given = (
-        {k: v for k, v in weights.items() if not k.startswith(classifiers)}
-        for weights in (model.state_dict(), state_dict))
-    refuse_misfit(model, state_dict, weight_faults(expected, given, adapted), remedy)
-
-
-def refuse_misfit(
-        model: nn.Module,
-        state_dict: Mapping[str, Any],
-        faults: List[str],
-        remedy: str = MEMORY_REMEDY,
-) -> None:
-    """Raise if there are faults, with one sentence on why and what to do."""
-    if not faults:
-        return
-    more = f' (and {len(faults) - 1} more such faults)' if len(faults) > 1 else ''
-    if any('convinput' in key or key.startswith('features.stem.') for key in state_dict):
-        remedy = "it looks like a checkpoint of the authors', which mlfm-zoo convert reads"
-    raise RuntimeError(f'The weights do not fit {model_name(model)}: the file {faults[0]}{more}; {remedy}.')

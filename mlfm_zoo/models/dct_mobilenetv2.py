@@ -6,12 +6,12 @@ and the first depthwise one reads the coefficients. With all 192, it is a groupe
 
 from typing import Any, Dict
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import EfficientNet, register_model
 
 from ..dct.network import DCTOptions
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory.options import check_option
+from ._create import base_cfg
 from ._dct import create_dct_network
 from .mlfm_efficientnet import mobilenetv2_args
 
@@ -29,7 +29,7 @@ class DCTEfficientNet(EfficientNet):
     Raises:
         ValueError: An argument is out of range.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('dct_mobilenetv2_100_6s', num_classes=10).eval()
         >>> model(torch.randn(1, 3, 128, 128)).shape
         torch.Size([1, 10])
@@ -43,66 +43,51 @@ class DCTEfficientNet(EfficientNet):
         options.turn(self)
 
 
-def _gen_dct_mobilenetv2(variant: str, pretrained: bool = False, channel_multiplier: float = 1.0, **kwargs) -> Any:
-    model_args = mobilenetv2_args(kwargs, channel_multiplier)
+def _gen_dct_mobilenetv2(variant: str, pretrained: bool, dct_args: Dict[str, Any], **kwargs) -> Any:
+    model_args = {**mobilenetv2_args(kwargs), **dct_args}
     feature_cfg = dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True)
-    return create_dct_network(
-        DCTEfficientNet, variant, pretrained, feature_cfg=feature_cfg, **dict(model_args, **kwargs))
+    return create_dct_network(DCTEfficientNet, variant, pretrained, model_args, feature_cfg=feature_cfg, **kwargs)
 
 
-def _cfg(**kwargs) -> Dict[str, Any]:
-    return {
-        'num_classes': 1000, 'input_size': (3, 896, 896), 'pool_size': (7, 7),
-        'crop_pct': 0.875, 'interpolation': 'bilinear',
-        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'blocks.0.0.conv_dw', 'classifier': 'classifier', 'license': 'apache-2.0',
-        'paper_ids': 'arXiv:2002.12416',
-        **kwargs
-    }
-
-
-default_cfgs = default_cfgs_from_manifest({
-    'dct_mobilenetv2_100_6s': _cfg(),
-    'dct_mobilenetv2_100_12s': _cfg(),
-    'dct_mobilenetv2_100_24s': _cfg(),
-    'dct_mobilenetv2_100_32s': _cfg(),
-    'dct_mobilenetv2_100_192': _cfg(),
-    'dct_mobilenetv2_100_192_gate': _cfg(),
-})
+default_cfgs = default_cfgs_from_manifest(dict.fromkeys(
+    ('dct_mobilenetv2_100_6s', 'dct_mobilenetv2_100_12s', 'dct_mobilenetv2_100_24s', 'dct_mobilenetv2_100_32s',
+     'dct_mobilenetv2_100_192', 'dct_mobilenetv2_100_192_gate'),
+    base_cfg(num_classes=1000, input_size=(3, 896, 896), interpolation='bilinear', first_conv='blocks.0.0.conv_dw',
+             classifier='classifier', paper_ids='arXiv:2002.12416')))
 
 
 @register_model
 def dct_mobilenetv2_100_6s(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 on 6 coefficients, in squares."""
-    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_6s', pretrained, **dict(dict(dct_channels='6s'), **kwargs))
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_6s', pretrained, dict(dct_channels='6s'), **kwargs)
 
 
 @register_model
 def dct_mobilenetv2_100_12s(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 on 12 coefficients, in squares."""
-    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_12s', pretrained, **dict(dict(dct_channels='12s'), **kwargs))
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_12s', pretrained, dict(dct_channels='12s'), **kwargs)
 
 
 @register_model
 def dct_mobilenetv2_100_24s(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 on 24 coefficients, in squares."""
-    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_24s', pretrained, **dict(dict(dct_channels='24s'), **kwargs))
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_24s', pretrained, dict(dct_channels='24s'), **kwargs)
 
 
 @register_model
 def dct_mobilenetv2_100_32s(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 on 32 coefficients, in squares."""
-    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_32s', pretrained, **dict(dict(dct_channels='32s'), **kwargs))
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_32s', pretrained, dict(dct_channels='32s'), **kwargs)
 
 
 @register_model
 def dct_mobilenetv2_100_192(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 on all 192 coefficients."""
-    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_192', pretrained, **dict(dict(dct_channels='192'), **kwargs))
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_192', pretrained, dict(dct_channels='192'), **kwargs)
 
 
 @register_model
 def dct_mobilenetv2_100_192_gate(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 on those of the 192 coefficients that its gate lets pass."""
-    model_args = dict(dct_channels='192', dct_gate=True)
-    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_192_gate', pretrained, **dict(model_args, **kwargs))
+    dct_args = dict(dct_channels='192', dct_gate=True)
+    return _gen_dct_mobilenetv2('dct_mobilenetv2_100_192_gate', pretrained, dct_args, **kwargs)

@@ -17,11 +17,13 @@ from .._timm import feature_take_indices
 from ..dct.network import DCTOptions
 from ..dct.stem import YCbCrConv2d, YCbCrStem
 from ..hub.configs import default_cfgs_from_manifest
+from ._create import base_cfg
 from ._dct import create_dct_network
 
 __all__ = ['DCTResNet', 'YCbCrResNet']
 
 LAYERS = ('layer1', 'layer2', 'layer3', 'layer4')
+RESNET50 = dict(block=Bottleneck, layers=(3, 4, 6, 3))
 
 
 class DCTResNet(ResNet):
@@ -35,7 +37,7 @@ class DCTResNet(ResNet):
     Raises:
         ValueError: An argument is out of range.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('dct_resnet50_24s', dct_input='coefficients', num_classes=10).eval()
         >>> model(torch.randn(1, 24, 8, 8)).shape
         torch.Size([1, 10])
@@ -48,47 +50,15 @@ class DCTResNet(ResNet):
         self.feature_info = self.feature_info[1:]
 
     def forward_intermediates(
-            self,
-            x: torch.Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
-            norm: bool = False,
-            stop_early: bool = False,
-            output_fmt: str = 'NCHW',
-            intermediates_only: bool = False,
+            self, x: torch.Tensor, indices: Optional[Union[int, List[int]]] = None, *args: Any, **kwargs: Any,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        """Features of the stages.
-
-        Args:
-            x: Image batch (N, in_chans, H, W).
-            indices: Features to return, the last so many if a number, all if None.
-            norm: Without effect: there is no last norm.
-            stop_early: Whether to stop at the last of them.
-            output_fmt: 'NCHW'.
-            intermediates_only: Whether to return nothing else.
-
-        Returns:
-            The features, after the last one computed unless `intermediates_only`.
-        """
+        """Compute features of the stages, counted from 0, as timm's ResNet does."""
         take_indices, _ = feature_take_indices(len(LAYERS), indices)
-        return super().forward_intermediates(
-            x, [i + 1 for i in take_indices], norm, stop_early, output_fmt, intermediates_only)
+        return super().forward_intermediates(x, [i + 1 for i in take_indices], *args, **kwargs)
 
     def prune_intermediate_layers(
-            self,
-            indices: Union[int, List[int]] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
-    ) -> List[int]:
-        """Remove what some features do not need.
-
-        Args:
-            indices: Features to keep, as for `forward_intermediates`.
-            prune_norm: Without effect: there is no last norm.
-            prune_head: Whether to remove the classifier even if its features are kept.
-
-        Returns:
-            The features that are kept.
-        """
+            self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True) -> List[int]:
+        """Remove what the features of some stages do not need, as timm's ResNet does."""
         take_indices, max_index = feature_take_indices(len(LAYERS), indices)
         for name in LAYERS[max_index + 1:]:
             setattr(self, name, nn.Sequential())
@@ -122,9 +92,6 @@ class YCbCrResNet(ResNet):
             dct_std: Sequence[float] = IMAGENET_DEFAULT_STD,
             **kwargs: Any,
     ):
-        for name in ('dct_channels', 'dct_dense', 'dct_gate', 'dct_input', 'layer2_stride'):
-            if name in kwargs:
-                raise ValueError(f'{name} is given, but a network on YCbCr reads no coefficients: leave it out.')
         if kwargs.get('stem_type'):
             raise ValueError(
                 f"stem_type is {kwargs['stem_type']!r}, expected '': YCbCr is read by a stem of one convolution.")
@@ -138,101 +105,82 @@ class YCbCrResNet(ResNet):
         self.in_chans = in_chans
 
 
-def _create_dct_resnet(variant: str, pretrained: bool = False, **kwargs) -> DCTResNet:
+def _create_dct_resnet(variant: str, pretrained: bool, dct_args: Dict[str, Any], **kwargs) -> DCTResNet:
     if kwargs.get('features_only') and kwargs.get('feature_cls', 'getter') != 'getter':
         raise ValueError(
             f"feature_cls is {kwargs['feature_cls']!r}, expected 'getter': others would count the stem as a feature.")
     feature_cfg = dict(out_indices=(0, 1, 2, 3), flatten_sequential=True)
-    return create_dct_network(DCTResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+    return create_dct_network(
+        DCTResNet, variant, pretrained, {**RESNET50, **dct_args}, feature_cfg=feature_cfg, **kwargs)
 
 
-def _create_ycbcr_resnet(variant: str, pretrained: bool = False, **kwargs) -> YCbCrResNet:
-    return create_dct_network(YCbCrResNet, variant, pretrained, **kwargs)
-
-
-def _cfg(**kwargs) -> Dict[str, Any]:
-    return {
-        'num_classes': 1000, 'input_size': (3, 448, 448), 'pool_size': (14, 14),
-        'crop_pct': 0.875, 'interpolation': 'bilinear',
-        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'layer1.0.conv1', 'classifier': 'fc', 'license': 'apache-2.0',
-        'paper_ids': 'arXiv:2002.12416',
-        **kwargs
-    }
-
+CONFIG = dict(num_classes=1000, interpolation='bilinear', classifier='fc', paper_ids='arXiv:2002.12416')
 
 default_cfgs = default_cfgs_from_manifest({
-    'dct_resnet50_24s': _cfg(),
-    'dct_resnet50_24t': _cfg(),
-    'dct_resnet50_24d': _cfg(),
-    'dct_resnet50_48s': _cfg(),
-    'dct_resnet50_48t': _cfg(),
-    'dct_resnet50_64s': _cfg(),
-    'dct_resnet50_64t': _cfg(),
-    'dct_resnet50_192': _cfg(),
-    'dct_resnet50_192_gate': _cfg(),
-    'dct_resnet50_ycbcr': _cfg(input_size=(3, 224, 224), pool_size=(7, 7), first_conv='conv1'),
+    **dict.fromkeys(
+        ('dct_resnet50_24s', 'dct_resnet50_24t', 'dct_resnet50_24d', 'dct_resnet50_48s', 'dct_resnet50_48t',
+         'dct_resnet50_64s', 'dct_resnet50_64t', 'dct_resnet50_192', 'dct_resnet50_192_gate'),
+        base_cfg(input_size=(3, 448, 448), pool_size=(14, 14), first_conv='layer1.0.conv1', **CONFIG)),
+    'dct_resnet50_ycbcr': base_cfg(first_conv='conv1', **CONFIG),
 })
-
-RESNET50 = dict(block=Bottleneck, layers=(3, 4, 6, 3))
 
 
 @register_model
 def dct_resnet50_24s(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on 24 coefficients, in squares."""
-    return _create_dct_resnet('dct_resnet50_24s', pretrained, **dict(dict(RESNET50, dct_channels='24s'), **kwargs))
+    return _create_dct_resnet('dct_resnet50_24s', pretrained, dict(dct_channels='24s'), **kwargs)
 
 
 @register_model
 def dct_resnet50_24t(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on 24 coefficients, in triangles."""
-    return _create_dct_resnet('dct_resnet50_24t', pretrained, **dict(dict(RESNET50, dct_channels='24t'), **kwargs))
+    return _create_dct_resnet('dct_resnet50_24t', pretrained, dict(dct_channels='24t'), **kwargs)
 
 
 @register_model
 def dct_resnet50_24d(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on 24 coefficients, the learned selection."""
-    return _create_dct_resnet('dct_resnet50_24d', pretrained, **dict(dict(RESNET50, dct_channels='24d'), **kwargs))
+    return _create_dct_resnet('dct_resnet50_24d', pretrained, dict(dct_channels='24d'), **kwargs)
 
 
 @register_model
 def dct_resnet50_48s(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on 48 coefficients, in squares."""
-    return _create_dct_resnet('dct_resnet50_48s', pretrained, **dict(dict(RESNET50, dct_channels='48s'), **kwargs))
+    return _create_dct_resnet('dct_resnet50_48s', pretrained, dict(dct_channels='48s'), **kwargs)
 
 
 @register_model
 def dct_resnet50_48t(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on 48 coefficients, in triangles."""
-    return _create_dct_resnet('dct_resnet50_48t', pretrained, **dict(dict(RESNET50, dct_channels='48t'), **kwargs))
+    return _create_dct_resnet('dct_resnet50_48t', pretrained, dict(dct_channels='48t'), **kwargs)
 
 
 @register_model
 def dct_resnet50_64s(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on 64 coefficients, in squares."""
-    return _create_dct_resnet('dct_resnet50_64s', pretrained, **dict(dict(RESNET50, dct_channels='64s'), **kwargs))
+    return _create_dct_resnet('dct_resnet50_64s', pretrained, dict(dct_channels='64s'), **kwargs)
 
 
 @register_model
 def dct_resnet50_64t(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on 64 coefficients, in triangles."""
-    return _create_dct_resnet('dct_resnet50_64t', pretrained, **dict(dict(RESNET50, dct_channels='64t'), **kwargs))
+    return _create_dct_resnet('dct_resnet50_64t', pretrained, dict(dct_channels='64t'), **kwargs)
 
 
 @register_model
 def dct_resnet50_192(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on all 192 coefficients."""
-    return _create_dct_resnet('dct_resnet50_192', pretrained, **dict(dict(RESNET50, dct_channels='192'), **kwargs))
+    return _create_dct_resnet('dct_resnet50_192', pretrained, dict(dct_channels='192'), **kwargs)
 
 
 @register_model
 def dct_resnet50_192_gate(pretrained: bool = False, **kwargs) -> DCTResNet:
     """ResNet-50 on the coefficients among all 192 that its gate opens."""
-    model_args = dict(RESNET50, dct_channels='192', dct_gate=True)
-    return _create_dct_resnet('dct_resnet50_192_gate', pretrained, **dict(model_args, **kwargs))
+    dct_args = dict(dct_channels='192', dct_gate=True)
+    return _create_dct_resnet('dct_resnet50_192_gate', pretrained, dct_args, **kwargs)
 
 
 @register_model
 def dct_resnet50_ycbcr(pretrained: bool = False, **kwargs) -> YCbCrResNet:
     """ResNet-50 on YCbCr pixels: the paper's baseline, at the image size used for RGB."""
-    return _create_ycbcr_resnet('dct_resnet50_ycbcr', pretrained, **dict(RESNET50, **kwargs))
+    return create_dct_network(YCbCrResNet, 'dct_resnet50_ycbcr', pretrained, RESNET50, **kwargs)

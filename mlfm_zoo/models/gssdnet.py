@@ -13,12 +13,11 @@ that passes unchanged is 1 in the middle.
 """
 
 import math
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, get_device_dtype
 from timm.models import checkpoint_seq, register_model
 
@@ -26,10 +25,11 @@ from .._buffers import FixedBuffers
 from .._folding import Fusible, fuse_trunk, scale_and_shift
 from .._timm import feature_take_indices
 from ..hub.configs import default_cfgs_from_manifest
+from ..hub.manifest import Checkpoint
 from ..memory.options import check_option
-from ._create import create_network
-from ._features import take_features
-from ._network import refuse_misfit, refuse_other_weights, weight_faults
+from ._create import base_cfg, create_network
+from ._features import StagedNetwork
+from ._weights import StateDict, refuse_other_weights
 
 __all__ = ['FixedConv2d', 'GSSDBlock', 'GSSDNet', 'fixed_kernels']
 
@@ -68,7 +68,7 @@ def fixed_kernels(kind: str, num_chs: int) -> torch.Tensor:
         Depthwise kernels (C, 1, 3, 3), for cross-correlation, in float32. The last channels, which pass unchanged, have
         kernels of 1 in the middle.
 
-    Example:
+    Examples:
         >>> fixed_kernels('order1', 4)[0, 0]  # d/dx
         tensor([[ 0.,  0.,  0.],
                 [ 1.,  0., -1.],
@@ -107,14 +107,7 @@ class FixedConv2d(FixedBuffers):
     weight: torch.Tensor
 
     def __init__(
-            self,
-            kind: str,
-            num_chs: int,
-            stride: int = 1,
-            dilation: int = 1,
-            device: Any = None,
-            dtype: Any = None,
-    ):
+            self, kind: str, num_chs: int, stride: int = 1, dilation: int = 1, device: Any = None, dtype: Any = None):
         super().__init__()
         self.kind = kind
         self.num_chs = num_chs
@@ -131,18 +124,15 @@ class FixedConv2d(FixedBuffers):
     def fixed_buffers(self) -> Dict[str, torch.Tensor]:
         return {'weight': fixed_kernels(self.kind, self.num_chs)}
 
-    def has_kernels(self, given: torch.Tensor) -> bool:
-        """Whether `given` are the kernels, to the rounding of their dtype."""
-        kernels = fixed_kernels(self.kind, self.num_chs)
-        if given.shape != kernels.shape or not given.is_floating_point():
-            return False
-        tolerance = max(torch.finfo(given.dtype).eps, 1e-5)
-        return torch.allclose(given.detach().cpu().float(), kernels, rtol=0, atol=tolerance)
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
         given = state_dict.get(f'{prefix}weight')
-        if given is not None and not given.is_meta and not self.has_kernels(given):
-            raise RuntimeError(f'{prefix}weight differs from the fixed kernels of this network; {REMEDY}.')
+        if given is not None and not given.is_meta:
+            kernels = self.fixed_buffers()['weight']
+            # to the rounding of their dtype
+            same = given.shape == kernels.shape and given.is_floating_point() and torch.allclose(
+                given.detach().cpu().float(), kernels, rtol=0, atol=max(torch.finfo(given.dtype).eps, 1e-5))
+            if not same:
+                raise RuntimeError(f'{prefix}weight differs from the fixed kernels of this network; {REMEDY}.')
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.init_non_persistent_buffers()  # those of a narrower dtype are rounded
 
@@ -164,15 +154,8 @@ class GSSDBlock(nn.Module):
     """
 
     def __init__(
-            self,
-            in_chs: int,
-            out_chs: int,
-            operator: str,
-            stride: int = 1,
-            dilation: int = 1,
-            device: Any = None,
-            dtype: Any = None,
-    ):
+            self, in_chs: int, out_chs: int, operator: str, stride: int = 1, dilation: int = 1, device: Any = None,
+            dtype: Any = None):
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
         conv_dw: Union[nn.Conv2d, FixedConv2d] = nn.Conv2d(
@@ -194,7 +177,7 @@ class GSSDBlock(nn.Module):
         return fuse_trunk(self)
 
 
-class GSSDNet(Fusible):
+class GSSDNet(Fusible, StagedNetwork):
     """GSSDNet, and VanillaNet with `operators='learned'`.
 
     Args:
@@ -213,7 +196,7 @@ class GSSDNet(Fusible):
     Raises:
         ValueError: An argument is out of range.
 
-    Example:
+    Examples:
         >>> model = GSSDNet(channel_multiplier=0.1, num_classes=10)
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 10])
@@ -303,55 +286,9 @@ class GSSDNet(Fusible):
         self.head.reset(num_classes, pool_type=global_pool, in_features=self.num_features, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
 
-    def forward_intermediates(
-            self,
-            x: torch.Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
-            norm: bool = False,
-            stop_early: bool = False,
-            output_fmt: str = 'NCHW',
-            intermediates_only: bool = False,
-    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        """Compute features of the stem (0) and the stages (1 to 4).
-
-        Args:
-            x: Image batch (N, in_chans, H, W).
-            indices: Features to return, the last so many if a number, all if None.
-            norm: Without effect: there is no last norm.
-            stop_early: Whether to stop at the last of them.
-            output_fmt: 'NCHW'.
-            intermediates_only: Whether to return nothing else.
-
-        Returns:
-            The features, after the last one computed unless `intermediates_only`.
-        """
-        parts = [self.stem, *self.stages]
-        take_indices, max_index = take_features(len(parts), indices, output_fmt)
-        intermediates = []
-        for i, part in enumerate(parts[:max_index + 1] if stop_early else parts):
-            x = checkpoint_seq(part, x) if self.grad_checkpointing else part(x)
-            if i in take_indices:
-                intermediates.append(x)
-        if intermediates_only:
-            return intermediates
-        return x, intermediates
-
     def prune_intermediate_layers(
-            self,
-            indices: Union[int, List[int]] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
-    ) -> List[int]:
-        """Remove what some features do not need.
-
-        Args:
-            indices: Features to keep, as for `forward_intermediates`.
-            prune_norm: Without effect: there is no last norm.
-            prune_head: Whether to remove the classifier even if its features are kept.
-
-        Returns:
-            The features that are kept.
-        """
+            self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True) -> List[int]:
+        """Remove what the features at `indices` do not need, as timm's networks do; return the indices."""
         take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
         self.stages = self.stages[:max_index]
         self.num_features = self.feature_info[max_index]['num_chs']
@@ -359,11 +296,17 @@ class GSSDNet(Fusible):
             self.reset_classifier(0, '')
         return take_indices
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the deepest feature (N, num_features, H / 32, W / 32) of an image batch."""
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq([self.stem, *self.stages], x, flatten=True)
-        return self.stages(self.stem(x))
+    def _forward_stages(self, x: torch.Tensor, indices: List[int], end: int) -> Tuple[torch.Tensor, List[torch.Tensor]]:
+        features: List[torch.Tensor] = []
+        x = self.stem(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(self.stem, x)
+        if 0 in indices:
+            features.append(x)
+        for i, stage in enumerate(self.stages):
+            if i < end:
+                x = stage(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(stage, x)
+                if i + 1 in indices:
+                    features.append(x)
+        return x, features
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Return logits (N, num_classes), or with `pre_logits` the classifier's input."""
@@ -378,18 +321,8 @@ class GSSDNet(Fusible):
         """Fold the norms for inference with `mlfm_zoo.fuse_trunk`; return the network."""
         return fuse_trunk(self)
 
-    # Raises one sentence for weights that do not fit, where torch would list every parameter.
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        if strict:
-            refuse_misfit(self, state_dict, weight_faults(self.state_dict(), state_dict), REMEDY)
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
-
-def _prepare_state_dict(
-        state_dict: Dict[str, torch.Tensor],
-        model: GSSDNet,
-        checkpoint: Any,
-) -> Dict[str, torch.Tensor]:
+def _prepare_state_dict(state_dict: StateDict, model: GSSDNet, checkpoint: Optional[Checkpoint]) -> StateDict:
     """Raise for weights that do not fit; fold the first norm if `in_chans` differs."""
     of_image = [name for name in state_dict if name.startswith(('stem.0.conv_', 'stem.0.bn1.'))]
     refuse_other_weights(model, state_dict, of_image, REMEDY)
@@ -413,94 +346,76 @@ def _prepare_state_dict(
     })
 
 
-def _create_gssdnet(variant: str, pretrained: bool = False, **kwargs) -> GSSDNet:
+def _create_gssdnet(variant: str, pretrained: bool, model_args: Dict[str, Any], **kwargs) -> GSSDNet:
     feature_cfg = dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True)
     return create_network(
-        GSSDNet, variant, pretrained, _prepare_state_dict, feature_cfg=feature_cfg, **kwargs)
+        GSSDNet, variant, pretrained, _prepare_state_dict, model_args, feature_cfg=feature_cfg, **kwargs)
 
 
-def _cfg(**kwargs) -> Dict[str, Any]:
-    return {
-        'num_classes': 1000, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
-        'crop_pct': 0.965, 'interpolation': 'bilinear',
-        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'stem.0.conv_pw', 'classifier': 'head.fc', 'license': 'apache-2.0',
-        'paper_ids': 'arXiv:2302.12477',
-        **kwargs
-    }
-
+CONFIG = dict(num_classes=1000, crop_pct=0.965, interpolation='bilinear', classifier='head.fc',
+              paper_ids='arXiv:2302.12477')
 
 default_cfgs = default_cfgs_from_manifest({
-    'gssdnet_o2_100': _cfg(),
-    'gssdnet_o2_075': _cfg(),
-    'gssdnet_o2_050': _cfg(),
-    'gssdnet_o1_100': _cfg(),
-    'gssdnet_o1_075': _cfg(),
-    'gssdnet_o1_050': _cfg(),
-    'gssdnet_vanilla_100': _cfg(first_conv='stem.0.conv_dw'),
-    'gssdnet_vanilla_075': _cfg(first_conv='stem.0.conv_dw'),
-    'gssdnet_vanilla_050': _cfg(first_conv='stem.0.conv_dw'),
+    **dict.fromkeys(
+        ('gssdnet_o2_100', 'gssdnet_o2_075', 'gssdnet_o2_050', 'gssdnet_o1_100', 'gssdnet_o1_075', 'gssdnet_o1_050'),
+        base_cfg(first_conv='stem.0.conv_pw', **CONFIG)),
+    **dict.fromkeys(
+        ('gssdnet_vanilla_100', 'gssdnet_vanilla_075', 'gssdnet_vanilla_050'),
+        base_cfg(first_conv='stem.0.conv_dw', **CONFIG)),
 })
 
 
 @register_model
 def gssdnet_o2_100(pretrained: bool = False, **kwargs) -> GSSDNet:
     """GSSDNet x1.0 with derivatives of orders 1 and 2."""
-    model_args = dict(operators='order2', channel_multiplier=1.0)
-    return _create_gssdnet('gssdnet_o2_100', pretrained, **dict(model_args, **kwargs))
+    return _create_gssdnet('gssdnet_o2_100', pretrained, dict(operators='order2'), **kwargs)
 
 
 @register_model
 def gssdnet_o2_075(pretrained: bool = False, **kwargs) -> GSSDNet:
     """GSSDNet x0.75 with derivatives of orders 1 and 2."""
-    model_args = dict(operators='order2', channel_multiplier=0.75)
-    return _create_gssdnet('gssdnet_o2_075', pretrained, **dict(model_args, **kwargs))
+    return _create_gssdnet('gssdnet_o2_075', pretrained, dict(operators='order2', channel_multiplier=0.75), **kwargs)
 
 
 @register_model
 def gssdnet_o2_050(pretrained: bool = False, **kwargs) -> GSSDNet:
     """GSSDNet x0.5 with derivatives of orders 1 and 2."""
-    model_args = dict(operators='order2', channel_multiplier=0.5)
-    return _create_gssdnet('gssdnet_o2_050', pretrained, **dict(model_args, **kwargs))
+    return _create_gssdnet('gssdnet_o2_050', pretrained, dict(operators='order2', channel_multiplier=0.5), **kwargs)
 
 
 @register_model
 def gssdnet_o1_100(pretrained: bool = False, **kwargs) -> GSSDNet:
     """GSSDNet x1.0 with derivatives of order 1."""
-    model_args = dict(operators='order1', channel_multiplier=1.0)
-    return _create_gssdnet('gssdnet_o1_100', pretrained, **dict(model_args, **kwargs))
+    return _create_gssdnet('gssdnet_o1_100', pretrained, dict(operators='order1'), **kwargs)
 
 
 @register_model
 def gssdnet_o1_075(pretrained: bool = False, **kwargs) -> GSSDNet:
     """GSSDNet x0.75 with derivatives of order 1."""
-    model_args = dict(operators='order1', channel_multiplier=0.75)
-    return _create_gssdnet('gssdnet_o1_075', pretrained, **dict(model_args, **kwargs))
+    return _create_gssdnet('gssdnet_o1_075', pretrained, dict(operators='order1', channel_multiplier=0.75), **kwargs)
 
 
 @register_model
 def gssdnet_o1_050(pretrained: bool = False, **kwargs) -> GSSDNet:
     """GSSDNet x0.5 with derivatives of order 1."""
-    model_args = dict(operators='order1', channel_multiplier=0.5)
-    return _create_gssdnet('gssdnet_o1_050', pretrained, **dict(model_args, **kwargs))
+    return _create_gssdnet('gssdnet_o1_050', pretrained, dict(operators='order1', channel_multiplier=0.5), **kwargs)
 
 
 @register_model
 def gssdnet_vanilla_100(pretrained: bool = False, **kwargs) -> GSSDNet:
     """VanillaNet x1.0: GSSDNet with learned depthwise convolutions."""
-    model_args = dict(operators='learned', channel_multiplier=1.0)
-    return _create_gssdnet('gssdnet_vanilla_100', pretrained, **dict(model_args, **kwargs))
+    return _create_gssdnet('gssdnet_vanilla_100', pretrained, dict(operators='learned'), **kwargs)
 
 
 @register_model
 def gssdnet_vanilla_075(pretrained: bool = False, **kwargs) -> GSSDNet:
     """VanillaNet x0.75: GSSDNet with learned depthwise convolutions."""
     model_args = dict(operators='learned', channel_multiplier=0.75)
-    return _create_gssdnet('gssdnet_vanilla_075', pretrained, **dict(model_args, **kwargs))
+    return _create_gssdnet('gssdnet_vanilla_075', pretrained, model_args, **kwargs)
 
 
 @register_model
 def gssdnet_vanilla_050(pretrained: bool = False, **kwargs) -> GSSDNet:
     """VanillaNet x0.5: GSSDNet with learned depthwise convolutions."""
     model_args = dict(operators='learned', channel_multiplier=0.5)
-    return _create_gssdnet('gssdnet_vanilla_050', pretrained, **dict(model_args, **kwargs))
+    return _create_gssdnet('gssdnet_vanilla_050', pretrained, model_args, **kwargs)

@@ -17,7 +17,6 @@ from timm.models import ByobNet, checkpoint_seq
 
 from .._timm import ByobStem, MobileVitV2Block
 from ..memory import MemoryOptions, MemorySite, memory_family
-from ._features import take_features
 from ._network import MemoryNetwork, SplitStage, UnitsInside, rounds_up
 
 __all__ = ['MLFMByobNet']
@@ -41,7 +40,7 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
         ValueError: A memory option is out of range, or the trunk has a layer that does not halve its map, or a block of
             MobileViTv2.
 
-    Example:
+    Examples:
         >>> model = mlfm_zoo.attach_memory(timm.create_model('test_byobnet', num_classes=10))
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 10])
@@ -94,22 +93,10 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
             ],
         )
 
-    def _forward_stages(
-            self,
-            x: torch.Tensor,
-            indices: List[int],
-            last: int,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Run trunk and memory together.
+    def _feature_stages(self) -> List[int]:
+        return self.stage_ends
 
-        Args:
-            x: Image batch (N, in_chans, H, W).
-            indices: Features to keep, 0 the stem's, i the one of stage i, counted from 1.
-            last: Stage after which to stop, 0 for the stem.
-
-        Returns:
-            The last feature, before the final convolution, and the kept features in order.
-        """
+    def _forward_stages(self, x: torch.Tensor, indices: List[int], end: int) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         features: List[torch.Tensor] = []
         bands = self.memory.image_bands(x)
         memory = bands[self.memory.first_level]
@@ -120,7 +107,7 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
                     x, memory = unit(layer(x), memory, bands)
                     passed.append((x, memory))
             else:
-                inside = UnitsInside(self.memory.stem, memory, bands)
+                inside = UnitsInside(self.memory.stem, memory, bands, grad_checkpointing=False)
                 x, passed = self.stem(x, inside), inside.passed
                 x, memory = self.memory.stem[-1](x, inside.written(), bands)
             if 0 in indices:
@@ -130,15 +117,14 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
             if 0 in indices:
                 features.append(x)
         for i, (stage, unit) in enumerate(zip(self.stages, self.memory.stages)):
-            if i < last:
+            if i < end:
                 x = stage(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(stage, x)
                 x, memory = unit(x, memory, bands)
                 if i + 1 in indices:
                     features.append(x)
         return x, features
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        x, _ = self._forward_stages(x, [], len(self.stages))
+    def _forward_end(self, x: torch.Tensor) -> torch.Tensor:
         return self.final_conv(x)
 
     def forward_intermediates(
@@ -151,15 +137,5 @@ class MLFMByobNet(MemoryNetwork, ByobNet):
             intermediates_only: bool = False,
             exclude_final_conv: bool = False,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        take_indices, max_index = take_features(len(self.stage_ends), indices, output_fmt)
-        take_indices = [self.stage_ends[i] for i in take_indices]
-        end = self.stage_ends[-1]
-        last = self.stage_ends[max_index] if stop_early else len(self.stages)
-        x, intermediates = self._forward_stages(x, take_indices, last)
-        if last == end:
-            x = self.final_conv(x)
-            if end in take_indices and not exclude_final_conv:
-                intermediates[-1] = x
-        if intermediates_only:
-            return intermediates
-        return x, intermediates
+        return self._take_features(
+            x, self.stage_ends, not exclude_final_conv, indices, stop_early, output_fmt, intermediates_only)

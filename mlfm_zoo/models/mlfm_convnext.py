@@ -9,21 +9,22 @@ The trunks are timm's. timm lacks some variants of the paper, which come from In
 on the last 1/n of the channels only (par1_n).
 """
 
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_device_dtype
 from timm.models import ConvNeXt, register_model
 
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, memory_family
-from ._create import create_mlfm_model
-from ._features import take_features
+from ._create import base_cfg, create_mlfm_model
 from ._network import MemoryNetwork
 
 __all__ = ['ConvNeXtMemory', 'MLFMConvNeXt', 'PartialConvNeXt']
+
+# Arguments of ConvNeXt-T and its variants.
+TINY = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768))
 
 
 class PartialDepthwiseConv2d(nn.Conv2d):
@@ -55,7 +56,7 @@ class PartialConvNeXt(ConvNeXt):
     Raises:
         ValueError: `conv_ratio` is out of range.
 
-    Example:
+    Examples:
         >>> model = PartialConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), conv_ratio=1 / 8)
         >>> model.stages[0].blocks[0].conv_dw.in_channels
         1
@@ -75,15 +76,9 @@ class PartialConvNeXt(ConvNeXt):
             for block in stage.blocks:
                 conv = block.conv_dw
                 block.conv_dw = PartialDepthwiseConv2d(
-                    conv.out_channels,
-                    int(conv.out_channels * conv_ratio),
-                    kernel_size=conv.kernel_size,
-                    stride=conv.stride,
-                    padding=conv.padding,
-                    dilation=conv.dilation,
-                    bias=conv.bias is not None,
-                    **get_device_dtype(self),
-                )
+                    conv.out_channels, int(conv.out_channels * conv_ratio), kernel_size=conv.kernel_size,
+                    stride=conv.stride, padding=conv.padding, dilation=conv.dilation, bias=conv.bias is not None,
+                    **get_device_dtype(self))
                 # as timm's ConvNeXt initializes its convolutions
                 nn.init.trunc_normal_(block.conv_dw.weight, std=.02)
                 if block.conv_dw.bias is not None:
@@ -116,60 +111,19 @@ class ConvNeXtMemory(MemoryNetwork):
             ],
         )
 
-    def _forward_stages(
-            self,
-            x: torch.Tensor,
-            indices: List[int],
-            last: int,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Run trunk and memory together.
+    def _feature_stages(self) -> List[int]:
+        return [i + 1 for i in range(len(self.stages))]
 
-        Args:
-            x: Image batch (N, in_chans, H, W).
-            indices: Stages whose features to keep, counted from 0.
-            last: Stage after which to stop.
-
-        Returns:
-            The last feature, and the kept features in order.
-        """
+    def _forward_stages(self, x: torch.Tensor, indices: List[int], end: int) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         features: List[torch.Tensor] = []
         bands = self.memory.image_bands(x)
         x, memory = self.memory.stem(self.stem(x), bands[self.memory.first_level], bands)
         for i, (stage, unit) in enumerate(zip(self.stages, self.memory.stages)):
-            if i <= last:
+            if i < end:
                 x, memory = unit(stage(x), memory, bands)
-                if i in indices:
+                if i + 1 in indices:
                     features.append(x)
         return x, features
-
-    def _forward_end(self, x: torch.Tensor) -> torch.Tensor:
-        """What `forward_features` does after the last stage."""
-        return x
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        x, _ = self._forward_stages(x, [], len(self.stages) - 1)
-        return self._forward_end(x)
-
-    def forward_intermediates(
-            self,
-            x: torch.Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
-            norm: bool = False,
-            stop_early: bool = False,
-            output_fmt: str = 'NCHW',
-            intermediates_only: bool = False,
-    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        take_indices, max_index = take_features(len(self.stages), indices, output_fmt)
-        end = len(self.stages) - 1
-        last = max_index if stop_early else end
-        x, intermediates = self._forward_stages(x, take_indices, last)
-        if norm and end in take_indices:
-            intermediates[take_indices.index(end)] = self._forward_end(intermediates[take_indices.index(end)])
-        if intermediates_only:
-            return intermediates
-        if last == end:
-            x = self._forward_end(x)
-        return x, intermediates
 
 
 @memory_family(ConvNeXt, PartialConvNeXt)
@@ -183,7 +137,7 @@ class MLFMConvNeXt(ConvNeXtMemory, PartialConvNeXt):
     Raises:
         ValueError: A memory option or `conv_ratio` is out of range.
 
-    Example:
+    Examples:
         >>> model = MLFMConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), num_classes=10)
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 10])
@@ -192,78 +146,65 @@ class MLFMConvNeXt(ConvNeXtMemory, PartialConvNeXt):
     def _forward_end(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm_pre(x)
 
+    def _ends_with_norm(self) -> bool:
+        return True
 
-def _create_mlfm_convnext(variant: str, pretrained: bool = False, **kwargs) -> ConvNeXt:
+
+def _create_mlfm_convnext(variant: str, pretrained: bool, model_args: Dict[str, Any], **kwargs) -> ConvNeXt:
     feature_cfg = dict(out_indices=(0, 1, 2, 3), flatten_sequential=True)
-    return create_mlfm_model(MLFMConvNeXt, PartialConvNeXt, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+    return create_mlfm_model(
+        MLFMConvNeXt, PartialConvNeXt, variant, pretrained, model_args, feature_cfg=feature_cfg, **kwargs)
 
 
-def _cfg(**kwargs) -> Dict[str, Any]:
-    return {
-        'num_classes': 100, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
-        'crop_pct': 0.875, 'interpolation': 'bicubic',
-        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'stem.0', 'classifier': 'head.fc', 'license': 'apache-2.0',
-        'paper_ids': 'arXiv:2403.08157',
-        **kwargs
-    }
-
-
-default_cfgs = default_cfgs_from_manifest({
-    'mlfm_convnext_tiny_k3_par1_8': _cfg(),
-    'mlfm_convnext_tiny_k3_par1_4': _cfg(),
-    'mlfm_convnext_tiny_k3_par1_2': _cfg(),
-    'mlfm_convnext_tiny_k3': _cfg(),
-    'mlfm_convnext_tiny_k5': _cfg(),
-    'mlfm_convnext_tiny': _cfg(),
-    'mlfm_convnext_small': _cfg(),
-})
+default_cfgs = default_cfgs_from_manifest(dict.fromkeys(
+    ('mlfm_convnext_tiny_k3_par1_8', 'mlfm_convnext_tiny_k3_par1_4', 'mlfm_convnext_tiny_k3_par1_2',
+     'mlfm_convnext_tiny_k3', 'mlfm_convnext_tiny_k5', 'mlfm_convnext_tiny', 'mlfm_convnext_small'),
+    base_cfg(first_conv='stem.0', classifier='head.fc')))
 
 
 @register_model
 def mlfm_convnext_tiny_k3_par1_8(pretrained: bool = False, **kwargs) -> ConvNeXt:
     """ConvNeXt-T with memory, 3x3 depthwise convolutions on an eighth of the channels."""
-    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=3, conv_ratio=1 / 8)
-    return _create_mlfm_convnext('mlfm_convnext_tiny_k3_par1_8', pretrained, **dict(model_args, **kwargs))
+    model_args = dict(TINY, kernel_sizes=3, conv_ratio=1 / 8)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k3_par1_8', pretrained, model_args, **kwargs)
 
 
 @register_model
 def mlfm_convnext_tiny_k3_par1_4(pretrained: bool = False, **kwargs) -> ConvNeXt:
     """ConvNeXt-T with memory, 3x3 depthwise convolutions on a quarter of the channels."""
-    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=3, conv_ratio=1 / 4)
-    return _create_mlfm_convnext('mlfm_convnext_tiny_k3_par1_4', pretrained, **dict(model_args, **kwargs))
+    model_args = dict(TINY, kernel_sizes=3, conv_ratio=1 / 4)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k3_par1_4', pretrained, model_args, **kwargs)
 
 
 @register_model
 def mlfm_convnext_tiny_k3_par1_2(pretrained: bool = False, **kwargs) -> ConvNeXt:
     """ConvNeXt-T with memory, 3x3 depthwise convolutions on half of the channels."""
-    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=3, conv_ratio=1 / 2)
-    return _create_mlfm_convnext('mlfm_convnext_tiny_k3_par1_2', pretrained, **dict(model_args, **kwargs))
+    model_args = dict(TINY, kernel_sizes=3, conv_ratio=1 / 2)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k3_par1_2', pretrained, model_args, **kwargs)
 
 
 @register_model
 def mlfm_convnext_tiny_k3(pretrained: bool = False, **kwargs) -> ConvNeXt:
     """ConvNeXt-T with memory, 3x3 depthwise convolutions."""
-    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=3)
-    return _create_mlfm_convnext('mlfm_convnext_tiny_k3', pretrained, **dict(model_args, **kwargs))
+    model_args = dict(TINY, kernel_sizes=3)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k3', pretrained, model_args, **kwargs)
 
 
 @register_model
 def mlfm_convnext_tiny_k5(pretrained: bool = False, **kwargs) -> ConvNeXt:
     """ConvNeXt-T with memory, 5x5 depthwise convolutions."""
-    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768), kernel_sizes=5)
-    return _create_mlfm_convnext('mlfm_convnext_tiny_k5', pretrained, **dict(model_args, **kwargs))
+    model_args = dict(TINY, kernel_sizes=5)
+    return _create_mlfm_convnext('mlfm_convnext_tiny_k5', pretrained, model_args, **kwargs)
 
 
 @register_model
 def mlfm_convnext_tiny(pretrained: bool = False, **kwargs) -> ConvNeXt:
     """ConvNeXt-T with memory."""
-    model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768))
-    return _create_mlfm_convnext('mlfm_convnext_tiny', pretrained, **dict(model_args, **kwargs))
+    return _create_mlfm_convnext('mlfm_convnext_tiny', pretrained, TINY, **kwargs)
 
 
 @register_model
 def mlfm_convnext_small(pretrained: bool = False, **kwargs) -> ConvNeXt:
     """ConvNeXt-S with memory."""
     model_args = dict(depths=(3, 3, 27, 3), dims=(96, 192, 384, 768))
-    return _create_mlfm_convnext('mlfm_convnext_small', pretrained, **dict(model_args, **kwargs))
+    return _create_mlfm_convnext('mlfm_convnext_small', pretrained, model_args, **kwargs)

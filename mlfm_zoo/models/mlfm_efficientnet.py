@@ -13,14 +13,12 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import EfficientNet, checkpoint_seq, register_model
 
 from .._timm import decode_arch_def, resolve_act_layer, resolve_bn_args, round_channels
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, memory_family
-from ._create import create_mlfm_model
-from ._features import take_features
+from ._create import base_cfg, create_mlfm_model
 from ._network import MemoryNetwork, rounds_up
 
 __all__ = ['EfficientNetMemory', 'MLFMEfficientNet', 'mobilenetv2_args', 'stage_site']
@@ -51,22 +49,10 @@ class EfficientNetMemory(MemoryNetwork):
             ],
         )
 
-    def _forward_stages(
-            self,
-            x: torch.Tensor,
-            indices: List[int],
-            last: int,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Run trunk and memory together.
+    def _feature_stages(self) -> List[int]:
+        return self.stage_ends
 
-        Args:
-            x: Image batch (N, in_chans, H, W).
-            indices: Features to keep, 0 the stem's, i the one of stage i, counted from 1.
-            last: Stage after which to stop, 0 for the stem.
-
-        Returns:
-            The last feature, and the kept features in order.
-        """
+    def _forward_stages(self, x: torch.Tensor, indices: List[int], end: int) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         features: List[torch.Tensor] = []
         bands = self.memory.image_bands(x)
         x = self.bn1(self.conv_stem(x))
@@ -74,20 +60,12 @@ class EfficientNetMemory(MemoryNetwork):
         if 0 in indices:
             features.append(x)
         for i, (stage, unit) in enumerate(zip(self.blocks, self.memory.blocks)):
-            if i < last:
+            if i < end:
                 x = stage(x) if torch.jit.is_scripting() or not self.grad_checkpointing else checkpoint_seq(stage, x)
                 x, memory = unit(x, memory, bands)
                 if i + 1 in indices:
                     features.append(x)
         return x, features
-
-    def _forward_end(self, x: torch.Tensor) -> torch.Tensor:
-        """What `forward_features` does after the last stage."""
-        return x
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        x, _ = self._forward_stages(x, [], len(self.blocks))
-        return self._forward_end(x)
 
     def forward_intermediates(
             self,
@@ -99,15 +77,8 @@ class EfficientNetMemory(MemoryNetwork):
             intermediates_only: bool = False,
             extra_blocks: bool = False,
     ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        stage_ends = list(range(len(self.blocks) + 1)) if extra_blocks else self.stage_ends
-        take_indices, max_index = take_features(len(stage_ends), indices, output_fmt)
-        last = stage_ends[max_index] if stop_early else len(self.blocks)
-        x, intermediates = self._forward_stages(x, [stage_ends[i] for i in take_indices], last)
-        if intermediates_only:
-            return intermediates
-        if last == self.stage_ends[-1]:
-            x = self._forward_end(x)
-        return x, intermediates
+        stages = list(range(len(self.blocks) + 1)) if extra_blocks else self.stage_ends
+        return self._take_features(x, stages, False, indices, stop_early, output_fmt, intermediates_only)
 
 
 @memory_family(EfficientNet)
@@ -121,7 +92,7 @@ class MLFMEfficientNet(EfficientNetMemory, EfficientNet):
     Raises:
         ValueError: A memory option is out of range.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('mlfm_mobilenetv2_010', num_classes=10)
         >>> model(torch.randn(1, 3, 64, 64)).shape
         torch.Size([1, 10])
@@ -143,194 +114,136 @@ class MLFMEfficientNet(EfficientNetMemory, EfficientNet):
         return self.bn2(self.conv_head(x))
 
 
-def _create_mlfm_efficientnet(variant: str, pretrained: bool = False, **kwargs) -> EfficientNet:
-    return create_mlfm_model(MLFMEfficientNet, EfficientNet, variant, pretrained, **kwargs)
+# Blocks of each stage, https://arxiv.org/abs/1801.04381, table 2.
+MOBILENETV2 = [
+    ['ds_r1_k3_s1_c16'],
+    ['ir_r2_k3_s2_e6_c24'],
+    ['ir_r3_k3_s2_e6_c32'],
+    ['ir_r4_k3_s2_e6_c64'],
+    ['ir_r3_k3_s1_e6_c96'],
+    ['ir_r3_k3_s2_e6_c160'],
+    ['ir_r1_k3_s1_e6_c320'],
+]
+
+# Blocks of each stage, https://arxiv.org/abs/1905.11946, table 1.
+EFFICIENTNET = [
+    ['ds_r1_k3_s1_e1_c16_se0.25'],
+    ['ir_r2_k3_s2_e6_c24_se0.25'],
+    ['ir_r2_k5_s2_e6_c40_se0.25'],
+    ['ir_r3_k3_s2_e6_c80_se0.25'],
+    ['ir_r3_k5_s1_e6_c112_se0.25'],
+    ['ir_r4_k5_s2_e6_c192_se0.25'],
+    ['ir_r1_k3_s1_e6_c320_se0.25'],
+]
 
 
-def mobilenetv2_args(
-        kwargs: Dict[str, Any],
-        channel_multiplier: float = 1.0,
-        channel_divisor: int = 8,
-        depth_multiplier: float = 1.0,
-        group_size: Optional[int] = None,
-        fix_stem_head: bool = False,
-) -> Dict[str, Any]:
-    """Arguments that make timm's EfficientNet a MobileNetV2.
+def mobilenetv2_args(kwargs: Dict[str, Any]) -> Dict[str, Any]:
+    """Arguments that make timm's EfficientNet a MobileNetV2; see `_trunk_args`."""
+    return _trunk_args(kwargs, MOBILENETV2, 'relu6', min_features=1280)
 
-    Paper: https://arxiv.org/abs/1801.04381, table 2.
 
-    Args:
-        kwargs: The caller's arguments; those of norms and activations are popped.
-        channel_multiplier: Width.
-        channel_divisor: Channels are rounded to multiples of it.
-        depth_multiplier: Depth.
-        group_size: As in timm.
-        fix_stem_head: Whether the multipliers leave out the stem, the head, and the first and the last stage.
-
-    Returns:
-        Arguments of `timm.models.EfficientNet`.
-    """
-    arch_def = [
-        ['ds_r1_k3_s1_c16'],
-        ['ir_r2_k3_s2_e6_c24'],
-        ['ir_r3_k3_s2_e6_c32'],
-        ['ir_r4_k3_s2_e6_c64'],
-        ['ir_r3_k3_s1_e6_c96'],
-        ['ir_r3_k3_s2_e6_c160'],
-        ['ir_r1_k3_s1_e6_c320'],
-    ]
-    round_chs_fn = partial(round_channels, multiplier=channel_multiplier, divisor=channel_divisor)
+def _trunk_args(kwargs: Dict[str, Any], stages: List[List[str]], act_layer: str, min_features: int) -> Dict[str, Any]:
+    """Arguments of timm's EfficientNet; those of widths, depths, norms and activations are popped from `kwargs`."""
+    round_chs_fn = partial(
+        round_channels, multiplier=kwargs.pop('channel_multiplier', 1.0), divisor=kwargs.pop('channel_divisor', 8))
     return dict(
-        block_args=decode_arch_def(arch_def, depth_multiplier, fix_first_last=fix_stem_head, group_size=group_size),
-        num_features=1280 if fix_stem_head else max(1280, round_chs_fn(1280)),
+        block_args=decode_arch_def(stages, kwargs.pop('depth_multiplier', 1.0)),
+        num_features=max(min_features, round_chs_fn(1280)),
         stem_size=32,
-        fix_stem=fix_stem_head,
         round_chs_fn=round_chs_fn,
         norm_layer=kwargs.pop('norm_layer', None) or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
-        act_layer=resolve_act_layer(kwargs, 'relu6'),
+        act_layer=resolve_act_layer(kwargs, act_layer),
     )
 
 
-def _gen_mobilenetv2(
-        variant: str,
-        pretrained: bool = False,
-        channel_multiplier: float = 1.0,
-        channel_divisor: int = 8,
-        depth_multiplier: float = 1.0,
-        group_size: Optional[int] = None,
-        fix_stem_head: bool = False,
-        **kwargs,
-) -> EfficientNet:
-    model_args = mobilenetv2_args(
-        kwargs, channel_multiplier, channel_divisor, depth_multiplier, group_size, fix_stem_head)
+def _gen_mobilenetv2(variant: str, pretrained: bool, scale: Dict[str, Any], **kwargs) -> EfficientNet:
+    kwargs = {**scale, **kwargs}
+    model_args = mobilenetv2_args(kwargs)
     memory_args = dict(memory_update='cat', memory_forget_last=True)
-    return _create_mlfm_efficientnet(variant, pretrained, memory_args=memory_args, **model_args, **kwargs)
+    return create_mlfm_model(MLFMEfficientNet, EfficientNet, variant, pretrained, model_args, memory_args, **kwargs)
 
 
-def _gen_efficientnet(
-        variant: str,
-        pretrained: bool = False,
-        channel_multiplier: float = 1.0,
-        channel_divisor: int = 8,
-        depth_multiplier: float = 1.0,
-        group_size: Optional[int] = None,
-        **kwargs,
-) -> EfficientNet:
-    """EfficientNet, https://arxiv.org/abs/1905.11946, table 1."""
-    arch_def = [
-        ['ds_r1_k3_s1_e1_c16_se0.25'],
-        ['ir_r2_k3_s2_e6_c24_se0.25'],
-        ['ir_r2_k5_s2_e6_c40_se0.25'],
-        ['ir_r3_k3_s2_e6_c80_se0.25'],
-        ['ir_r3_k5_s1_e6_c112_se0.25'],
-        ['ir_r4_k5_s2_e6_c192_se0.25'],
-        ['ir_r1_k3_s1_e6_c320_se0.25'],
-    ]
-    round_chs_fn = partial(round_channels, multiplier=channel_multiplier, divisor=channel_divisor)
-    return _create_mlfm_efficientnet(
-        variant,
-        pretrained,
-        block_args=decode_arch_def(arch_def, depth_multiplier, group_size=group_size),
-        num_features=round_chs_fn(1280),
-        stem_size=32,
-        round_chs_fn=round_chs_fn,
-        norm_layer=kwargs.pop('norm_layer', None) or partial(nn.BatchNorm2d, **resolve_bn_args(kwargs)),
-        act_layer=resolve_act_layer(kwargs, 'swish'),
-        **kwargs,
-    )
+def _gen_efficientnet(variant: str, pretrained: bool, scale: Dict[str, Any], **kwargs) -> EfficientNet:
+    kwargs = {**scale, **kwargs}
+    model_args = _trunk_args(kwargs, EFFICIENTNET, 'swish', min_features=0)
+    return create_mlfm_model(MLFMEfficientNet, EfficientNet, variant, pretrained, model_args, **kwargs)
 
 
-def _cfg(**kwargs) -> Dict[str, Any]:
-    return {
-        'num_classes': 100, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
-        'crop_pct': 0.875, 'interpolation': 'bicubic',
-        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'conv_stem', 'classifier': 'classifier', 'license': 'apache-2.0',
-        'paper_ids': 'arXiv:2403.08157',
-        **kwargs
-    }
-
+LAYERS = dict(first_conv='conv_stem', classifier='classifier')
 
 default_cfgs = default_cfgs_from_manifest({
-    'mlfm_mobilenetv2_010': _cfg(interpolation='bilinear'),
-    'mlfm_mobilenetv2_035': _cfg(interpolation='bilinear'),
-    'mlfm_mobilenetv2_050': _cfg(interpolation='bilinear'),
-    'mlfm_mobilenetv2_075': _cfg(interpolation='bilinear'),
-    'mlfm_mobilenetv2_100': _cfg(interpolation='bilinear'),
+    **dict.fromkeys(
+        ('mlfm_mobilenetv2_010', 'mlfm_mobilenetv2_035', 'mlfm_mobilenetv2_050', 'mlfm_mobilenetv2_075',
+         'mlfm_mobilenetv2_100'),
+        base_cfg(interpolation='bilinear', **LAYERS)),
     # The authors' settings for EfficientNet are not known; sizes are those timm trained these trunks at.
-    'mlfm_efficientnet_b0': _cfg(),
-    'mlfm_efficientnet_b1': _cfg(input_size=(3, 240, 240), pool_size=(8, 8)),
-    'mlfm_efficientnet_b2': _cfg(input_size=(3, 256, 256), pool_size=(8, 8)),
-    'mlfm_efficientnet_b3': _cfg(input_size=(3, 288, 288), pool_size=(9, 9)),
-    'mlfm_efficientnet_b4': _cfg(input_size=(3, 320, 320), pool_size=(10, 10)),
+    'mlfm_efficientnet_b0': base_cfg(**LAYERS),
+    'mlfm_efficientnet_b1': base_cfg(input_size=(3, 240, 240), pool_size=(8, 8), **LAYERS),
+    'mlfm_efficientnet_b2': base_cfg(input_size=(3, 256, 256), pool_size=(8, 8), **LAYERS),
+    'mlfm_efficientnet_b3': base_cfg(input_size=(3, 288, 288), pool_size=(9, 9), **LAYERS),
+    'mlfm_efficientnet_b4': base_cfg(input_size=(3, 320, 320), pool_size=(10, 10), **LAYERS),
 })
 
 
 @register_model
 def mlfm_mobilenetv2_010(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 x0.1 with memory; channels are rounded to multiples of 4."""
-    model_args = dict(channel_multiplier=0.1, channel_divisor=4)
-    return _gen_mobilenetv2('mlfm_mobilenetv2_010', pretrained, **dict(model_args, **kwargs))
+    scale = dict(channel_multiplier=0.1, channel_divisor=4)
+    return _gen_mobilenetv2('mlfm_mobilenetv2_010', pretrained, scale, **kwargs)
 
 
 @register_model
 def mlfm_mobilenetv2_035(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 x0.35 with memory."""
-    model_args = dict(channel_multiplier=0.35)
-    return _gen_mobilenetv2('mlfm_mobilenetv2_035', pretrained, **dict(model_args, **kwargs))
+    return _gen_mobilenetv2('mlfm_mobilenetv2_035', pretrained, dict(channel_multiplier=0.35), **kwargs)
 
 
 @register_model
 def mlfm_mobilenetv2_050(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 x0.5 with memory."""
-    model_args = dict(channel_multiplier=0.5)
-    return _gen_mobilenetv2('mlfm_mobilenetv2_050', pretrained, **dict(model_args, **kwargs))
+    return _gen_mobilenetv2('mlfm_mobilenetv2_050', pretrained, dict(channel_multiplier=0.5), **kwargs)
 
 
 @register_model
 def mlfm_mobilenetv2_075(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 x0.75 with memory."""
-    model_args = dict(channel_multiplier=0.75)
-    return _gen_mobilenetv2('mlfm_mobilenetv2_075', pretrained, **dict(model_args, **kwargs))
+    return _gen_mobilenetv2('mlfm_mobilenetv2_075', pretrained, dict(channel_multiplier=0.75), **kwargs)
 
 
 @register_model
 def mlfm_mobilenetv2_100(pretrained: bool = False, **kwargs) -> EfficientNet:
     """MobileNetV2 x1.0 with memory."""
-    model_args = dict(channel_multiplier=1.0)
-    return _gen_mobilenetv2('mlfm_mobilenetv2_100', pretrained, **dict(model_args, **kwargs))
+    return _gen_mobilenetv2('mlfm_mobilenetv2_100', pretrained, {}, **kwargs)
 
 
 @register_model
 def mlfm_efficientnet_b0(pretrained: bool = False, **kwargs) -> EfficientNet:
     """EfficientNet-B0 with memory."""
-    model_args = dict(channel_multiplier=1.0, depth_multiplier=1.0)
-    return _gen_efficientnet('mlfm_efficientnet_b0', pretrained, **dict(model_args, **kwargs))
+    return _gen_efficientnet('mlfm_efficientnet_b0', pretrained, {}, **kwargs)
 
 
 @register_model
 def mlfm_efficientnet_b1(pretrained: bool = False, **kwargs) -> EfficientNet:
     """EfficientNet-B1 with memory."""
-    model_args = dict(channel_multiplier=1.0, depth_multiplier=1.1)
-    return _gen_efficientnet('mlfm_efficientnet_b1', pretrained, **dict(model_args, **kwargs))
+    return _gen_efficientnet('mlfm_efficientnet_b1', pretrained, dict(depth_multiplier=1.1), **kwargs)
 
 
 @register_model
 def mlfm_efficientnet_b2(pretrained: bool = False, **kwargs) -> EfficientNet:
     """EfficientNet-B2 with memory."""
-    model_args = dict(channel_multiplier=1.1, depth_multiplier=1.2)
-    return _gen_efficientnet('mlfm_efficientnet_b2', pretrained, **dict(model_args, **kwargs))
+    scale = dict(channel_multiplier=1.1, depth_multiplier=1.2)
+    return _gen_efficientnet('mlfm_efficientnet_b2', pretrained, scale, **kwargs)
 
 
 @register_model
 def mlfm_efficientnet_b3(pretrained: bool = False, **kwargs) -> EfficientNet:
     """EfficientNet-B3 with memory."""
-    model_args = dict(channel_multiplier=1.2, depth_multiplier=1.4)
-    return _gen_efficientnet('mlfm_efficientnet_b3', pretrained, **dict(model_args, **kwargs))
+    scale = dict(channel_multiplier=1.2, depth_multiplier=1.4)
+    return _gen_efficientnet('mlfm_efficientnet_b3', pretrained, scale, **kwargs)
 
 
 @register_model
 def mlfm_efficientnet_b4(pretrained: bool = False, **kwargs) -> EfficientNet:
     """EfficientNet-B4 with memory."""
-    model_args = dict(channel_multiplier=1.4, depth_multiplier=1.8)
-    return _gen_efficientnet('mlfm_efficientnet_b4', pretrained, **dict(model_args, **kwargs))
+    scale = dict(channel_multiplier=1.4, depth_multiplier=1.8)
+    return _gen_efficientnet('mlfm_efficientnet_b4', pretrained, scale, **kwargs)

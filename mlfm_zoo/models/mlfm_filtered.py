@@ -48,7 +48,7 @@ def mlfm_filtered(
     Raises:
         ValueError: No network or no radius is given, or the filter's arguments are out of range.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('mlfm_filtered', network='resnet18', radius=65)
     """
     if not network or radius is None or network == 'mlfm_filtered':

@@ -5,14 +5,11 @@ Paper: Multiscale Low-Frequency Memory Network for Improved Feature Extraction i
 this project's choice: after the stem and after every stage. The trunk is timm's.
 """
 
-from typing import Any, Dict
-
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import MetaNeXt, register_model
 
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import memory_family
-from ._create import create_mlfm_model
+from ._create import base_cfg, create_mlfm_model
 from .mlfm_convnext import ConvNeXtMemory
 
 __all__ = ['MLFMMetaNeXt']
@@ -29,31 +26,15 @@ class MLFMMetaNeXt(ConvNeXtMemory, MetaNeXt):
     Raises:
         ValueError: A memory option is out of range.
 
-    Example:
+    Examples:
         >>> model = MLFMMetaNeXt(depths=(1, 1, 1, 1), dims=(16, 24, 32, 40), num_classes=10)
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 10])
     """
 
 
-def _create_mlfm_inception_next(variant: str, pretrained: bool = False, **kwargs) -> MetaNeXt:
-    feature_cfg = dict(out_indices=(0, 1, 2, 3), flatten_sequential=True)
-    return create_mlfm_model(MLFMMetaNeXt, MetaNeXt, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
-
-
-def _cfg(**kwargs) -> Dict[str, Any]:
-    return {
-        'num_classes': 100, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
-        'crop_pct': 0.875, 'interpolation': 'bicubic',
-        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'stem.0', 'classifier': 'head.fc2', 'license': 'apache-2.0',
-        'paper_ids': 'arXiv:2403.08157',
-        **kwargs
-    }
-
-
 default_cfgs = default_cfgs_from_manifest({
-    'mlfm_inception_next_tiny': _cfg(),
+    'mlfm_inception_next_tiny': base_cfg(first_conv='stem.0', classifier='head.fc2'),
 })
 
 
@@ -61,4 +42,6 @@ default_cfgs = default_cfgs_from_manifest({
 def mlfm_inception_next_tiny(pretrained: bool = False, **kwargs) -> MetaNeXt:
     """InceptionNeXt-T with memory."""
     model_args = dict(depths=(3, 3, 9, 3), dims=(96, 192, 384, 768))
-    return _create_mlfm_inception_next('mlfm_inception_next_tiny', pretrained, **dict(model_args, **kwargs))
+    feature_cfg = dict(out_indices=(0, 1, 2, 3), flatten_sequential=True)
+    return create_mlfm_model(
+        MLFMMetaNeXt, MetaNeXt, 'mlfm_inception_next_tiny', pretrained, model_args, feature_cfg=feature_cfg, **kwargs)

@@ -32,7 +32,7 @@ class MLFMMobileNetV3(EfficientNetMemory, MobileNetV3):
     Raises:
         ValueError: A memory option is out of range, or a layer of the trunk does not halve its map.
 
-    Example:
+    Examples:
         >>> model = mlfm_zoo.attach_memory(timm.create_model('mobilenetv3_small_050', num_classes=10))
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 10])

@@ -9,21 +9,23 @@ ResNet with one BasicBlock per stage.
 """
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
+from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.models import BasicBlock, Bottleneck, ResNet, checkpoint_seq, register_model
 
 from ..hub.configs import default_cfgs_from_manifest
 from ..memory import MemoryOptions, MemorySite, PassThrough, memory_family
 from ..memory.options import check_option
-from ._create import create_mlfm_model
-from ._features import take_features
+from ._create import base_cfg, create_mlfm_model
 from ._network import MemoryNetwork, SplitStage, UnitsInside, rounds_up
 
 __all__ = ['MLFMResNet']
+
+# Memory of ResNet34 and ResNet50.
+SPLIT = dict(memory_split=True)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
     Raises:
         ValueError: A memory option is out of range.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('mlfm_resnet10', features_only=True)
         >>> [tuple(feature.shape[1:]) for feature in model(torch.randn(1, 3, 64, 64))]
         [(64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
@@ -67,9 +69,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
 
     def memory_sites(self, options: ResNetMemoryOptions) -> Tuple[List[MemorySite], Dict[str, Optional[int]]]:
         stem = self.feature_info[0]
-        sites = [
-            MemorySite('stem', stem['num_chs'], stem['reduction'], rounds_up(self.conv1)),
-        ]
+        sites = [MemorySite('stem', stem['num_chs'], stem['reduction'], rounds_up(self.conv1))]
         if not isinstance(self.maxpool, nn.Identity):  # a trunk that is pruned to the stem's feature has none
             sites.append(MemorySite('pool', stem['num_chs'], 2 * stem['reduction'], rounds_up(self.maxpool)))
         places: Dict[str, Optional[int]] = {'stem': None, 'pool': None}
@@ -93,38 +93,7 @@ class MLFMResNet(MemoryNetwork, ResNet):
             blocks=r'^(?:memory\.)?layer(\d+)' if coarse else r'^(?:memory\.)?layer(\d+)\.(\d+)',
         )
 
-    def _forward_stage(
-            self,
-            stage: Any,
-            units: nn.ModuleList,
-            x: torch.Tensor,
-            memory: torch.Tensor,
-            bands: List[torch.Tensor],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Call a stage as a module, so that its hooks run, and then its last unit."""
-        if _has_units_inside(units):
-            inside = UnitsInside(units, memory, bands, self.grad_checkpointing)
-            x, memory = stage(x, inside), inside.written()
-        else:
-            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
-        return units[-1](x, memory, bands)
-
-    def _forward_stages(
-            self,
-            x: torch.Tensor,
-            indices: List[int],
-            last: int = 4,
-    ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Run trunk and memory together.
-
-        Args:
-            x: Image batch (N, in_chans, H, W).
-            indices: Features to keep, 0 the stem's, 1 to 4 the stages'.
-            last: Stage after which to stop, 0 for the stem.
-
-        Returns:
-            The last feature, and the kept features in order.
-        """
+    def _forward_stages(self, x: torch.Tensor, indices: List[int], end: int) -> Tuple[torch.Tensor, List[torch.Tensor]]:
         features: List[torch.Tensor] = []
         bands = self.memory.image_bands(x)
         x = self.act1(self.bn1(self.conv1(x)))
@@ -132,91 +101,55 @@ class MLFMResNet(MemoryNetwork, ResNet):
         if 0 in indices:
             features.append(x)
         x, memory = self.memory.pool(self.maxpool(x), memory, bands)
-        if last >= 1:
-            if torch.jit.is_scripting():  # knows no UnitsInside, and no hooks
-                for block, unit in zip(self.layer1, self.memory.layer1):
-                    x, memory = unit(block(x), memory, bands)
-            else:
-                x, memory = self._forward_stage(self.layer1, self.memory.layer1, x, memory, bands)
-            if 1 in indices:
-                features.append(x)
-        if last >= 2:
-            if torch.jit.is_scripting():  # knows no UnitsInside, and no hooks
-                for block, unit in zip(self.layer2, self.memory.layer2):
-                    x, memory = unit(block(x), memory, bands)
-            else:
-                x, memory = self._forward_stage(self.layer2, self.memory.layer2, x, memory, bands)
-            if 2 in indices:
-                features.append(x)
-        if last >= 3:
-            if torch.jit.is_scripting():  # knows no UnitsInside, and no hooks
-                for block, unit in zip(self.layer3, self.memory.layer3):
-                    x, memory = unit(block(x), memory, bands)
-            else:
-                x, memory = self._forward_stage(self.layer3, self.memory.layer3, x, memory, bands)
-            if 3 in indices:
-                features.append(x)
-        if last >= 4:
-            if torch.jit.is_scripting():  # knows no UnitsInside, and no hooks
-                for block, unit in zip(self.layer4, self.memory.layer4):
-                    x, memory = unit(block(x), memory, bands)
-            else:
-                x, memory = self._forward_stage(self.layer4, self.memory.layer4, x, memory, bands)
-            if 4 in indices:
-                features.append(x)
+        if not torch.jit.is_scripting():
+            for i, name in enumerate(('layer1', 'layer2', 'layer3', 'layer4')[:end], start=1):
+                stage, units = getattr(self, name), getattr(self.memory, name)  # called as a module: its hooks run
+                if _has_units_inside(units):
+                    inside = UnitsInside(units, memory, bands, self.grad_checkpointing)
+                    x, memory = stage(x, inside), inside.written()
+                else:
+                    x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+                x, memory = units[-1](x, memory, bands)
+                if i in indices:
+                    features.append(x)
+            return x, features
+        # TorchScript knows no getattr, no UnitsInside and no hooks, and runs all stages
+        for block, unit in zip(self.layer1, self.memory.layer1):
+            x, memory = unit(block(x), memory, bands)
+        if 1 in indices:
+            features.append(x)
+        for block, unit in zip(self.layer2, self.memory.layer2):
+            x, memory = unit(block(x), memory, bands)
+        if 2 in indices:
+            features.append(x)
+        for block, unit in zip(self.layer3, self.memory.layer3):
+            x, memory = unit(block(x), memory, bands)
+        if 3 in indices:
+            features.append(x)
+        for block, unit in zip(self.layer4, self.memory.layer4):
+            x, memory = unit(block(x), memory, bands)
+        if 4 in indices:
+            features.append(x)
         return x, features
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        x, _ = self._forward_stages(x, [])
-        return x
-
-    def forward_intermediates(
-            self,
-            x: torch.Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
-            norm: bool = False,
-            stop_early: bool = False,
-            output_fmt: str = 'NCHW',
-            intermediates_only: bool = False,
-    ) -> Union[List[torch.Tensor], Tuple[torch.Tensor, List[torch.Tensor]]]:
-        take_indices, max_index = take_features(5, indices, output_fmt)
-        x, intermediates = self._forward_stages(x, take_indices, max_index if stop_early else 4)
-        if intermediates_only:
-            return intermediates
-        return x, intermediates
 
 
 def _has_units_inside(units: nn.ModuleList) -> bool:
     return not all(isinstance(unit, PassThrough) for unit in units[:-1])
 
 
-def _create_mlfm_resnet(variant: str, pretrained: bool = False, **kwargs) -> ResNet:
-    return create_mlfm_model(MLFMResNet, ResNet, variant, pretrained, **kwargs)
-
-
-def _cfg(**kwargs) -> Dict[str, Any]:
-    return {
-        'num_classes': 100, 'input_size': (3, 256, 256), 'pool_size': (8, 8),
-        'crop_pct': 1.0, 'interpolation': 'bilinear',
-        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'conv1', 'classifier': 'fc', 'license': 'apache-2.0',
-        'paper_ids': 'arXiv:2403.08157',
-        **kwargs
-    }
+def _create_mlfm_resnet(variant: str, pretrained: bool, model_args: Dict[str, Any], **kwargs) -> ResNet:
+    return create_mlfm_model(MLFMResNet, ResNet, variant, pretrained, model_args, **kwargs)
 
 
 default_cfgs = default_cfgs_from_manifest({
-    'mlfm_resnet10': _cfg(),
-    'mlfm_resnet18': _cfg(),
-    'mlfm_resnet34': _cfg(),
-    'mlfm_resnet50': _cfg(),
-    'mlfm_seresnet10': _cfg(),
-    'mlfm_seresnet18': _cfg(),
-    'mlfm_seresnet34': _cfg(),
-    'mlfm_seresnet50': _cfg(),
-    'test_mlfm_resnet': _cfg(
-        num_classes=10, input_size=(3, 64, 64), pool_size=(2, 2), interpolation='bicubic',
-        mean=IMAGENET_INCEPTION_MEAN, std=IMAGENET_INCEPTION_STD, first_conv='conv1.0',
+    **dict.fromkeys(
+        ('mlfm_resnet10', 'mlfm_resnet18', 'mlfm_resnet34', 'mlfm_resnet50',
+         'mlfm_seresnet10', 'mlfm_seresnet18', 'mlfm_seresnet34', 'mlfm_seresnet50'),
+        base_cfg(input_size=(3, 256, 256), pool_size=(8, 8), crop_pct=1.0, interpolation='bilinear',
+                 first_conv='conv1', classifier='fc')),
+    'test_mlfm_resnet': base_cfg(
+        num_classes=10, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0,
+        mean=IMAGENET_INCEPTION_MEAN, std=IMAGENET_INCEPTION_STD, first_conv='conv1.0', classifier='fc',
         label_names=tuple('0123456789')),
 })
 
@@ -225,7 +158,7 @@ default_cfgs = default_cfgs_from_manifest({
 def mlfm_resnet10(pretrained: bool = False, **kwargs) -> ResNet:
     """ResNet-10 with memory; the trunk is a ResNet of one BasicBlock a stage."""
     model_args = dict(block=BasicBlock, layers=(1, 1, 1, 1))
-    return _create_mlfm_resnet('mlfm_resnet10', pretrained, **dict(model_args, **kwargs))
+    return _create_mlfm_resnet('mlfm_resnet10', pretrained, model_args, **kwargs)
 
 
 @register_model
@@ -233,51 +166,49 @@ def mlfm_resnet18(pretrained: bool = False, **kwargs) -> ResNet:
     """ResNet-18 with memory, without a supplement gate at stage 4."""
     model_args = dict(block=BasicBlock, layers=(2, 2, 2, 2))
     memory_args = dict(memory_supplement='all_but_last', memory_forget_last=True)
-    return _create_mlfm_resnet('mlfm_resnet18', pretrained, memory_args=memory_args, **dict(model_args, **kwargs))
+    return _create_mlfm_resnet('mlfm_resnet18', pretrained, model_args, memory_args=memory_args, **kwargs)
 
 
 @register_model
 def mlfm_resnet34(pretrained: bool = False, **kwargs) -> ResNet:
     """ResNet-34 with memory, stages 2 and 3 split in halves."""
     model_args = dict(block=BasicBlock, layers=(3, 4, 6, 3))
-    memory_args = dict(memory_split=True)
-    return _create_mlfm_resnet('mlfm_resnet34', pretrained, memory_args=memory_args, **dict(model_args, **kwargs))
+    return _create_mlfm_resnet('mlfm_resnet34', pretrained, model_args, memory_args=SPLIT, **kwargs)
 
 
 @register_model
 def mlfm_resnet50(pretrained: bool = False, **kwargs) -> ResNet:
     """ResNet-50 with memory, stages 2 and 3 split in halves."""
     model_args = dict(block=Bottleneck, layers=(3, 4, 6, 3))
-    memory_args = dict(memory_split=True)
-    return _create_mlfm_resnet('mlfm_resnet50', pretrained, memory_args=memory_args, **dict(model_args, **kwargs))
+    return _create_mlfm_resnet('mlfm_resnet50', pretrained, model_args, memory_args=SPLIT, **kwargs)
 
 
 @register_model
 def mlfm_seresnet10(pretrained: bool = False, **kwargs) -> ResNet:
     """SE-ResNet-10 with memory; the trunk is an SE-ResNet of one BasicBlock a stage."""
     model_args = dict(block=BasicBlock, layers=(1, 1, 1, 1), block_args=dict(attn_layer='se'))
-    return _create_mlfm_resnet('mlfm_seresnet10', pretrained, **dict(model_args, **kwargs))
+    return _create_mlfm_resnet('mlfm_seresnet10', pretrained, model_args, **kwargs)
 
 
 @register_model
 def mlfm_seresnet18(pretrained: bool = False, **kwargs) -> ResNet:
     """SE-ResNet-18 with memory."""
     model_args = dict(block=BasicBlock, layers=(2, 2, 2, 2), block_args=dict(attn_layer='se'))
-    return _create_mlfm_resnet('mlfm_seresnet18', pretrained, **dict(model_args, **kwargs))
+    return _create_mlfm_resnet('mlfm_seresnet18', pretrained, model_args, **kwargs)
 
 
 @register_model
 def mlfm_seresnet34(pretrained: bool = False, **kwargs) -> ResNet:
     """SE-ResNet-34 with memory."""
     model_args = dict(block=BasicBlock, layers=(3, 4, 6, 3), block_args=dict(attn_layer='se'))
-    return _create_mlfm_resnet('mlfm_seresnet34', pretrained, **dict(model_args, **kwargs))
+    return _create_mlfm_resnet('mlfm_seresnet34', pretrained, model_args, **kwargs)
 
 
 @register_model
 def mlfm_seresnet50(pretrained: bool = False, **kwargs) -> ResNet:
     """SE-ResNet-50 with memory."""
     model_args = dict(block=Bottleneck, layers=(3, 4, 6, 3), block_args=dict(attn_layer='se'))
-    return _create_mlfm_resnet('mlfm_seresnet50', pretrained, **dict(model_args, **kwargs))
+    return _create_mlfm_resnet('mlfm_seresnet50', pretrained, model_args, **kwargs)
 
 
 @register_model
@@ -285,5 +216,4 @@ def test_mlfm_resnet(pretrained: bool = False, **kwargs) -> ResNet:
     """Tiny ResNet with memory for tests and demos; its weights come with the package."""
     model_args = dict(
         block=BasicBlock, layers=(1, 1, 2, 1), stem_width=8, stem_type='deep', avg_down=True, channels=(16, 24, 32, 40))
-    memory_args = dict(memory_split=True)
-    return _create_mlfm_resnet('test_mlfm_resnet', pretrained, memory_args=memory_args, **dict(model_args, **kwargs))
+    return _create_mlfm_resnet('test_mlfm_resnet', pretrained, model_args, memory_args=SPLIT, **kwargs)

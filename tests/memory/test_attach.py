@@ -11,8 +11,7 @@ from timm.models import group_parameters, reparameterize_model
 from torch.nn.utils import parametrizations, prune
 
 import mlfm_zoo
-from helpers.networks import assert_nothing_overwritten, lived_in
-from mlfm_zoo._timm import FeatureGetterNet
+from helpers.networks import ALL, assert_near, assert_nothing_overwritten, lived_in
 from mlfm_zoo.memory.attach import FAMILIES
 
 # one or more of each class, with what makes it special: groups, deep stems, attention, other stages, other norms
@@ -53,32 +52,17 @@ def build(trunk, **kwargs):
     return plain, mlfm_zoo.attach_memory(copy.deepcopy(plain))
 
 
-def assert_near(actual, expected, tolerance=1e-5):
-    assert actual.shape == expected.shape
-    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
-
-
-def moved(model):
-    """The model with norms whose statistics are not those they start with."""
-    torch.manual_seed(0)
-    model.train()
-    with torch.no_grad():
-        for _ in range(3):
-            model(torch.randn(4, 3, 64, 64))
-    return model.eval()
-
-
 @pytest.mark.parametrize('name', NETWORKS)
 def test_outputs_and_trunk_stay(name):
-    model = moved(timm.create_model(name, num_classes=10))
+    torch.manual_seed(0)
+    model = lived_in(timm.create_model(name, num_classes=10))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     image = torch.randn(2, 3, 96, 64)
     with torch.inference_mode():
         expected = model(image)
         assert mlfm_zoo.supports_memory(model)
         assert mlfm_zoo.attach_memory(model) is model
-        actual = model(image)
-    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert_near(model(image), expected)
     after = model.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
     assert {k.split('.')[0] for k in after.keys() - before.keys()} == {'memory'}
@@ -230,50 +214,29 @@ def test_intermediates_are_those_of_the_trunk(trunk):
                     assert_near(stopped, e)
 
 
-@trunks
-def test_pruned_networks_and_feature_extractors(trunk):
-    plain, model = build(trunk)
-    image = torch.randn(1, 3, 64, 96)
-    with torch.inference_mode():
-        for index in range(len(plain.feature_info)):
-            expected = plain.forward_intermediates(image, [index], intermediates_only=True)
-            pruned = copy.deepcopy(model)
-            assert pruned.prune_intermediate_layers([index]) == [index]
-            size = sum(p.numel() for p in pruned.parameters())
-            assert size < sum(p.numel() for p in model.parameters())
-            for actual, e in zip(pruned.forward_intermediates(image, [index], intermediates_only=True), expected):
-                assert_near(actual, e)
-            # a trunk that is pruned before has the same
-            trunk_first = copy.deepcopy(plain)
-            trunk_first.prune_intermediate_layers([index])
-            mlfm_zoo.attach_memory(trunk_first)
-            for actual, e in zip(trunk_first.forward_intermediates(image, [index], intermediates_only=True), expected):
-                assert_near(actual, e)
-        extractors = [FeatureGetterNet(copy.deepcopy(m), out_indices=(1, 3)) for m in (model, plain)]
-        for actual, e in zip(*(extractor(image) for extractor in extractors), strict=True):
-            assert_near(actual, e)
-
-
-@pytest.mark.parametrize('name, options', [
-    ('resnet34', {}), ('resnet34', dict(memory_split=True)), ('regnety_002', {}), ('convnext_atto', {}),
-    ('inception_next_atto', {}), ('mobilenetv2_035', {})])
-def test_pruned_trunks_of_registered_families(name, options):
+@pytest.mark.parametrize('trunk', [
+    *TRUNKS, 'resnet34', 'resnet34 split', 'regnety_002', 'convnext_atto', 'inception_next_atto', 'mobilenetv2_035'])
+def test_pruned_networks(trunk):
     """Memory attached to what is left of a trunk keeps its features; one that is pruned with it keeps its own."""
     torch.manual_seed(0)
-    plain, image = lived_in(timm.create_model(name)), torch.randn(1, 3, 64, 96)
+    name, _, split = trunk.partition(' ')
+    options = dict(memory_split=True) if split else {}
+    plain, image = lived_in(timm.create_model(**TRUNKS.get(trunk, dict(model_name=name)))), torch.randn(1, 3, 64, 96)
     whole = lived_in(mlfm_zoo.attach_memory(copy.deepcopy(plain), **options))
+    size = sum(p.numel() for p in whole.parameters())
     with torch.inference_mode():
         for index in range(len(plain.feature_info)):
-            trunk = copy.deepcopy(plain)
-            trunk.prune_intermediate_layers([index])
-            mlfm_zoo.attach_memory(trunk, **options)
+            rest = copy.deepcopy(plain)
+            rest.prune_intermediate_layers([index])
+            mlfm_zoo.attach_memory(rest, **options)
             expected, = plain.forward_intermediates(image, [index], intermediates_only=True)
-            assert_near(trunk.forward_intermediates(image, [index], intermediates_only=True)[0], expected)
+            assert_near(rest.forward_intermediates(image, [index], intermediates_only=True)[0], expected)
             pruned = copy.deepcopy(whole)
-            pruned.prune_intermediate_layers([index])
+            assert pruned.prune_intermediate_layers([index]) == [index]
+            assert sum(p.numel() for p in pruned.parameters()) < size
             expected, = whole.forward_intermediates(image, [index], intermediates_only=True)
             assert torch.equal(pruned.forward_intermediates(image, [index], intermediates_only=True)[0], expected)
-            assert pruned.memory.state_dict().keys() == trunk.memory.state_dict().keys()
+            assert pruned.memory.state_dict().keys() == rest.memory.state_dict().keys()
 
 
 @pytest.mark.parametrize('trunk', [
@@ -312,25 +275,25 @@ def test_grad_checkpointing(trunk):
         torch.testing.assert_close(with_checkpointing, without)
 
 
-@trunks
-@pytest.mark.parametrize('coarse', [False, True])
-def test_layer_groups(trunk, coarse):
-    """A unit is in its stage's group, or between its stage's last block and the next stage's first."""
-    _, model = build(trunk)
-    groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
-    assert groups.keys() == {n for n, _ in model.named_parameters()}
-    first = min(groups.values())
-    assert all(groups[n] == first for n in groups if n.startswith(('stem.', 'conv_stem.', 'bn1.', 'memory.stem.')))
-    stages = model.stages if hasattr(model, 'stages') else model.blocks
-    name = 'stages' if hasattr(model, 'stages') else 'blocks'
-    for i in range(len(stages)):
-        unit = {groups[n] for n in groups if n.startswith(f'memory.{name}.{i}.')}
-        if unit:
-            of_stage = {groups[n] for n in groups if n.startswith(f'{name}.{i}.')}
-            later = {groups[n] for n in groups if re.match(rf'{name}\.(\d+)', n)
-                     and int(n.split('.')[1]) > i and not n.startswith('memory.')}
-            assert len(unit) == 1 and max(of_stage) <= min(unit) <= min(later, default=max(groups.values()))
-            assert not coarse or unit == of_stage
+@pytest.mark.parametrize('name', [*ALL, *TRUNKS])
+def test_layer_groups(name):
+    """In coarse groups a unit is its stage's; in fine ones it lies between the blocks before it and the next."""
+    model = build(name)[1] if name in TRUNKS else timm.create_model(name, device='meta')
+    fine, coarse = (group_parameters(model, model.group_matcher(coarse), reverse=True) for coarse in (False, True))
+    assert fine.keys() == coarse.keys() == {n for n, _ in model.named_parameters()}
+    units = {n: u for n, u in model.memory.named_modules() if u in model.memory.units()}
+    before = 0
+    for unit_name, unit in units.items():
+        names = [f'memory.{unit_name}.{n}' for n, _ in unit.named_parameters()]
+        assert len({fine[n] for n in names}) == len({coarse[n] for n in names}) == 1, unit_name
+        stage = unit_name.split('.')[0] if name.startswith(('mlfm_res', 'mlfm_seres')) else unit_name
+        trunk = [n for n, _ in model.named_parameters() if re.match(rf'{re.escape(stage)}\b', n)]
+        assert {coarse[n] for n in trunk} <= {coarse[names[0]]}, unit_name
+        assert before <= fine[names[0]] <= max([fine[n] for n in trunk], default=0) + 1, unit_name
+        before = fine[names[0]]
+    last = max(fine.values())
+    heads = [n for n, _ in model.named_parameters() if n.startswith(('fc.', 'classifier.'))]
+    assert before < last and all(fine[n] == last for n in heads)
 
 
 @trunks
@@ -415,18 +378,6 @@ def test_names_of_the_convolutions_that_see_the_image():
         assert {n for n in model._traits['first_conv'] if not n.startswith('memory.')} == expected
     model = reparameterize_model(timm.create_model('repvgg_a0', width_factor=0.25))
     assert mlfm_zoo.attach_memory(model)._traits['first_conv'][0] == 'stem.reparam_conv'
-
-
-@pytest.mark.parametrize('trunk', ['mobilenetv3', 'max2_pool', 'repvgg'])
-@pytest.mark.parametrize('option', [
-    dict(memory_update='cat'), dict(memory_supplement='none'), dict(memory_supplement='all_but_last'),
-    dict(memory_forget_last=True)])
-def test_options_of_other_classes(trunk, option):
-    plain, _ = build(trunk)
-    model = mlfm_zoo.attach_memory(copy.deepcopy(plain), **option)
-    image = torch.randn(1, 3, 97, 71)
-    with torch.inference_mode():
-        assert_near(model(image), plain(image))
 
 
 @pytest.mark.parametrize('name', ['mnasnet_small', 'mobilenetv3_small_050'])

@@ -72,8 +72,9 @@ def test_ycbcr():
     with torch.no_grad():
         torch.testing.assert_close(
             torch.compile(model, fullgraph=True, backend='eager')(normalized), model(normalized))
-    for kwargs in (dict(in_chans=4), dict(stem_type='deep'), dict(dct_input='coefficients'), dict(dct_gate=True)):
-        with pytest.raises(ValueError):
+    for kwargs, error in (
+            (dict(in_chans=4), ValueError), (dict(stem_type='deep'), ValueError), (dict(dct_gate=True), TypeError)):
+        with pytest.raises(error):
             timm.create_model('dct_resnet50_ycbcr', **kwargs)
 
 

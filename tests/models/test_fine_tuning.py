@@ -1,11 +1,8 @@
 """Fine-tuning and other libraries that build on timm: the guide's own code, and torchvision, transformers and smp."""
 
 import json
-import os
 import re
 import runpy
-import shutil
-import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -15,15 +12,12 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save
-from timm.models import group_parameters
 from torch import nn
 
 from digits import load_split, write_digits
 from helpers.hub_server import HubServer
-from helpers.networks import ALL, SMALL, SMALL_GSSDNET, WEIGHTS
-from helpers.reference import REFERENCE, needs_reference
+from helpers.networks import SMALL, SMALL_GSSDNET, WEIGHTS
 from helpers.user import User
-from mlfm_zoo.hub.manifest import load_manifest
 
 ROOT = Path(__file__).parents[2]
 EVERY = {**SMALL, **SMALL_GSSDNET}
@@ -83,62 +77,6 @@ with contextlib.redirect_stdout(io.StringIO()):
 print(json.dumps([before[1], after[1], after[0].memory.units()[0].is_identity()]))
 ''')
     assert before > 85 and after > 85 and not identity
-
-
-@needs_reference
-def test_example_from_the_authors_weights(tmp_path):
-    """Other classes and other channels on a memory that has learned, which is not calibrated away."""
-    known = load_manifest()['mlfm_mobilenetv2_010', 'paper_in100', True]
-    source = tmp_path / 'clone' / known.source_path
-    source.parent.mkdir(parents=True)
-    shutil.copy(REFERENCE / 'authors' / 'mobilenetv2_0.1_mlfm.pth.tar', source)
-    data = write_digits(tmp_path / 'digits', 96, 32)
-    env = dict(
-        os.environ, HF_HOME=str(tmp_path / 'home'), MLFM_ZOO_PAPER_MIRROR=str(tmp_path / 'clone'), HF_HUB_OFFLINE='1')
-    script = ROOT / 'examples' / 'fine_tune.py'
-    command = [sys.executable, script, data, '--model', 'mlfm_mobilenetv2_010', '--epochs', '2', '--in-chans', '1']
-    result = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert result.returncode == 0, result.stderr
-    losses = [float(loss) for loss in re.findall(r'loss ([\d.]+)', result.stdout)]
-    assert len(losses) == 2 and losses[1] < losses[0], result.stdout
-
-
-def layers(model, coarse=False):
-    """Layer of each parameter, from 0 at the stem, as fine-tuning recipes with layer decay take it."""
-    groups = group_parameters(model, model.group_matcher(coarse=coarse))
-    return {name: layer for layer, names in groups.items() for name in names}
-
-
-@pytest.mark.parametrize('name', ALL)
-def test_layer_decay_puts_memory_with_its_stage(name):
-    """In coarse groups a unit is its stage's; in fine ones it lies between the blocks before it and the next."""
-    model = timm.create_model(name, device='meta')
-    fine, coarse = layers(model), layers(model, coarse=True)
-    units = {n: u for n, u in model.memory.named_modules() if u in model.memory.units()}
-    before = 0
-    for unit_name, unit in units.items():
-        names = [f'memory.{unit_name}.{n}' for n, _ in unit.named_parameters()]
-        assert len({fine[n] for n in names}) == len({coarse[n] for n in names}) == 1, unit_name
-        stage = unit_name.split('.')[0] if name.startswith(('mlfm_res', 'mlfm_seres')) else unit_name
-        trunk = [n for n, _ in model.named_parameters() if re.match(rf'{re.escape(stage)}\b', n)]
-        assert {coarse[n] for n in trunk} <= {coarse[names[0]]}, unit_name
-        assert before <= fine[names[0]] <= max([fine[n] for n in trunk], default=0) + 1, unit_name
-        before = fine[names[0]]
-    last = max(fine.values())
-    heads = [n for n, _ in model.named_parameters() if n.startswith(('fc.', 'classifier.'))]
-    assert before < last and all(fine[n] == last for n in heads)
-
-
-def test_frozen_trunk():
-    from timm.utils import freeze
-    model = timm.create_model('test_mlfm_resnet', pretrained=True)
-    freeze(model, ['conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4'])
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), 0.1)
-    nn.functional.cross_entropy(model.train()(torch.randn(4, 3, 64, 64)), torch.arange(4)).backward()
-    optimizer.step()
-    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed and all(k.startswith(('memory.', 'fc.')) for k in changed)
 
 
 @pytest.mark.parametrize('name', EVERY)

@@ -111,9 +111,8 @@ def test_state_dict_carries_and_checks_them():
     for change in (lambda k: 1.01 * k, torch.zeros_like, lambda k: k * float('nan')):
         changed = dict(weights, **{'stages.2.1.conv_dw.weight': change(weights['stages.2.1.conv_dw.weight'])})
         for strict in (True, False):
-            with pytest.raises(RuntimeError, match='kernels') as error:
+            with pytest.raises(RuntimeError, match='kernels'):
                 create().load_state_dict(changed, strict=strict)
-            assert '\n' not in str(error.value)
     narrow = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
     loaded = create()
     loaded.load_state_dict(narrow)
@@ -125,7 +124,7 @@ def test_state_dict_carries_and_checks_them():
     with pytest.raises(RuntimeError, match='operators and width'):
         create().load_state_dict(other_order)
     missing = {k: v for k, v in weights.items() if 'stages.0.1.conv_dw' not in k}
-    with pytest.raises(RuntimeError, match='lacks stages.0.1.conv_dw.weight'):
+    with pytest.raises(RuntimeError, match='Missing key.*stages.0.1.conv_dw.weight'):
         create().load_state_dict(missing)
 
 
@@ -187,7 +186,9 @@ def test_fuse(name, size, dilation):
     image = torch.randn(size)
     with torch.inference_mode():
         expected = model(image)
-        fused = timm.models.reparameterize_model(copy.deepcopy(model))
+        torch.testing.assert_close(torch.jit.script(model)(image), expected)
+        torch.testing.assert_close(symbolic_trace(model)(image), expected)
+        fused = timm.models.reparameterize_model(model)
         assert (fused(image) - expected).abs().max() <= 1e-5 * expected.abs().max()
         assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
         torch.compiler.reset()
@@ -200,15 +201,6 @@ def test_fuse(name, size, dilation):
         fused.state_dict()
 
 
-@pytest.mark.parametrize('name', ['gssdnet_o2_050', 'gssdnet_vanilla_050'])
-def test_scripted_and_traced(name):
-    model, image = lived_in(create(name)), torch.randn(2, 3, 65, 97)
-    with torch.inference_mode():
-        expected = model(image)
-        torch.testing.assert_close(torch.jit.script(model)(image), expected)
-        torch.testing.assert_close(symbolic_trace(model)(image), expected)
-
-
 @pytest.mark.parametrize('option, value', [
     ('operators', 'order3'), ('operators', 2), ('thumbnail', 1), ('output_stride', 4), ('output_stride', 32.),
     ('channel_multiplier', 0), ('channel_multiplier', float('nan')), ('channel_multiplier', float('inf'))])
@@ -216,9 +208,3 @@ def test_options_out_of_range(option, value):
     with pytest.raises(ValueError, match=f'{option} is {value!r}, expected') as error:
         create(**{option: value})
     assert '\n' not in str(error.value)
-
-
-def test_unknown_keyword():
-    for kwargs in (dict(memory=False), dict(memory_update='cat'), dict(kernel_size=5)):
-        with pytest.raises(TypeError, match='unexpected keyword argument'):
-            create(**kwargs)

@@ -1,7 +1,6 @@
 """What people do with a timm model, done with ours."""
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -9,7 +8,7 @@ import timm
 import torch
 
 import mlfm_zoo
-from helpers.networks import ALL, GSSDNET, SMALL, SMALL_GSSDNET
+from helpers.networks import ALL, SMALL, SMALL_GSSDNET
 
 EVERY = {**SMALL, **SMALL_GSSDNET}
 small = pytest.mark.parametrize('name', SMALL)
@@ -28,21 +27,6 @@ def test_any_size(name, size):
         logits = create(name)(torch.randn(1, 3, *size))
     assert logits.shape == (1, create(name).num_classes)
     assert logits.isfinite().all()
-
-
-@small
-def test_image_too_small(name):
-    with pytest.raises(ValueError, match='image of 31x64 pixels is smaller') as error:
-        create(name)(torch.randn(1, 3, 31, 64))
-    assert '\n' not in str(error.value)
-
-
-@every
-@pytest.mark.parametrize('in_chans', [1, 3, 4, 8])
-def test_in_chans(name, in_chans):
-    model = create(name, in_chans=in_chans)
-    with torch.inference_mode():
-        assert model(torch.randn(2, in_chans, 64, 64)).isfinite().all()
 
 
 @every
@@ -82,10 +66,9 @@ def test_channels_last_is_kept(name):
     """No unit turns the layout back, which would cost a copy at each site."""
     model = create(name).to(memory_format=torch.channels_last)
     layouts = []
-    for module in model.modules():
-        if isinstance(module, mlfm_zoo.LowFrequencyMemoryUnit):
-            module.register_forward_hook(
-                lambda m, args, out: layouts.extend(t.is_contiguous(memory_format=torch.channels_last) for t in out))
+    for unit in model.memory.units():
+        unit.register_forward_hook(
+            lambda m, args, out: layouts.extend(t.is_contiguous(memory_format=torch.channels_last) for t in out))
     with torch.inference_mode():
         model(torch.randn(2, 3, 128, 128).to(memory_format=torch.channels_last))
     assert layouts and all(layouts)
@@ -105,17 +88,10 @@ def test_meta_and_back(name):
 @every
 def test_copies_answer_alike(name):
     model, image = create(name), torch.randn(2, 3, 64, 64)
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    buffer.seek(0)
-    loaded = create(name)
-    loaded.load_state_dict(torch.load(buffer, weights_only=True))
     with torch.inference_mode():
         expected = model(image)
-        assert torch.equal(model(image), expected)
-        assert torch.equal(loaded(image), expected)
-        assert torch.equal(copy.deepcopy(model)(image), expected)
-        assert torch.equal(pickle.loads(pickle.dumps(model))(image), expected)
+        for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(same(image), expected)
         # alone or in a batch, an image gets the same answer
         torch.testing.assert_close(model(image[:1]), expected[:1], rtol=1e-4, atol=1e-5)
 
@@ -161,26 +137,13 @@ def test_export_with_odd_sizes(name):
         torch.testing.assert_close(exported(image), model(image), rtol=1e-3, atol=1e-5)
 
 
-@small
-def test_train_steps_reach_every_memory_parameter(name):
-    model = create(name).train()
-    model(torch.randn(4, 3, 64, 64)).square().mean().backward()
-    for parameter, value in model.memory.named_parameters():
-        assert value.grad is not None, parameter
-        if not parameter.endswith('conv.bias'):  # the norm after the convolution cancels its bias
-            assert value.grad.abs().max() > 0, parameter
-
-
 @every
-@pytest.mark.parametrize('features_only', [False, True])
-def test_grad_checkpointing_changes_no_gradient(name, features_only):
-    gradients = []
+def test_grad_checkpointing_changes_no_gradient(name):
+    gradients, image = [], torch.randn(2, 3, 64, 64)
     for enable in (False, True):
-        model = create(name, features_only=features_only).train()
+        model = create(name, features_only=True).train()
         model.set_grad_checkpointing(enable)
-        torch.manual_seed(1)
-        output = model(torch.randn(2, 3, 64, 64))
-        sum(o.square().mean() for o in (output if features_only else [output])).backward()
+        sum(feature.square().mean() for feature in model(image)).backward()
         gradients.append([p.grad for p in model.parameters()])
     for without, with_checkpointing in zip(*gradients):
         torch.testing.assert_close(with_checkpointing, without)
@@ -188,14 +151,12 @@ def test_grad_checkpointing_changes_no_gradient(name, features_only):
 
 @small
 def test_features_are_what_the_units_put_out(name):
-    model = create(name)
-    outputs = {}
-    for site, module in model.named_modules():
-        if isinstance(module, mlfm_zoo.LowFrequencyMemoryUnit):
-            module.register_forward_hook(lambda m, a, out, site=site: outputs.__setitem__(site, out[0]))
+    model, outputs = create(name), []
+    for unit in model.memory.units():
+        unit.register_forward_hook(lambda m, args, out: outputs.append(out[0]))
     with torch.inference_mode():
         intermediates = model.forward_intermediates(torch.randn(1, 3, 64, 64), intermediates_only=True)
-    put_out = {id(x) for x in outputs.values()}
+    put_out = {id(x) for x in outputs}
     if 'mobilenetv2' in name or 'efficientnet' in name:  # no unit after the first and the last stage
         assert [id(x) in put_out for x in intermediates] == [False, True, True, True, False]
     else:
@@ -221,21 +182,8 @@ def test_stages_are_called_as_modules(name):
 
 
 def test_features_have_one_layout():
-    for name in EVERY:
-        with pytest.raises(ValueError, match="output_fmt is 'NHWC', expected 'NCHW'"):
-            create(name).forward_intermediates(torch.randn(1, 3, 64, 64), output_fmt='NHWC')
-
-
-@small
-@pytest.mark.parametrize('memory', [True, False])
-def test_features_only(name, memory):
-    model = create(name, memory=memory)
-    features = create(name, memory=memory, features_only=True)
-    image = torch.randn(1, 3, 64, 96)
-    with torch.inference_mode():
-        expected = model.forward_intermediates(image, intermediates_only=True)
-        for actual, e in zip(features(image), expected, strict=True):
-            torch.testing.assert_close(actual, e)
+    with pytest.raises(ValueError, match="output_fmt is 'NHWC', expected 'NCHW'"):
+        create('test_mlfm_resnet').forward_intermediates(torch.randn(1, 3, 64, 64), output_fmt='NHWC')
 
 
 @pytest.mark.parametrize('kwargs', [dict(memory_gate=1), dict(memory=False, memory_update='cat')])
@@ -260,7 +208,7 @@ def test_options_out_of_range(name, option, value):
 @pytest.mark.parametrize('supplement', ['all', 'all_but_last', 'none'])
 def test_memory_options(name, update, supplement):
     model = create(name, memory_update=update, memory_supplement=supplement)
-    units = [m for m in model.modules() if isinstance(m, mlfm_zoo.LowFrequencyMemoryUnit)]
+    units = model.memory.units()
     assert {u.update for u in units} == {update}
     gates = sum(u.supplement_gate is not None for u in units)
     assert gates == {'all': len(units), 'all_but_last': len(units) - 1, 'none': 0}[supplement]
@@ -315,25 +263,3 @@ def test_evaluation_settings(name, size, crop_pct, interpolation):
     config = timm.data.resolve_model_data_config(timm.create_model(name, device='meta'))
     assert config['input_size'] == (3, size, size)
     assert (config['crop_pct'], config['interpolation']) == (crop_pct, interpolation)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ALL + GSSDNET)
-def test_every_network(name):
-    """The checks above that depend on widths and depths, on each network as it is registered."""
-    torch.manual_seed(0)
-    model, image = timm.create_model(name).eval(), torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        expected = model(image)
-        for size in [(32, 32), (33, 47), (225, 193), (256, 128)]:
-            assert model(torch.randn(1, 3, *size)).isfinite().all()
-        meta = timm.create_model(name, device='meta').to_empty(device='cpu')
-        meta.load_state_dict(model.state_dict())
-        assert torch.equal(meta.eval()(image), expected)
-        for in_chans in (1, 4, 8):
-            assert timm.create_model(name, in_chans=in_chans).eval()(torch.randn(1, in_chans, 64, 64)).isfinite().all()
-        for output_stride in (8, 16):
-            dilated = timm.create_model(name, output_stride=output_stride)
-            dilated.load_state_dict(model.state_dict())
-            features = dilated.eval().forward_features(torch.randn(1, 3, 64, 96))
-            assert features.shape[-2:] == (64 // output_stride, 96 // output_stride)

@@ -6,7 +6,6 @@ import sys
 
 import timm
 
-import mlfm_zoo
 from helpers.networks import ALL, DCT, GSSDNET
 from helpers.reference import REFERENCE, needs_reference
 from mlfm_zoo.hub.manifest import load_manifest
@@ -70,9 +69,3 @@ def test_pretrained_today():
         assert not timm.is_model_pretrained(name)
     assert timm.is_model_pretrained('test_mlfm_resnet')
     assert len([c for c in load_manifest().values() if c.kind == 'paper']) == 10
-
-
-def test_public_names_exist():
-    for module in (mlfm_zoo, mlfm_zoo.memory, mlfm_zoo.models):
-        for name in module.__all__:
-            assert hasattr(module, name), name
