@@ -8,7 +8,7 @@ import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from .._timm import round_channels
-from .form import Conversion, StateDict, rename, shape_of, widths
+from .form import Conversion, StateDict, find_width, rename
 
 __all__ = ['MOBILENETV2_BLOCKS', 'MOBILENETV2_HEAD', 'convert_authors', 'mobilenetv2_block']
 
@@ -45,17 +45,7 @@ RESNET_NETWORKS: Dict[Tuple[int, ...], str] = {
 
 
 def convert_authors(state_dict: StateDict) -> Optional[Conversion]:
-    """Recognize one of the authors' networks and rename its parameters.
-
-    Args:
-        state_dict: Parameters under the authors' names, as `read_checkpoint` returns them.
-
-    Returns:
-        The conversion, or None if the parameters are not of this form.
-
-    Raises:
-        ValueError: The network, its width or a parameter was not recognized.
-    """
+    """Recognize one of the authors' networks; None if it is none of them."""
     if 'featuresconv.0.weight' in state_dict or 'features.0.0.weight' in state_dict:
         return _convert_mobilenetv2(state_dict)
     if 'stage1.block1.conv1.weight' in state_dict:
@@ -66,20 +56,21 @@ def convert_authors(state_dict: StateDict) -> Optional[Conversion]:
 def _convert_mobilenetv2(state_dict: StateDict) -> Conversion:
     renamed = rename(state_dict, {
         # the network with memory has seven groups of blocks; the plain one numbers its 17 blocks from 1
-        r'features(\d)\.(\d+)\.conv\.(\d)\.(.+)': lambda m: mobilenetv2_block((int(m[1]), int(m[2])), m[3], m[4]),
-        r'features\.(\d+)\.conv\.(\d)\.(.+)': lambda m: mobilenetv2_block(
-            MOBILENETV2_BLOCKS.get(int(m[1]) - 1), m[2], m[3]),
+        r'features(\d)\.(\d+)\.conv\.(\d)\.(.+)': lambda m: mobilenetv2_block(int(m[1]), int(m[2]), m[3], m[4]),
+        r'features\.(\d+)\.conv\.(\d)\.(.+)':
+            lambda m: mobilenetv2_block(*MOBILENETV2_BLOCKS[int(m[1]) - 1], m[2], m[3]),
         r'features(?:conv|\.0)\.0\.(.+)': r'conv_stem.\1',
         r'features(?:conv|\.0)\.1\.(.+)': r'bn1.\1',
         **MOBILENETV2_HEAD,
-        r'wavelet_conv\.(\w+)\.(.+)': lambda m: _unit('stem', m[1], m[2]),
-        r'wavelet_(\d)\.(\w+)\.(.+)': lambda m: _unit(f'blocks.{m[1]}', m[2], m[3]),
+        r'wavelet_conv\.(\w+)\.(.+)': lambda m: f'memory.stem.{UNIT_PARTS[m[1]]}.{m[2]}',
+        r'wavelet_(\d)\.(\w+)\.(.+)': lambda m: f'memory.blocks.{m[1]}.{UNIT_PARTS[m[2]]}.{m[3]}',
     })
     convs = ['conv_stem', 'blocks.0.0.conv_pw', *(f'blocks.{i}.0.conv_pwl' for i in range(1, 7)), 'conv_head']
-    width = _mobilenetv2_width([shape_of(renamed, f'{name}.weight', 'MobileNetV2')[0] for name in convs])
-    model_args: Dict[str, Any] = dict(num_classes=shape_of(renamed, 'classifier.weight', 'MobileNetV2', ndim=2)[0])
+    channels = [renamed[f'{name}.weight'].shape[0] for name in convs]
+    width = find_width('MobileNetV2', channels, _mobilenetv2_channels)
+    model_args: Dict[str, Any] = dict(num_classes=renamed['classifier.weight'].shape[0])
     if 'featuresconv.0.weight' in state_dict:
-        model_args['memory_update'] = _memory_update(renamed, 'blocks.1', 'MobileNetV2')
+        model_args['memory_update'] = _memory_update(renamed, 'blocks.1')
     else:
         model_args['memory'] = False
     if width not in MOBILENETV2_NETWORKS:
@@ -87,33 +78,17 @@ def _convert_mobilenetv2(state_dict: StateDict) -> Conversion:
     return Conversion(MOBILENETV2_NETWORKS.get(width, 'mlfm_mobilenetv2_100'), model_args, renamed)
 
 
-def _mobilenetv2_width(channels: List[int]) -> float:
-    """Width multiplier of a MobileNetV2, from the channels of stem, groups and head."""
-    for width in widths(*MOBILENETV2_NETWORKS):
-        divisor = 4 if width == 0.1 else 8
-        base = (32, *MOBILENETV2_CHANNELS)
-        if channels == [*(round_channels(c, width, divisor) for c in base), max(1280, round_channels(1280, width))]:
-            return width
-    raise ValueError(
-        f'The width was not recognized: no multiplier from 0.05 to 4 gives a MobileNetV2 with {channels} channels '
-        '(stem, seven groups, head).')
+def _mobilenetv2_channels(width: float) -> List[int]:
+    """Channels of a MobileNetV2: stem, seven groups, head."""
+    divisor = 4 if width == 0.1 else 8
+    return [*(round_channels(c, width, divisor) for c in (32, *MOBILENETV2_CHANNELS)),
+            max(1280, round_channels(1280, width))]
 
 
-def mobilenetv2_block(block: Optional[Tuple[int, int]], layer: str, rest: str) -> Optional[str]:
-    """The registered name of a parameter of a block.
-
-    Args:
-        block: Group and place in the group of the block, both from 0.
-        layer: Released number of the layer in the block.
-        rest: What follows in the name.
-
-    Returns:
-        The name, or None if there is no such block or layer.
-    """
-    if block is None:
-        return None
-    part = (FIRST_PARTS if block[0] == 0 else MOBILENETV2_PARTS).get(layer)
-    return part and f'blocks.{block[0]}.{block[1]}.{part}.{rest}'
+def mobilenetv2_block(group: int, index: int, layer: str, rest: str) -> str:
+    """The registered name of a parameter, from the released number of its layer."""
+    part = (FIRST_PARTS if group == 0 else MOBILENETV2_PARTS)[layer]
+    return f'blocks.{group}.{index}.{part}.{rest}'
 
 
 def _convert_resnet(state_dict: StateDict) -> Conversion:
@@ -122,46 +97,40 @@ def _convert_resnet(state_dict: StateDict) -> Conversion:
     blocks = sorted({(int(m[1]), m[2], int(m[3])) for m in matches if m})
     stages = {stage: [block for block in blocks if block[0] == stage] for stage in range(1, 5)}
     layers = tuple(map(len, stages.values()))
-    bottleneck = any('.conv3.' in name for name in state_dict)
-    if layers not in RESNET_NETWORKS or bottleneck:
+    if layers not in RESNET_NETWORKS:
         raise ValueError(
-            f'The network was not recognized: a ResNet of {layers} {"bottleneck" if bottleneck else "basic"} blocks, '
-            'expected ResNet10, 18 or 34, of basic blocks.')
+            f'The network was not recognized: a ResNet of {layers} blocks, expected ResNet10, 18 or 34.')
 
     def block_of(m: Any) -> str:
         index = stages[int(m[1])].index((int(m[1]), m[2], int(m[3])))
         part = m[4].replace('shortcut.conv.', 'downsample.0.').replace('shortcut.bn.', 'downsample.1.')
         return f'layer{m[1]}.{index}.{part}'
 
-    def unit_of(m: Any) -> Optional[str]:
-        last = [i for i, (_, half, _) in enumerate(stages[int(m[1])]) if m[2] in ('', half)]
-        return _unit(f'layer{m[1]}.{last[-1]}', m[3], m[4]) if last else None
+    def unit_of(m: Any) -> str:
+        last = [i for i, (_, half, _) in enumerate(stages[int(m[1])]) if m[2] in ('', half)][-1]
+        return f'memory.layer{m[1]}.{last}.{UNIT_PARTS[m[3]]}.{m[4]}'
 
     renamed = rename(state_dict, {
         r'stage([1-4])([12]?)\.block(\d+)\.(.+)': block_of,
-        r'wavelet_(?:conv|block0)\.(\w+)\.(.+)': lambda m: _unit('stem', m[1], m[2]),
-        r'wavelet_(?:pool|blockpool)\.(\w+)\.(.+)': lambda m: _unit('pool', m[1], m[2]),
+        r'wavelet_(?:conv|block0)\.(\w+)\.(.+)': lambda m: f'memory.stem.{UNIT_PARTS[m[1]]}.{m[2]}',
+        r'wavelet_(?:pool|blockpool)\.(\w+)\.(.+)': lambda m: f'memory.pool.{UNIT_PARTS[m[1]]}.{m[2]}',
         r'wavelet_(?:block)?([1-4])([12]?)\.(\w+)\.(.+)': unit_of,
         r'(conv|bn)\.(.+)': r'\g<1>1.\2',
         r'fc\.(.+)': r'fc.\1',
     })
-    model_args: Dict[str, Any] = dict(num_classes=shape_of(renamed, 'fc.weight', 'ResNet', ndim=2)[0])
+    model_args: Dict[str, Any] = dict(num_classes=renamed['fc.weight'].shape[0])
     if 'memory.stem.input_gate.conv.weight' not in renamed:
         model_args['memory'] = False
     else:
         last = f'memory.layer4.{layers[3] - 1}.supplement_gate.conv.weight'
-        model_args['memory_update'] = _memory_update(renamed, 'pool', 'ResNet')
+        model_args['memory_update'] = _memory_update(renamed, 'pool')
         model_args['memory_supplement'] = 'all' if last in renamed else 'all_but_last'
         model_args['memory_split'] = any(half for _, half, _ in blocks)
     return Conversion(RESNET_NETWORKS[layers], model_args, renamed)
 
 
-def _memory_update(weights: StateDict, second: str, kind: str) -> str:
+def _memory_update(weights: StateDict, second: str) -> str:
     """The memory's update: 'cat' doubles the channels that the second unit reads."""
-    read = shape_of(weights, f'memory.{second}.input_gate.conv.weight', kind)[1]
-    written = shape_of(weights, 'memory.stem.input_gate.conv.weight', kind)[0]
+    read = weights[f'memory.{second}.input_gate.conv.weight'].shape[1]
+    written = weights['memory.stem.input_gate.conv.weight'].shape[0]
     return 'cat' if read == 2 * written else 'add'
-
-
-def _unit(site: str, part: str, rest: str) -> Optional[str]:
-    return f'memory.{site}.{UNIT_PARTS[part]}.{rest}' if part in UNIT_PARTS else None

@@ -41,7 +41,7 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, holds more than tensors and plain values, or holds no state dict.
 
-    Example:
+    Examples:
         >>> torch.save({'state_dict': {'module.fc.weight': torch.ones(10, 4)}}, 'weights.pth')
         >>> list(read_checkpoint('weights.pth'))
         ['fc.weight']
@@ -51,10 +51,7 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
         raise FileNotFoundError(f'There is no checkpoint at {path}: give the path of a file.')
     try:
         size = path.stat().st_size
-        if path.suffix == '.safetensors':
-            checkpoint: Any = safetensors.torch.load_file(path)
-        else:
-            checkpoint = read_pickle(path)
+        checkpoint: Any = safetensors.torch.load_file(path) if path.suffix == '.safetensors' else read_pickle(path)
     except PermissionError as error:
         raise ValueError(f'{path} may not be read: change its permissions.') from error
     except Exception as error:  # of any kind: the unpickler trusts its file and can fail anywhere
@@ -75,10 +72,12 @@ def read_checkpoint(path: Union[str, Path]) -> StateDict:
         if not re.fullmatch(r'[!-~]{1,200}', name):
             raise ValueError(f'{path} holds a parameter named {name[:40]!r}, expected letters, digits and dots.')
         counter = name.endswith('num_batches_tracked')
-        if tensor.layout != torch.strided or tensor.is_floating_point() == counter or tensor.is_quantized:
-            raise ValueError(f'{path} holds {name} as {tensor.dtype}, expected dense numbers of a floating-point type.')
-        if tensor.device.type != 'cpu' or tensor.nbytes > size:  # on the meta device, or one value expanded
-            raise ValueError(f'{path} holds {name} of shape {tuple(tensor.shape)}, but not that many values.')
+        dense = tensor.layout == torch.strided and not tensor.is_quantized and tensor.is_floating_point() != counter
+        # a tensor on the meta device, or of one value expanded, claims values that the file does not have
+        if not dense or tensor.device.type != 'cpu' or tensor.nbytes > size:
+            raise ValueError(
+                f'{path} holds {name} as {tensor.dtype} of shape {tuple(tensor.shape)}, expected dense numbers of a '
+                'floating-point type that are all in the file.')
         if not counter and not tensor.isfinite().all():
             raise ValueError(f'{path} holds values in {name} that are not finite: the training had diverged.')
     return tensors
@@ -97,20 +96,24 @@ def convert_state_dict(state_dict: StateDict, model_args: Optional[Mapping[str, 
     Raises:
         ValueError: The network, its width or a parameter was not recognized, or an argument contradicts the file.
 
-    Example:
+    Examples:
         >>> weights = {name: torch.zeros(1, 2, 3, 3) for name in ('fc.weight', 'conv.weight')}
         >>> convert_state_dict(weights)
         Traceback (most recent call last):
         ValueError: The network was not recognized by its parameters (fc.weight, conv.weight): ...
     """
     model_args = dict(model_args or {})
-    conversion = (
-        convert_authors(state_dict) or convert_gssdnet(state_dict, model_args)
-        or convert_dctnet(state_dict, model_args))
-    if conversion is None:
-        more = f' and {len(state_dict) - 3} more' if len(state_dict) > 3 else ''
+    try:
+        conversion = (
+            convert_authors(state_dict) or convert_gssdnet(state_dict, model_args)
+            or convert_dctnet(state_dict, model_args))
+    except LookupError as error:
         raise ValueError(
-            f'The network was not recognized by its parameters ({", ".join([*state_dict][:3])}{more}): this converter '
+            f'The checkpoint looks like a known network, but lacks a parameter or a dimension of one ({error}): get '
+            'the file again.') from error
+    if conversion is None:
+        raise ValueError(
+            f'The network was not recognized by its parameters ({", ".join([*state_dict][:3])}): this converter '
             "knows the authors' MobileNetV2 of any width, with memory or without, their ResNet10, 18 and 34, GSSDNet, "
             'and ResNet50 and MobileNetV2 on DCT coefficients.')
     for name, value in model_args.items():
@@ -118,8 +121,4 @@ def convert_state_dict(state_dict: StateDict, model_args: Optional[Mapping[str, 
             raise ValueError(
                 f'{name}={value!r} was given, but the checkpoint has {name}={conversion.model_args[name]!r}: leave it '
                 'out.')
-    for name in [name for name in conversion.state_dict if name.endswith('.running_mean')]:
-        # files written by hand lack the counters, which nothing in eval mode reads
-        counter = name.replace('running_mean', 'num_batches_tracked')
-        conversion.state_dict.setdefault(counter, torch.tensor(0))
     return conversion

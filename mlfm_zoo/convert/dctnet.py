@@ -8,7 +8,7 @@ files, unless the caller gives dct_channels.
 from typing import Any, Mapping, Optional
 
 from .authors import MOBILENETV2_BLOCKS, MOBILENETV2_HEAD, mobilenetv2_block
-from .form import Conversion, StateDict, rename, shape_of
+from .form import Conversion, StateDict, rename
 
 __all__ = ['convert_dctnet']
 
@@ -20,41 +20,29 @@ MOBILENETV2_NETWORKS = {
 
 
 def convert_dctnet(state_dict: StateDict, model_args: Mapping[str, Any]) -> Optional[Conversion]:
-    """Recognize a ResNet-50 or MobileNetV2 on DCT coefficients; rename its parameters.
-
-    Args:
-        state_dict: Parameters under the released names, as `read_checkpoint` returns them.
-        model_args: Arguments of the network that the caller gives.
-
-    Returns:
-        The conversion, or None if the parameters are not of this form.
-
-    Raises:
-        ValueError: The number of coefficients or a parameter was not recognized.
-    """
-    resnet = 'model.0.0.conv1.weight' in state_dict
-    if not resnet and 'features.0.conv.0.weight' not in state_dict:
-        return None
-    if resnet:
-        kind, networks = 'ResNet', RESNET50_NETWORKS
+    """Recognize a ResNet-50 or MobileNetV2 on DCT coefficients; None if it is neither."""
+    if 'model.0.0.conv1.weight' in state_dict:
+        kind, networks, classifier = 'ResNet', RESNET50_NETWORKS, 'fc.weight'
         renamed = rename(state_dict, {
             r'model\.([0-3])\.(.+)': lambda m: f'layer{int(m[1]) + 1}.{m[2]}',
             r'fc\.(.+)': r'fc.\1',
         })
-        num_chs = shape_of(renamed, 'layer1.0.conv1.weight', kind)[1]
-    else:
-        kind, networks = 'MobileNetV2', MOBILENETV2_NETWORKS
+        num_chs = renamed['layer1.0.conv1.weight'].shape[1]
+    elif 'features.0.conv.0.weight' in state_dict:
+        kind, networks, classifier = 'MobileNetV2', MOBILENETV2_NETWORKS, 'classifier.weight'
         renamed = rename(state_dict, {
             r'features\.(\d+)\.conv\.(\d)\.(.+)':
-                lambda m: mobilenetv2_block(MOBILENETV2_BLOCKS.get(int(m[1])), m[2], m[3]),
+                lambda m: mobilenetv2_block(*MOBILENETV2_BLOCKS[int(m[1])], m[2], m[3]),
             **MOBILENETV2_HEAD,
         })
-        shape = shape_of(renamed, 'blocks.0.0.conv_dw.weight', kind)
+        shape = renamed['blocks.0.0.conv_dw.weight'].shape
         # a depthwise convolution has a filter per coefficient; with 192 it is grouped, and six make an output
         num_chs = shape[0] if shape[1] == 1 else 192
-    num_classes = shape_of(renamed, 'fc.weight' if resnet else 'classifier.weight', kind, ndim=2)[0]
+    else:
+        return None
     if num_chs not in networks and 'dct_channels' not in model_args:
         raise ValueError(
             f'The checkpoint looks like a {kind} on {num_chs} DCT coefficients, expected one of '
             f'{", ".join(map(str, networks))}: give dct_channels as an argument of the network.')
-    return Conversion(networks.get(num_chs, next(iter(networks.values()))), dict(num_classes=num_classes), renamed)
+    architecture = networks.get(num_chs, next(iter(networks.values())))
+    return Conversion(architecture, dict(num_classes=renamed[classifier].shape[0]), renamed)

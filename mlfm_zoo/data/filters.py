@@ -12,8 +12,7 @@ DC. Its filters are not symmetric and their output is not real. Here the distanc
 """
 
 import math
-from functools import lru_cache
-from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -52,7 +51,7 @@ class FrequencyFilter(nn.Module):
         ValueError: Kind or form is unknown, a radius is missing, negative or not a number, the lower is above the
             upper, or only one of `mean` and `std` is given.
 
-    Example:
+    Examples:
         >>> low, high = FrequencyFilter('lowpass', 5), FrequencyFilter('highpass', 5)
         >>> images = torch.randn(2, 3, 32, 32)
         >>> torch.allclose(low(images) + high(images), images, atol=1e-5)
@@ -77,7 +76,13 @@ class FrequencyFilter(nn.Module):
             raise ValueError('Only one of mean and std is given: give both to filter pixels, or none.')
         self.kind = kind
         self.form = form
-        self.lower, self.upper = _check_radius(kind, radius)
+        lower, upper = radius if isinstance(radius, (list, tuple)) else (0., radius)
+        self.lower, self.upper = float(lower), float(upper)
+        is_band = kind in ('bandpass', 'bandstop')
+        if isinstance(radius, (list, tuple)) != is_band or not 0 <= self.lower <= self.upper:  # neither is nan
+            expected = 'two numbers, lower and upper,' if is_band else 'one number'
+            raise ValueError(
+                f'The radius of a {kind} filter is {radius!r}, expected {expected} of cycles per image, 0 or more.')
         self.shift = [] if mean is None or std is None else [m / s for m, s in zip(mean, std)]
 
     def forward(self, images: torch.Tensor, spectrum: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -113,7 +118,7 @@ def lowpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.T
     Returns:
         The filtered images.
 
-    Example:
+    Examples:
         >>> lowpass(torch.randn(3, 32, 32), radius=5).shape
         torch.Size([3, 32, 32])
     """
@@ -131,7 +136,7 @@ def highpass(images: torch.Tensor, radius: float, form: str = 'ideal') -> torch.
     Returns:
         The filtered images.
 
-    Example:
+    Examples:
         >>> highpass(torch.ones(3, 32, 32), radius=5).abs().max() < 1e-6  # a constant image is all DC
         tensor(True)
     """
@@ -150,7 +155,7 @@ def bandpass(images: torch.Tensor, lower: float, upper: float, form: str = 'idea
     Returns:
         The filtered images.
 
-    Example:
+    Examples:
         >>> bandpass(torch.randn(3, 32, 32), lower=5, upper=10).shape
         torch.Size([3, 32, 32])
     """
@@ -169,7 +174,7 @@ def bandstop(images: torch.Tensor, lower: float, upper: float, form: str = 'idea
     Returns:
         The filtered images.
 
-    Example:
+    Examples:
         >>> images = torch.randn(3, 32, 32)
         >>> torch.allclose(bandstop(images, 5, 10) + bandpass(images, 5, 10), images, atol=1e-5)
         True
@@ -187,7 +192,7 @@ def full_radius(height: int, width: int) -> int:
     Returns:
         The radius.
 
-    Example:
+    Examples:
         >>> full_radius(224, 224)
         159
     """
@@ -214,66 +219,27 @@ def _filter(
     filtered = images
     reach = math.inf if form == 'gaussian' else float(full_radius(height, width))
     if kind != 'lowpass' or upper < reach:  # else it keeps everything
-        # compiled code must neither use tensors of another trace nor leave its own in the cache
-        if torch.jit.is_scripting() or torch.compiler.is_compiling():
-            gain = _make_gain(kind, lower, upper, form, height, width, images.device, dtype)
-        else:
-            gain = _cached_gain(kind, lower, upper, form, height, width, images.device, dtype)
+        # factors of the coefficients of rfft2, (H, W // 2 + 1); on the CPU, as devices may lack float64
+        y = torch.arange(height, dtype=torch.float64, device='cpu')
+        x = torch.arange(width // 2 + 1, dtype=torch.float64, device='cpu')
+        distance = torch.sqrt(torch.minimum(y, height - y)[:, None].square() + x.square())
+        gain = _low_gain(distance, upper, form)
+        if kind in ('bandpass', 'bandstop'):
+            gain = gain - _low_gain(distance, lower, form)
+        if kind in ('highpass', 'bandstop'):
+            gain = 1 - gain
         if spectrum is None:
             spectrum = torch.fft.rfft2(images.to(dtype))
         # times 1: the gradient of a sum is one expanded value, for which irfft2 of torch 2.6 fails on CPUs
-        filtered = (torch.fft.irfft2(spectrum * gain, s=[height, width]) * 1).to(images.dtype)
+        spectrum = spectrum * gain.to(images.device, dtype)
+        filtered = (torch.fft.irfft2(spectrum, s=[height, width]) * 1).to(images.dtype)
     if len(shift) > 0 and kind in ('highpass', 'bandpass'):
         # normalizing maps a pixel of 0 to -mean / std, and these filters remove DC
         filtered = filtered - torch.tensor(shift, dtype=images.dtype, device=images.device)[:, None, None]
     return filtered
 
 
-def _make_gain(
-        kind: str,
-        lower: float,
-        upper: float,
-        form: str,
-        height: int,
-        width: int,
-        device: torch.device,
-        dtype: torch.dtype,
-) -> torch.Tensor:
-    """Factors of the coefficients of `torch.fft.rfft2`, (H, W // 2 + 1)."""
-    y = torch.arange(height, dtype=torch.float64, device='cpu')
-    x = torch.arange(width // 2 + 1, dtype=torch.float64, device='cpu')
-    distance = torch.sqrt(torch.minimum(y, height - y)[:, None].square() + x.square())
-    values = _low_gain(distance, upper, form)
-    if kind in ('bandpass', 'bandstop'):
-        values = values - _low_gain(distance, lower, form)
-    if kind in ('highpass', 'bandstop'):
-        values = 1 - values
-    return values.to(device, dtype)
-
-
-@lru_cache(maxsize=128)
-@torch.inference_mode(False)  # a gain made in inference mode could not be used in training later
-def _cached_gain(*args: Any) -> torch.Tensor:
-    """The gain of a filter, computed once for each image size, device and precision."""
-    return _make_gain(*args)
-
-
 def _low_gain(distance: torch.Tensor, radius: float, form: str) -> torch.Tensor:
     if form == 'ideal' or radius == 0 or math.isinf(radius):
         return (distance <= radius).double()
     return torch.exp(-distance.square() / (2 * radius ** 2))
-
-
-def _check_radius(kind: str, radius: Radius) -> Tuple[float, float]:
-    """The lower and the upper radius; the lower one is 0 for the kinds that have none."""
-    is_band = kind in ('bandpass', 'bandstop')
-    given = radius if isinstance(radius, Iterable) and not isinstance(radius, (str, torch.Tensor)) else [radius]
-    try:
-        radii = [float(r) for r in given]
-    except (TypeError, ValueError):
-        radii = []
-    if len(radii) != 1 + is_band or not all(r >= 0 for r in radii) or radii != sorted(radii):  # nan is not >= 0
-        expected = 'two numbers, lower and upper' if is_band else 'one number'
-        raise ValueError(
-            f'The radius of a {kind} filter is {radius!r}, expected {expected} of cycles per image, 0 or more.')
-    return (radii[0], radii[1]) if is_band else (0., radii[0])

@@ -3,16 +3,16 @@
 import os
 import warnings
 from pathlib import Path
-from typing import IO, Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 from timm.data import ImageDataset, create_loader, get_img_extensions, resolve_model_data_config
+from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils import natural_key
 
 from .._terminal import printable
 from .._timm import config_of
-from .imagenet100 import SYNSETS
 from .images import UnreadableImage, open_image
 
 __all__ = [
@@ -37,7 +37,7 @@ def walk_images(root: Union[str, Path], endings: Optional[Collection[str]] = Non
         FileNotFoundError: There is no such folder, or there is another broken link, which may be a class.
         OSError: A folder cannot be read.
 
-    Example:
+    Examples:
         >>> len(walk_images('digits/val'))
         32
     """
@@ -49,7 +49,7 @@ def walk_images(root: Union[str, Path], endings: Optional[Collection[str]] = Non
         for entry in os.scandir(folder):
             if entry.name.startswith('.'):
                 continue
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            if entry.is_dir():
                 inside = os.path.join(os.path.realpath(entry.path), '')
                 if not any(path.startswith(inside) for path in above):
                     search(entry.path, above)
@@ -62,38 +62,19 @@ def walk_images(root: Union[str, Path], endings: Optional[Collection[str]] = Non
     return [Path(file) for file in sorted(files, key=lambda file: (natural_key(file), file))]
 
 
-class _FolderReader:
-    """A reader in timm's sense: the files of a folder with their class indices.
+class _FolderReader(ReaderImageFolder):
+    """timm's reader of the files that `walk_images` lists.
 
-    Args:
-        root: The folder. The class of an image is the name of the folder that holds it.
-        class_names: The classes in the order of their indices; others are left out. All in timm's order if None.
-
-    Attributes:
-        samples: Path and class index of each image.
-        class_to_idx: Index of each class.
-        found: Classes that have images, including those that are left out.
+    The class of an image is the name of the folder that holds it. `class_names` gives the order of the classes; images
+    of other classes are left out. `found` lists all classes that have images.
     """
 
     def __init__(self, root: Path, class_names: Optional[Sequence[str]] = None):
         self.root = root
         named = [(file, file.parent.name if file.parent != root else '') for file in walk_images(root)]
         self.found = sorted({name for _, name in named}, key=lambda name: (natural_key(name), name))
-        if class_names is None:
-            class_names = self.found
-        self.class_to_idx = {name: i for i, name in enumerate(class_names)}
+        self.class_to_idx = {name: i for i, name in enumerate(class_names or self.found)}
         self.samples = [(str(file), self.class_to_idx[name]) for file, name in named if name in self.class_to_idx]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Tuple[IO[bytes], int]:
-        file, target = self.samples[index]
-        return open(file, 'rb'), target
-
-    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        file = self.samples[index][0]
-        return os.path.basename(file) if basename else file if absolute else os.path.relpath(file, self.root)
 
 
 class StrictImageDataset(ImageDataset):
@@ -118,7 +99,7 @@ def open_images(root: Union[str, Path], class_names: Optional[Sequence[str]] = N
     Raises:
         FileNotFoundError: `root` is not a folder, or holds no images of these classes.
 
-    Example:
+    Examples:
         >>> dataset = open_images('digits/val', class_names=['3', '7'])
         >>> sorted(dataset.reader.class_to_idx)
         ['3', '7']
@@ -128,11 +109,9 @@ def open_images(root: Union[str, Path], class_names: Optional[Sequence[str]] = N
         raise FileNotFoundError(f'There is no folder at {root}: give one that holds a folder of images for each class.')
     reader = _FolderReader(root, class_names)
     if not reader.samples:
-        images = 'images'
-        if class_names and reader.found:
-            images = f'images of the expected classes {_listed(class_names)}, only of {_listed(reader.found)}'
+        of = f' of the classes {_listed(class_names or [])}, only of {_listed(reader.found)}' if reader.found else ''
         raise FileNotFoundError(
-            f'{root} holds no {images}: give a folder that holds a folder of images for each class.')
+            f'{root} holds no images{of}: give a folder that holds a folder of images for each class.')
     return StrictImageDataset(str(root), reader=reader)
 
 
@@ -145,7 +124,7 @@ def label_names(model: nn.Module) -> Optional[List[str]]:
     Returns:
         A name for each output; None if the config has none, or another number of them.
 
-    Example:
+    Examples:
         >>> label_names(timm.create_model('test_mlfm_resnet'))[:3]
         ['0', '1', '2']
     """
@@ -178,28 +157,23 @@ def open_folder(
         FileNotFoundError: `root` is not a folder, or a class folder holds no images.
         ValueError: The classes differ from the model's in their names or, if it has no names, in their number.
 
-    Example:
+    Examples:
         >>> len(open_folder('digits/val', timm.create_model('test_mlfm_resnet')))
         32
     """
     names = class_names or label_names(model)
     dataset = open_images(root, names)
     reader, num_classes = dataset.reader, getattr(model, 'num_classes', 0)
-    filled = {Path(dataset.reader.filename(i)).parts[0] for i in range(len(dataset))}
-    empty = {f.name for f in Path(root).iterdir() if f.is_dir() and not f.name.startswith('.')} - filled
-    if names:
-        empty &= set(names)
-    if empty:
+    filled = {Path(dataset.filename(i)).parts[0] for i in range(len(dataset))}
+    folders = {f.name for f in Path(root).iterdir() if f.is_dir() and not f.name.startswith('.')}
+    if empty := (folders & set(names or folders)) - filled:
         raise FileNotFoundError(
             f'{Path(root, min(empty))} holds no images, expected those of a class: add them, or remove the folder.')
     classes = class_names or reader.found
     if len(classes) != num_classes:
-        way = 'give data of the same classes, and their names where the data holds only some of them'
-        if class_names is None and num_classes == len(SYNSETS) and set(classes) <= set(SYNSETS):
-            way = 'its folders are of ImageNet100, so give --imagenet100, or class_names=imagenet100.SYNSETS'
         raise ValueError(
-            f'The model distinguishes {num_classes} classes and the data has {len(classes)}, {_listed(classes)}: '
-            f'{way}.')
+            f'The model distinguishes {num_classes} classes and the data has {len(classes)}, {_listed(classes)}: give '
+            'data of the same classes, or class_names (--imagenet100 for ImageNet100) if it holds only some of them.')
     others = sorted(set(reader.found) - set(reader.class_to_idx))
     if others and class_names is None:
         raise ValueError(
@@ -239,7 +213,7 @@ def read_batches(
     Raises:
         UnreadableImage: An image cannot be decoded.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('test_mlfm_resnet')
         >>> batches = read_batches(open_folder('digits/val', model), data_config(model), batch_size=8, num_workers=0)
         >>> images, targets = next(batches)
@@ -265,7 +239,7 @@ def image_mode(config: Mapping[str, Any]) -> str:
     Returns:
         'L' for 1 channel, 'RGBA' for 4, and 'RGB' otherwise.
 
-    Example:
+    Examples:
         >>> image_mode({'input_size': (1, 64, 64)})
         'L'
     """
@@ -285,7 +259,7 @@ def data_config(model: nn.Module, img_size: Optional[int] = None) -> Dict[str, A
     Raises:
         ValueError: The model does not take images of 1, 3 or 4 channels.
 
-    Example:
+    Examples:
         >>> data_config(timm.create_model('test_mlfm_resnet'))['input_size']
         (3, 64, 64)
     """
@@ -310,7 +284,7 @@ def usable_device(device: Union[str, torch.device]) -> torch.device:
     Raises:
         ValueError: This machine has no device of that name.
 
-    Example:
+    Examples:
         >>> usable_device('cpu')
         device(type='cpu')
     """

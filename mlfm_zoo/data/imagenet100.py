@@ -8,6 +8,7 @@ files.
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 if not __package__:  # started as a program: this folder is then a package of its own, see PEP 366
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -51,6 +52,8 @@ EXTENSIONS = ('.jpeg', '.jpg', '.png')
 PARTIAL = '.partial'
 MARK = 'imagenet100.json'
 
+Classes = Dict[Tuple[str, str], Dict[str, Path]]  # files by name, by split and class
+
 
 class DataError(ValueError):
     """A folder is not ImageNet100, or not all of it."""
@@ -75,7 +78,7 @@ def label_descriptions() -> Dict[str, str]:
     Returns:
         Descriptions by WordNet id, in the order of the networks' outputs.
 
-    Example:
+    Examples:
         >>> label_descriptions()['n01443537']
         'goldfish, Carassius auratus'
     """
@@ -120,30 +123,23 @@ def prepare(
         raise FileNotFoundError(f'There is no folder at {source}: give the one that the set was unpacked into.')
     splits = _find_splits(source, dest)
     for split, folders in splits.items():
-        _check_classes(split, folders, source)
         if dest / split in folders:  # links would replace what they lead to
             raise DataError(f'{dest} is the set itself: name another folder for what is made of it.')
+    classes = _list_classes(source, splits, num_images)
     (dest / MARK).unlink(missing_ok=True)
     images, made = dict.fromkeys(NUM_IMAGES, 0), 0
     bad: Dict[str, str] = {}
     left_out: Dict[str, str] = {}
-    faults: List[str] = []
-    for split, synset in _each_class(progress):
-        files = _class_files([folder / synset for folder in splits[split]])
+    for (split, synset), files in _each_class(classes, progress):
         for name, path in list(files.items()):
-            what = _fault(path)
-            if what is not None:
+            if what := _fault(path):
                 bad[str(path)] = left_out[f'{split}/{synset}/{name}'] = what
                 del files[name]
         made += _make_class(dest / split / synset, files, copy)
         images[split] += len(files)
-        found = len(files) + _count(left_out, split, synset)
-        if found != num_images[split]:
-            faults.append(f'{split}/{synset} has {found} images')
-    _refuse(source, num_images, faults, {} if skip_bad else bad, 'continue without them with --skip-bad')
-    unfinished = dest / f'{MARK}{PARTIAL}'
-    unfinished.write_text(json.dumps({'source': str(source), 'images': images, 'left_out': left_out}, indent=2))
-    unfinished.replace(dest / MARK)
+    if bad and not skip_bad:
+        raise _broken(source, bad)
+    (dest / MARK).write_text(json.dumps({'source': str(source), 'images': images, 'left_out': left_out}, indent=2))
     return Summary(images, made, bad)
 
 
@@ -172,36 +168,30 @@ def verify(
     folder, num_images = Path(folder).resolve(), num_images or NUM_IMAGES
     if not folder.is_dir():
         raise FileNotFoundError(f'There is no folder at {folder}: give one that prepare has made.')
+    mark = folder / MARK
+    left_out = [name.rpartition('/')[0] for name in json.loads(mark.read_text())['left_out']] if mark.exists() else []
+    classes = _list_classes(folder, {split: [folder / split] for split in NUM_IMAGES}, num_images, left_out)
     for split in NUM_IMAGES:
-        _check_classes(split, [folder / split], folder)
         others = [f.name for f in (folder / split).iterdir() if f.is_dir() and f.name not in SYNSETS]
         if others:  # readers of the folder would count it as a class
             raise DataError(f'{folder / split} holds {min(others)}, which is no class of ImageNet100: remove it.')
-    mark = folder / MARK
-    left_out: Dict[str, str] = json.loads(mark.read_text())['left_out'] if mark.exists() else []
-    images, bad, faults = dict.fromkeys(NUM_IMAGES, 0), {}, []
+    images, bad = dict.fromkeys(NUM_IMAGES, 0), {}
     with ProcessPoolExecutor() as pool:
-        for split, synset in _each_class(progress):
-            paths = list(_class_files([folder / split / synset]).values())
-            found = pool.map(_decoding_fault, paths, chunksize=32) if decode else map(_fault, paths)
-            class_bad = {str(path): what for path, what in zip(paths, found) if what is not None}
-            bad.update(class_bad)
-            images[split] += len(paths) - len(class_bad)
-            if len(paths) + _count(left_out, split, synset) != num_images[split]:
-                faults.append(f'{split}/{synset} has {len(paths)} images')
-    _refuse(folder, num_images, faults, bad, 'prepare again with --skip-bad')
+        for (split, _), files in _each_class(classes, progress):
+            decoded = pool.map(functools.partial(_fault, decode=True), files.values(), chunksize=32) if decode else None
+            faults = zip(files.values(), decoded or map(_fault, files.values()))
+            bad.update({str(path): what for path, what in faults if what})
+            images[split] += len(files)
+    if bad:
+        raise _broken(folder, bad)
     return Summary(images, 0, bad)
 
 
-def _each_class(progress: bool) -> Iterator[Tuple[str, str]]:
-    """Go through splits and classes."""
-    for split in NUM_IMAGES:
-        for i, synset in enumerate(SYNSETS, start=1):
-            if progress:
-                print(f'\r{split}: class {i} of {len(SYNSETS)}', end='', flush=True)
-            yield split, synset
+def _each_class(classes: Classes, progress: bool) -> Iterator[Tuple[Tuple[str, str], Dict[str, Path]]]:
+    for i, (split, synset) in enumerate(classes, start=1):
         if progress:
-            print()
+            print(f'\r{split}/{synset}: class {i} of {len(classes)}', end='\n' * (i == len(classes)), flush=True)
+        yield (split, synset), classes[split, synset]
 
 
 def _find_splits(source: Path, dest: Path) -> Dict[str, List[Path]]:
@@ -221,60 +211,55 @@ def _find_splits(source: Path, dest: Path) -> Dict[str, List[Path]]:
         'that ambityga/imagenet100 or ImageNet-1k was unpacked into.')
 
 
-def _check_classes(split: str, folders: List[Path], source: Path) -> None:
-    names = {f.name for folder in folders if folder.is_dir() for f in folder.iterdir() if f.is_dir()}
-    classes = {name for name in names if re.fullmatch(r'n\d{8}', name)}
-    common = classes & set(SYNSETS)
-    if len(common) == len(SYNSETS):
-        return
-    where = f'{source} has {len(common)} of the 100 classes in {", ".join(folder.name for folder in folders)}'
-    if not classes:
+def _list_classes(
+        source: Path,
+        splits: Dict[str, List[Path]],
+        num_images: Dict[str, int],
+        left_out: Sequence[str] = (),
+) -> Classes:
+    """List the files of each class by name; raise if classes or files are missing."""
+    files: Classes = {}
+    for split, folders in splits.items():
+        names = {f.name for folder in folders if folder.is_dir() for f in folder.iterdir() if f.is_dir()}
+        classes = {name for name in names if re.fullmatch(r'n\d{8}', name)}
+        common = classes & set(SYNSETS)
+        where = f'{source} has {len(common)} of the 100 classes in {", ".join(folder.name for folder in folders)}'
+        if len(common) < 50 <= len(classes) <= 200:
+            raise DataError(
+                f'{where}: it is another ImageNet-100, such as that of Contrastive Multiview Coding, which shares 8 '
+                'classes with this one; get ambityga/imagenet100 from Kaggle, or give an ImageNet-1k folder.')
+        if len(common) < len(SYNSETS):
+            raise DataError(
+                f'{where}, {min(set(SYNSETS) - common)} is missing: unpack all of the set, in a folder for each class '
+                'that is named by its WordNet id.')
+        for synset in SYNSETS:
+            paths = [path for folder in folders for path in sorted((folder / synset).glob('*'))]
+            files[split, synset] = {path.name: path for path in paths if path.name.lower().endswith(EXTENSIONS)}
+    wrong = [key for key in files if len(files[key]) + left_out.count('/'.join(key)) != num_images[key[0]]]
+    if wrong:
+        more = f' (and {len(wrong) - 1} more such classes)' if len(wrong) > 1 else ''
+        expected = ' and '.join(f'{n:,} in {split}' for split, n in num_images.items())
         raise DataError(
-            f'{where}: images must lie in a folder for each class, named by its WordNet id like {SYNSETS[0]}.')
-    if len(common) < 50 <= len(classes) <= 200:
-        raise DataError(
-            f'{where}: it is another ImageNet-100, such as that of Contrastive Multiview Coding, which shares 8 '
-            'classes with the one of the paper; get ambityga/imagenet100 from Kaggle, or give an ImageNet-1k folder.')
-    missing = sorted(set(SYNSETS) - common)
-    raise DataError(f'{where}, {missing[0]} is missing: unpack all of the set.')
+            f'{source}: {"/".join(wrong[0])} has {len(files[wrong[0]])} images{more}, expected {expected}: unpack all '
+            'of the set.')
+    return files
 
 
-def _class_files(folders: List[Path]) -> Dict[str, Path]:
-    """List the files of one class by name, from all shards that have it."""
-    return {
-        entry.name: Path(entry.path)
-        for folder in folders if folder.is_dir()
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-        if entry.name.lower().endswith(EXTENSIONS)
-    }
-
-
-def _fault(path: Path) -> Optional[str]:
-    """What is wrong with an image, from its first and last bytes; None if nothing."""
+def _fault(path: Path, decode: bool = False) -> Optional[str]:
+    """What is wrong with an image, by its ends or by decoding it; None if nothing."""
     try:
         with open(path, 'rb', buffering=0) as f:
-            start = f.read(2)
-            size = f.seek(0, os.SEEK_END)
+            start, size = f.read(2), f.seek(0, os.SEEK_END)
             f.seek(max(0, size - 2))
-            end = f.read(2)
+            is_whole = (start, f.read(2)) == (b'\xff\xd8', b'\xff\xd9')  # the marks that a JPEG starts and ends with
+        if not size:
+            return 'is empty'
+        if decode or not is_whole:  # or of another format, or with bytes after the end
+            open_image(path, mode=None)
     except OSError as error:
         return f'cannot be read ({error.strerror})'
-    if not size:
-        return 'is empty'
-    if (start, end) == (b'\xff\xd8', b'\xff\xd9'):  # the marks that a JPEG starts and ends with
-        return None
-    return _decoding_fault(path)  # another format, bytes after the end, or broken
-
-
-def _decoding_fault(path: Path) -> Optional[str]:
-    """What is wrong with an image, by decoding it; None if nothing."""
-    try:
-        open_image(path, mode=None)
     except UnreadableImage as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.strerror:
-            return f'cannot be read ({cause.strerror})'
-        return 'is truncated' if 'truncated' in str(cause) else 'cannot be decoded as an image'
+        return 'is truncated' if 'truncated' in str(error.__cause__) else 'cannot be decoded as an image'
     return None
 
 
@@ -304,19 +289,10 @@ def _make_class(folder: Path, files: Dict[str, Path], copy: bool) -> int:
     return made
 
 
-def _count(left_out: Dict[str, str], split: str, synset: str) -> int:
-    return sum(name.startswith(f'{split}/{synset}/') for name in left_out)
-
-
-def _refuse(source: Path, num_images: Dict[str, int], faults: List[str], bad: Dict[str, str], advice: str) -> None:
-    """Raise for classes that lack images or have too many, and for broken images."""
-    if faults:
-        expected = ' and '.join(f'{n:,} in {split}' for split, n in num_images.items())
-        more = f' (and {len(faults) - 1} more such classes)' if len(faults) > 1 else ''
-        raise DataError(f'{source}: {faults[0]}{more}, expected {expected}: unpack all of the set.')
-    if bad:
-        raise DataError(
-            f'{_listed(bad)}\n{len(bad)} images of {source} are broken: put whole ones in their place, or {advice}.')
+def _broken(source: Path, bad: Dict[str, str]) -> DataError:
+    return DataError(
+        f'{_listed(bad)}\n{len(bad)} images of {source} are broken: put whole ones in their place, or prepare the set '
+        'without them with --skip-bad.')
 
 
 def _listed(bad: Dict[str, str]) -> str:

@@ -38,7 +38,7 @@ def open_image(
     Raises:
         UnreadableImage: The file is missing, damaged or not an image, or cannot be converted.
 
-    Example:
+    Examples:
         >>> open_image('photo.jpg').size
         (640, 427)
     """
@@ -75,7 +75,7 @@ def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Ima
     Raises:
         UnreadableImage: The range of the pixels is unknown, as for floats, or the image is a thin strip.
 
-    Example:
+    Examples:
         >>> convert_pixels(Image.new('I;16', (64, 64)), 'L', 'scan.png')
         Traceback (most recent call last):
         mlfm_zoo.data.images.UnreadableImage: scan.png has pixels of mode I;16, ...

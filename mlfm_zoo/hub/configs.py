@@ -1,15 +1,13 @@
 """timm's pretrained configs, made from the manifest."""
 
 import dataclasses
-import functools
-import warnings
 from collections import deque
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import timm
 from timm.models import DefaultCfg, PretrainedCfg
 
-from .manifest import PACKAGE, Checkpoint, ManifestError, load_manifest, own_checkpoints
+from .manifest import PACKAGE, Checkpoint, load_manifest
 from .released import source_url
 
 __all__ = ['default_cfgs_from_manifest']
@@ -19,40 +17,22 @@ DEFAULT_KINDS = ('trained', 'paper', 'embedded')
 
 
 def default_cfgs_from_manifest(base_cfgs: Dict[str, Dict[str, Any]]) -> Dict[str, DefaultCfg]:
-    """Pretrained configs of a family, with a tag for each available checkpoint.
+    """timm's `default_cfgs` of a family, with a tag for each available checkpoint.
 
-    A network without such weights has a default config without tag and weights. Its warm starts are available only by
-    their tags, so that they never stand in for trained weights.
-
-    If the manifest that `MLFM_ZOO_MANIFEST` names cannot be read, this warns; loading a checkpoint then raises.
-
-    Args:
-        base_cfgs: Config of each network, without the location of weights.
-
-    Returns:
-        The `default_cfgs` that `timm.models.register_model` looks for in a module.
+    `base_cfgs` has the config of each network, without the location of weights. A network without such weights has a
+    default config without tag and weights. Its warm starts are available only by their tags, so that they never stand
+    in for trained weights.
     """
-    checkpoints = [c for c in _known_at_import() if c.available and c.memory]
+    available = [c for c in load_manifest().values() if c.available and c.memory]
     default_cfgs = {}
     for model, base_cfg in base_cfgs.items():
-        cfgs = {c.tag: _pretrained_cfg(c, base_cfg) for c in checkpoints if c.model == model}
-        defaults = [c.tag for kind in DEFAULT_KINDS for c in checkpoints if c.model == model and c.kind == kind]
-        if not defaults:
-            cfgs[''] = PretrainedCfg(**base_cfg)
-        default = (defaults or [''])[0]
+        checkpoints = [c for c in available if c.model == model]
+        cfgs = {c.tag: _pretrained_cfg(c, base_cfg) for c in checkpoints}
+        default = next((c.tag for kind in DEFAULT_KINDS for c in checkpoints if c.kind == kind), '')
+        cfgs.setdefault(default, PretrainedCfg(**base_cfg))
         default_cfgs[model] = DefaultCfg(
-            tags=deque([default, *(tag for tag in cfgs if tag != default)]), cfgs=cfgs,
-            is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
+            tags=deque([default, *(tag for tag in cfgs if tag != default)]), cfgs=cfgs, is_pretrained=bool(checkpoints))
     return default_cfgs
-
-
-@functools.lru_cache(maxsize=1)
-def _known_at_import() -> List[Checkpoint]:
-    try:
-        return list(load_manifest().values())
-    except ManifestError as error:  # networks need no manifest; loading a checkpoint raises this error again
-        warnings.warn(f'{error} Until then no weights can be loaded.', stacklevel=2)
-        return list(own_checkpoints().values())
 
 
 def _pretrained_cfg(checkpoint: Checkpoint, base_cfg: Dict[str, Any]) -> PretrainedCfg:

@@ -29,17 +29,9 @@ def compare_file(
         sha256: Optional[str] = None,
         blob: Optional[str] = None,
 ) -> None:
-    """Compare a file with its known size and digests; None is not compared.
+    """Raise CheckpointError unless a file has its known size and digests.
 
-    Args:
-        path: The file.
-        name: Name of the file in errors.
-        size: Its size in bytes.
-        sha256: Its SHA-256 in hexadecimal, or the first digits of it.
-        blob: Its git blob id, see `git_blob_id`.
-
-    Raises:
-        CheckpointError: The file is missing, or differs.
+    `name` stands for the file in errors, `sha256` may be the first digits, and None is not compared.
     """
     try:
         actual = path.stat().st_size
@@ -56,16 +48,10 @@ def compare_file(
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    return _digest(path, hashlib.sha256())
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def git_blob_id(path: Path) -> str:
     """The id that git gives a file's content: SHA-1 over a header and the content."""
-    return _digest(path, hashlib.sha1(b'blob %d\0' % path.stat().st_size, usedforsecurity=False))
-
-
-def _digest(path: Path, digest: Any) -> str:
-    with open(path, 'rb') as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    content = path.read_bytes()
+    return hashlib.sha1(b'blob %d\0' % len(content) + content, usedforsecurity=False).hexdigest()

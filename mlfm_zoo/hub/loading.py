@@ -1,5 +1,6 @@
 """Load checkpoints of the manifest as verified files on this machine."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Optional, Union
@@ -13,7 +14,6 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from .files import CheckpointError, Weights, compare_file
-from .manifest import PACKAGE, Checkpoint, checkpoints_of
+from .manifest import PACKAGE, Checkpoint, load_manifest
 from .released import fetch_released, find_released, released_model_args
 
 __all__ = ['CheckpointError', 'cached_checkpoint', 'fetch_checkpoint', 'find_checkpoint', 'verify_checkpoint']
@@ -42,30 +42,24 @@ def find_checkpoint(model: str, tag: str, memory: bool = True) -> Checkpoint:
     Raises:
         CheckpointError: It is not available. The message lists what is, and how to make the rest.
 
-    Example:
+    Examples:
         >>> checkpoint = find_checkpoint('test_mlfm_resnet', 'digits')
         >>> checkpoint.name, checkpoint.num_classes
         ('test_mlfm_resnet.digits', 10)
     """
-    checkpoints = checkpoints_of(model)
+    checkpoints = [c for c in load_manifest().values() if c.model == model]
     tagged = [c for c in checkpoints if c.tag == tag and c.available]
     for checkpoint in sorted(tagged, key=lambda c: c.memory != memory):
         if checkpoint.memory or not memory:
             return checkpoint
-    data, trained_tag = ('ImageNet100', 'in100') if 'mlfm_' in model else ('ImageNet', 'in1k')
-    asked = f'The weights {model}.{tag}' if tag else f'{data} weights of {model}'
-    ways = []
-    for verb, initial in (('load', False), ('start a training from', True)):
-        available = [c.name for c in sorted(checkpoints, key=lambda c: c.kind == 'embedded')
-                     if c.available and c.memory and (c.kind == 'initialisation') == initial]
-        if available:
-            more = f' and {len(available) - 3} more (mlfm-zoo list {model})' if len(available) > 3 else ''
-            ways.append(f'{verb} {", ".join(available[:3])}{more}')
+    ways = [f'{"start a training from" if c.kind == "initialisation" else "load"} {c.name}'
+            for c in checkpoints if c.available and c.memory][:3]
     ways += [f'make {c.name} ({c.recipe})' for c in checkpoints if not c.available and tag in ('', c.tag)]
-    if tag in ('', trained_tag) and model.startswith(('mlfm_', 'gssdnet_')):
+    if model.startswith(('mlfm_', 'gssdnet_')):
         ways.append(f'train it (mlfm-zoo recipe {model})')
     ways.append('build it untrained with pretrained=False')
-    raise CheckpointError(f'{asked} are not published: {", or ".join(ways)}.')
+    asked = f'The weights {model}.{tag}' if tag else f'Trained weights of {model}'
+    raise CheckpointError(f'{asked} are not published: {", or ".join(ways)} (mlfm-zoo list {model} shows all weights).')
 
 
 def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Weights:
@@ -83,7 +77,7 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
     Raises:
         CheckpointError: The file cannot be fetched, or is not the one that the manifest names.
 
-    Example:
+    Examples:
         >>> fetch_checkpoint(find_checkpoint('test_mlfm_resnet', 'digits')).path.name
         'test_mlfm_resnet.digits.safetensors'
     """
@@ -98,7 +92,12 @@ def fetch_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path
     except CheckpointError as error:
         if place == 'package':
             raise
-        raise CheckpointError(f'{str(error)[:-1]}; {_remove_from_cache(path)}') from error
+        blob = path.resolve()
+        with contextlib.suppress(OSError):  # the cache may be read-only
+            blob.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        done = f'remove {blob} from the cache' if blob.exists() else 'it was removed from the cache: try again'
+        raise CheckpointError(f'{str(error)[:-1]}; {done}.') from error
     return Weights(path, released_model_args(path) if place == 'authors' else {})
 
 
@@ -112,7 +111,7 @@ def cached_checkpoint(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Pat
     Returns:
         Its path; None if it is not here.
 
-    Example:
+    Examples:
         >>> cached_checkpoint(find_checkpoint('test_mlfm_resnet', 'digits')).name
         'test_mlfm_resnet.digits.safetensors'
     """
@@ -145,7 +144,7 @@ def verify_checkpoint(path: Path, checkpoint: Checkpoint) -> bool:
     Raises:
         CheckpointError: The file differs.
 
-    Example:
+    Examples:
         >>> checkpoint = find_checkpoint('test_mlfm_resnet', 'digits')
         >>> verify_checkpoint(fetch_checkpoint(checkpoint).path, checkpoint)
         True
@@ -168,10 +167,21 @@ def _fetch_from_hub(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]
         return Path(hf_hub_download(
             checkpoint.hub_repo, checkpoint.file, revision=checkpoint.commit, cache_dir=cache_dir))
     except Exception as error:  # of any kind: the client's HTTP library differs between its versions
-        where = f'{checkpoint.hub_repo}/{checkpoint.file}'
-        fault = _download_fault(error, checkpoint, Path(cache_dir or constants.HF_HUB_CACHE))
+        cache = Path(cache_dir or constants.HF_HUB_CACHE)
+        if isinstance(error, RepositoryNotFoundError):  # or it is gated
+            fault = 'there is no such repository, or it is not open; ask for access, then log in with `hf auth login`'
+        elif isinstance(error, LocalEntryNotFoundError):
+            reason = 'HF_HUB_OFFLINE is set' if constants.HF_HUB_OFFLINE else 'the Hub did not answer'
+            fault = f'{reason} and the cache {cache} does not have them; load them once with a network'
+        elif isinstance(error, (EntryNotFoundError, RevisionNotFoundError)):
+            fault = f'the repository has no such file at commit {checkpoint.commit}; update mlfm_zoo or its manifest'
+        elif isinstance(error, OSError) and error.strerror:
+            fault = f'the cache {cache} cannot be written to ({error.strerror}); name another cache_dir'
+        else:
+            fault = f'the transfer broke off ({type(error).__name__}); try again'
         raise CheckpointError(
-            f'The weights of {checkpoint.name} could not be downloaded from {where}: {fault}.') from error
+            f'The weights of {checkpoint.name} could not be downloaded from {checkpoint.hub_repo}/{checkpoint.file}: '
+            f'{fault}.') from error
 
 
 def _require_answer(url: str) -> None:
@@ -182,34 +192,3 @@ def _require_answer(url: str) -> None:
         pass
     except Exception as error:  # those of the HTTP library, which differs between versions of the client
         raise LocalEntryNotFoundError('The Hub did not answer.') from error
-
-
-def _download_fault(error: Exception, checkpoint: Checkpoint, cache: Path) -> str:
-    """Why a download failed, and what to do."""
-    for kind, fault in (  # from the special to the general
-        (GatedRepoError, 'the repository is gated; ask for access on its page, then log in with `hf auth login`'),
-        (RepositoryNotFoundError, 'there is no such repository, or it is private; log in with `hf auth login` if it is '
-                                  'yours'),
-        (RevisionNotFoundError, f'the repository has no commit {checkpoint.commit}; update mlfm_zoo or its manifest'),
-        (LocalEntryNotFoundError,
-         f'HF_HUB_OFFLINE is set and the cache {cache} does not have them; unset it once' if constants.HF_HUB_OFFLINE
-         else f'the Hub did not answer and the cache {cache} does not have them; check the network'),
-        (EntryNotFoundError, 'the repository has no such file at that commit; update mlfm_zoo or its manifest'),
-        (HfHubHTTPError, f'the Hub answered with an error ({type(error).__name__}); try again later'),
-    ):
-        if isinstance(error, kind):
-            return fault
-    if isinstance(error, OSError) and error.strerror:
-        return f'the cache {cache} cannot be written to ({error.strerror}); free space there, or name another cache_dir'
-    return f'the transfer broke off ({type(error).__name__}); try again'
-
-
-def _remove_from_cache(path: Path) -> str:
-    """Remove a cached file and its blob; return what was done, or what to do."""
-    blob = path.resolve()
-    try:
-        for file in {path, blob}:
-            file.unlink(missing_ok=True)
-    except OSError:
-        return f'it could not be removed from the cache, which is read-only: remove {blob}, or name another cache_dir.'
-    return 'it was removed from the cache: try again, and report it if it happens again.'

@@ -9,10 +9,9 @@ import dataclasses
 import functools
 import os
 import re
-import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -151,6 +150,11 @@ PATTERNS = {
     'source_blob': HEX40,
     'source_sha256': (r'[0-9a-f]{8,64}', '8 to 64 hexadecimal digits'),
 }
+EXPECTED = {
+    str: 'a line of text', Optional[str]: 'a line of text', bool: 'true or false', int: 'a whole number, 0 or more',
+    Optional[int]: 'a whole number, 0 or more', Dict[str, float]: 'percentages from 0 to 100 by name',
+    Tuple[int, int, int]: 'three whole numbers: channels, height, width',
+}
 
 # Fields that a checkpoint needs, by the places that it is available from.
 NEEDED = {
@@ -167,7 +171,7 @@ def manifest_path() -> Path:
     Returns:
         Its path: in the package when installed, at the repository's root in a checkout.
 
-    Example:
+    Examples:
         >>> manifest_path().name
         'weights_manifest.yaml'
     """
@@ -182,9 +186,10 @@ def load_manifest() -> Dict[Key, Checkpoint]:
         All checkpoints by key, the package's own first.
 
     Raises:
-        ManifestError: A manifest cannot be read or does not follow the schema.
+        OSError: A manifest cannot be read.
+        ManifestError: It does not follow the schema.
 
-    Example:
+    Examples:
         >>> checkpoint = load_manifest()['mlfm_mobilenetv2_010', 'paper_in100', True]
         >>> checkpoint.places, checkpoint.license
         (('authors',), 'apache-2.0')
@@ -206,7 +211,7 @@ def paper_accuracies() -> Dict[str, PaperAccuracy]:
     Returns:
         Accuracies by model, in the order of the paper's table.
 
-    Example:
+    Examples:
         >>> paper_accuracies()['mlfm_resnet18']
         PaperAccuracy(trunk=..., memory=...)
     """
@@ -229,9 +234,10 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
         Its content, in the file's order.
 
     Raises:
-        ManifestError: The file cannot be read or does not follow the schema.
+        OSError: The file cannot be read.
+        ManifestError: It does not follow the schema.
 
-    Example:
+    Examples:
         >>> read_manifest(manifest_path()).paper == paper_accuracies()
         True
     """
@@ -239,53 +245,41 @@ def read_manifest(path: Union[str, Path]) -> Manifest:
     try:
         # the loader in C, where PyYAML has it, takes a tenth of the time
         document = yaml.load(path.read_text(encoding='utf-8'), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
-    except OSError as error:
-        raise ManifestError(
-            f'The manifest {path} cannot be read ({error.strerror}): give the path of a file.') from error
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, 'problem_mark', None)
         where = f', line {mark.line + 1}' if mark else ''
         raise ManifestError(f'The manifest {path}{where} is not valid YAML: correct it there.') from error
-
     if not isinstance(document, dict) or document.keys() - {'paper'} != {'version', 'checkpoints'}:
         raise ManifestError(f'{path} must hold "version" and "checkpoints", may hold "paper", and nothing else.')
     if document['version'] != SCHEMA_VERSION:
         raise ManifestError(
-            f'{path} has version {reprlib.repr(document["version"])}, expected {SCHEMA_VERSION}: update mlfm_zoo, or '
-            'the manifest.')
-    paper = document.get('paper', {})
-    if not isinstance(document['checkpoints'], list) or not isinstance(paper, dict):
-        raise ManifestError(f'{path}: "checkpoints" must be a list, and "paper" a mapping.')
+            f'{path} has version {document["version"]!r}, expected {SCHEMA_VERSION}: update mlfm_zoo, or the manifest.')
     checkpoints: Dict[Key, Checkpoint] = {}
     for i, entry in enumerate(document['checkpoints'], start=1):
         checkpoint = _checkpoint(entry, f'{path}, entry {i}')
         if checkpoint.key in checkpoints:
             raise ManifestError(f'{path}, entry {i}: {checkpoint.title} is listed twice.')
         checkpoints[checkpoint.key] = checkpoint
-    return Manifest(checkpoints, _paper(paper, path))
-
-
-def _paper(section: Any, path: Path) -> Dict[str, PaperAccuracy]:
-    for model, value in section.items():
-        if not (isinstance(value, list) and len(value) == 2 and all(map(_is_percentage, value))):
-            raise ManifestError(
-                f'{path}, "paper": {model} is {reprlib.repr(value)}, expected two percentages from 0 to 100, without '
-                'memory and with it.')
-    return {model: PaperAccuracy(*value) for model, value in section.items()}
+    return Manifest(checkpoints, {model: PaperAccuracy(*pair) for model, pair in document.get('paper', {}).items()})
 
 
 def _checkpoint(entry: Any, where: str) -> Checkpoint:
-    if not isinstance(entry, dict):
-        raise ManifestError(f'{where} must be a mapping of fields.')
-    where += f' ({entry.get("model")}.{entry.get("tag")})'
-    fields = {field.name: field for field in dataclasses.fields(Checkpoint)}
-    if unknown := [name for name in entry if name not in fields]:
-        raise ManifestError(f'{where}: the field {unknown[0]!r} is unknown, expected one of {", ".join(fields)}.')
-    needed = [name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
-    if missing := [name for name in needed if name not in entry]:
-        raise ManifestError(f'{where}: the field {missing[0]!r} is missing.')
-    types = get_type_hints(Checkpoint)
-    checkpoint = Checkpoint(**{name: _value(value, types[name], name, where) for name, value in entry.items()})
+    try:
+        where += f' ({entry.get("model")}.{entry.get("tag")})'
+        fields: Dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        checkpoint = Checkpoint(**fields)
+    except (AttributeError, TypeError) as error:  # no mapping, or a field is missing or unknown
+        raise ManifestError(f'{where}: {error}.') from error
+    for name, kind in get_type_hints(Checkpoint).items():
+        value = getattr(checkpoint, name)
+        pattern, expected = PATTERNS.get(name, ('.+', EXPECTED.get(kind, 'a list or mapping as documented')))
+        good = _fits(value, kind)
+        if good and isinstance(value, str):  # control characters would reach the terminal
+            good = value.isprintable() and bool(re.fullmatch(pattern, value, re.ASCII))
+        if not good:
+            raise ManifestError(f'{where}: {name} is {value!r}, expected {expected}.')
+    if set(checkpoint.places) - set(PLACES):
+        raise ManifestError(f'{where}: places is {checkpoint.places!r}, expected some of {", ".join(PLACES)}.')
     for place in checkpoint.places or ('nowhere',):
         # timm's repositories are pinned only where their commits are known
         pinned = place != 'hub' or checkpoint.kind not in OF_TIMM
@@ -295,45 +289,19 @@ def _checkpoint(entry: Any, where: str) -> Checkpoint:
     return checkpoint
 
 
-def _value(value: Any, kind: Any, name: str, where: str) -> Any:
-    """Return a field's value, lists as tuples; raise ManifestError if it is malformed."""
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value has an annotated type; whole numbers are counts, and others percentages."""
     if get_origin(kind) is Union:  # Optional
-        if value is None:
-            return None
-        kind = get_args(kind)[0]
-    if kind is bool:
-        good, expected = isinstance(value, bool), 'true or false'
-    elif kind is int:
-        good, expected = _is_count(value), 'a whole number, 0 or more'
-    elif kind is str:
-        pattern, expected = PATTERNS.get(name, ('.+', 'a line of text'))
-        # control characters would reach the terminal
-        good = isinstance(value, str) and value.isprintable() and bool(re.fullmatch(pattern, value, re.ASCII))
-    elif name == 'places':
-        good, expected = isinstance(value, list) and all(v in PLACES for v in value), f'some of {", ".join(PLACES)}'
-    elif name == 'input_size':
-        good = isinstance(value, list) and len(value) == 3 and all(map(_is_count, value))
-        expected = 'three whole numbers: channels, height, width'
-    elif name == 'label_names':
-        good = isinstance(value, dict) and all(
-            isinstance(text, str) and text.isprintable() for item in value.items() for text in item)
-        expected = 'words by name'
-    else:
-        good = isinstance(value, dict) and all(isinstance(k, str) and _is_percentage(v) for k, v in value.items())
-        expected = 'percentages from 0 to 100 by name'
-    if not good:
-        raise ManifestError(f'{where}: {name} is {reprlib.repr(value)}, expected {expected}.')
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_percentage(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 100
-
-
-def checkpoints_of(model: str) -> List[Checkpoint]:
-    """All checkpoints of a network, the available ones first."""
-    return sorted((c for c in load_manifest().values() if c.model == model), key=lambda c: not c.available)
+        return value is None or _fits(value, get_args(kind)[0])
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(all(map(_fits, item, get_args(kind))) for item in value.items())
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return isinstance(value, tuple) and (
+            all(_fits(part, kinds[0]) for part in value) if kinds[-1] is ...
+            else len(value) == len(kinds) and all(map(_fits, value, kinds)))
+    if kind is int:
+        return type(value) is int and value >= 0
+    if kind is float:
+        return type(value) in (int, float) and 0 <= value <= 100
+    return type(value) is kind

@@ -6,7 +6,6 @@ is parsed. The converted safetensors file is kept below HF_HOME, in the Hub clie
 libraries. Its name is its SHA-256, and its header names the source.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Union
 from urllib.parse import quote
 
 import safetensors.torch
@@ -22,7 +21,7 @@ from filelock import FileLock
 from huggingface_hub import constants, get_session
 
 from .._files import UNFINISHED, written_whole
-from ..convert import Conversion, convert_state_dict, read_checkpoint
+from ..convert import convert_state_dict, read_checkpoint
 from .files import CheckpointError, compare_file
 from .manifest import Checkpoint
 
@@ -30,7 +29,6 @@ __all__ = ['fetch_released', 'find_released', 'released_model_args', 'source_url
 
 MIRROR = 'MLFM_ZOO_PAPER_MIRROR'
 MAX_SIZE = 1 << 30  # bytes, for a file without a size in the manifest
-CHUNK = 1 << 20
 
 
 def source_url(checkpoint: Checkpoint) -> str:
@@ -41,36 +39,17 @@ def source_url(checkpoint: Checkpoint) -> str:
 
 
 def find_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Optional[Path]:
-    """Look for the converted file of a checkpoint on this machine.
-
-    Args:
-        checkpoint: A checkpoint that is available from the authors.
-        cache_dir: Folder to use instead of the Hub client's own.
-
-    Returns:
-        Its path; None if it is not here.
-    """
-    files = _folder(checkpoint, cache_dir).glob('*.safetensors')
-    return next((file for file in files if re.fullmatch('[0-9a-f]{64}', file.stem) and file.is_file()), None)
+    """The converted file of a checkpoint; None if this machine does not have it."""
+    return next(_folder(checkpoint, cache_dir).glob('[0-9a-f]' * 64 + '.safetensors'), None)
 
 
 def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]] = None) -> Path:
     """Return a checkpoint's converted file; the first call fetches and converts it.
 
-    Of several processes, one does the work and the others wait. An existing file costs no request.
-
-    Args:
-        checkpoint: A checkpoint that is available from the authors.
-        cache_dir: Folder to use instead of the Hub client's own.
-
-    Returns:
-        Its path.
-
-    Raises:
-        CheckpointError: The file cannot be fetched, is not the one that the manifest names, or holds another network.
+    Of several processes, one does the work and the others wait. An existing file costs no request. CheckpointError is
+    raised if the file cannot be fetched, is not the one that the manifest names, or holds another network.
     """
-    path = find_released(checkpoint, cache_dir)
-    if path is not None:  # without a lock file: the cache may be read-only
+    if path := find_released(checkpoint, cache_dir):  # without a lock file: the cache may be read-only
         return path
     folder = _folder(checkpoint, cache_dir)
     try:
@@ -85,14 +64,7 @@ def fetch_released(checkpoint: Checkpoint, cache_dir: Optional[Union[str, Path]]
 
 
 def released_model_args(path: Path) -> Dict[str, Any]:
-    """Read the memory options that the conversion recognized.
-
-    Args:
-        path: The converted file, verified.
-
-    Returns:
-        Arguments of the network.
-    """
+    """Read the memory options that the conversion recognized from its file."""
     with safetensors.safe_open(path, 'pt') as file:
         return json.loads(file.metadata()['mlfm_zoo'])['model_args']
 
@@ -114,34 +86,28 @@ def _make(folder: Path, checkpoint: Checkpoint) -> Path:
             source, f'{checkpoint.title} at {where}', checkpoint.source_size, checkpoint.source_sha256,
             checkpoint.source_blob)
         try:
-            conversion = convert_state_dict(read_checkpoint(source))
+            architecture, args, state_dict = convert_state_dict(read_checkpoint(source))
         except ValueError as error:
             text = str(error).replace(str(source), where)
             raise CheckpointError(f'The weights of {checkpoint.title} cannot be converted: {text}') from error
-    _check_network(conversion, checkpoint, where)
+    found = dict(
+        network=architecture, memory=args.get('memory', True), classes=args['num_classes'],
+        channel_multiplier=args.get('channel_multiplier'))
+    expected = dict(
+        network=checkpoint.model, classes=checkpoint.num_classes, channel_multiplier=None,
+        memory=checkpoint.memory and checkpoint.kind != 'warm_start')  # a warm start's file holds the trunk alone
+    if found != expected:
+        raise CheckpointError(
+            f'The file {where} holds {found}, expected {expected} for {checkpoint.title}: correct its manifest entry.')
     record = dict(
         source=where, source_blob=checkpoint.source_blob,
-        model_args={k: v for k, v in conversion.model_args.items() if k.startswith('memory_')})
+        model_args={k: v for k, v in args.items() if k.startswith('memory_')})
     # one entry: safetensors writes several in any order, so the digest of the same weights would vary
-    content = safetensors.torch.save(conversion.state_dict, {'mlfm_zoo': json.dumps(record)})
+    content = safetensors.torch.save(state_dict, {'mlfm_zoo': json.dumps(record)})
     path = folder / f'{hashlib.sha256(content).hexdigest()}.safetensors'
     with written_whole(path) as unfinished:
         unfinished.write_bytes(content)
     return path
-
-
-def _check_network(conversion: Conversion, checkpoint: Checkpoint, where: str) -> None:
-    """Raise if the file holds another network than its manifest entry."""
-    def describe(architecture: str, memory: bool, num_classes: int) -> str:
-        return f'{architecture} {"with" if memory else "without"} memory, {num_classes} classes'
-
-    args = conversion.model_args
-    found = describe(conversion.architecture, args.get('memory', True), args['num_classes'])
-    has_memory = checkpoint.memory and checkpoint.kind != 'warm_start'  # a warm start's file holds the trunk alone
-    expected = describe(checkpoint.model, has_memory, checkpoint.num_classes)
-    if found != expected or 'channel_multiplier' in args:
-        raise CheckpointError(
-            f'The file {where} holds {found}, expected {expected} for {checkpoint.title}: correct its manifest entry.')
 
 
 def _fetch(checkpoint: Checkpoint, target: Path) -> str:
@@ -162,36 +128,25 @@ def _fetch(checkpoint: Checkpoint, target: Path) -> str:
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(
             f'{start}: HF_HUB_OFFLINE is set and they are not in the cache; unset it once, or {clone}.')
+    session: Any = get_session()
+    options = dict(headers={'Accept-Encoding': 'identity'}, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
     try:
-        with _response(url) as (status, chunks), open(target, 'wb') as file:
-            if status != 200:
-                again = 'try again later' if status >= 500 else 'update mlfm_zoo or its manifest'
-                raise CheckpointError(f'{start}: the server answered with status {status}; {again}.')
-            limit = checkpoint.source_size or MAX_SIZE
-            for chunk in chunks:
+        if callable(session.stream):  # httpx, from huggingface_hub 1.0 on; in requests it is a setting
+            answer, chunks_of = session.stream('GET', url, follow_redirects=True, **options), 'iter_bytes'
+        else:
+            answer, chunks_of = session.get(url, stream=True, **options), 'iter_content'
+        with answer as response, open(target, 'wb') as file:
+            for chunk in getattr(response, chunks_of)(1 << 20):
                 file.write(chunk)
-                if file.tell() > limit:
-                    raise CheckpointError(f'The file {where} has more than the {limit:,} bytes that were expected.')
-    except CheckpointError:
-        raise
+                if file.tell() > (checkpoint.source_size or MAX_SIZE):
+                    break  # which the comparison of sizes or digests reports
     except Exception as error:  # of any kind: the client's HTTP library differs between its versions
         if isinstance(error, OSError) and error.strerror:  # of the disk
             raise
         raise CheckpointError(
             f'{start}: there was no answer, or the transfer broke off ({type(error).__name__}); try again, or '
             f'{clone}.') from error
+    if response.status_code != 200:
+        raise CheckpointError(
+            f'{start}: the server answered with status {response.status_code}; try again later, or update mlfm_zoo.')
     return where
-
-
-@contextlib.contextmanager
-def _response(url: str) -> Iterator[Tuple[int, Iterator[bytes]]]:
-    """Status and content of an answer, through the Hub client's session and proxies."""
-    session: Any = get_session()
-    headers = {'Accept-Encoding': 'identity'}
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if callable(session.stream):  # httpx, from huggingface_hub 1.0 on; in requests it is a setting
-        with session.stream('GET', url, headers=headers, timeout=timeout, follow_redirects=True) as response:
-            yield response.status_code, response.iter_bytes(CHUNK)
-    else:
-        with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
-            yield response.status_code, response.iter_content(CHUNK)

@@ -7,11 +7,10 @@ import torch
 from helpers.authors_form import mobilenetv2, resnet
 from mlfm_zoo.convert import convert_state_dict
 
-MOBILENETV2 = [
-    (0.1, 'mlfm_mobilenetv2_010'), (0.35, 'mlfm_mobilenetv2_035'), (0.5, 'mlfm_mobilenetv2_050'),
-    (0.75, 'mlfm_mobilenetv2_075'), (1.0, 'mlfm_mobilenetv2_100'), (0.25, 'mlfm_mobilenetv2_100'),
-    (1.4, 'mlfm_mobilenetv2_100'),
-]
+MOBILENETV2 = {
+    0.1: 'mlfm_mobilenetv2_010', 0.35: 'mlfm_mobilenetv2_035', 0.5: 'mlfm_mobilenetv2_050',
+    0.75: 'mlfm_mobilenetv2_075', 1.0: 'mlfm_mobilenetv2_100',
+}
 
 
 def load(conversion):
@@ -22,16 +21,13 @@ def load(conversion):
 
 
 @pytest.mark.parametrize('update', ['add', 'cat', None])
-@pytest.mark.parametrize('width, architecture', MOBILENETV2)
-def test_mobilenetv2(width, architecture, update):
+@pytest.mark.parametrize('width', [*MOBILENETV2, 0.25, 1.4])
+def test_mobilenetv2(width, update):
     weights = mobilenetv2(width, update, num_classes=37)
     conversion = convert_state_dict(weights)
-    assert conversion.architecture == architecture
+    assert conversion.architecture == MOBILENETV2.get(width, 'mlfm_mobilenetv2_100')
     expected = dict(num_classes=37) | (dict(memory_update=update) if update else dict(memory=False))
-    if width not in (0.1, 0.35, 0.5, 0.75, 1.0):
-        expected['channel_multiplier'] = width
-    assert conversion.model_args == expected
-
+    assert conversion.model_args == expected | ({} if width in MOBILENETV2 else dict(channel_multiplier=width))
     model = load(conversion)
     assert torch.equal(model.conv_stem.weight, weights['featuresconv.0.weight' if update else 'features.0.0.weight'])
     assert torch.equal(model.blocks[3][2].conv_dw.weight,
@@ -70,32 +66,25 @@ def test_counters_may_be_missing():
 
 
 @pytest.mark.parametrize('change, sentence', [
-    (lambda w: w.update({'attention.weight': torch.zeros(3)}), 'parameter attention.weight was not recognized'),
-    (lambda w: w.update({'features.99.conv.0.weight': torch.zeros(3)}), 'features.99.conv.0.weight was not recognized'),
-    (lambda w: w.update({'wavelet_1.bn.weight': torch.zeros(3)}), 'wavelet_1.bn.weight was not recognized'),
-    (lambda w: w.update({'featuresconv.0.weight': torch.zeros(13, 3, 3, 3)}), r'width .* \[13, .* channels'),
-    (lambda w: w.pop('classifier.weight'), 'looks like a MobileNetV2 but lacks classifier.weight'),
-    (lambda w: w.pop('wavelet_conv.convinput.weight'), 'lacks memory.stem.input_gate.conv.weight'),
-    (lambda w: w.update({'featuresconv.0.weight': torch.tensor(1.)}), 'conv_stem.weight does not have 4 dimensions'),
-    (lambda w: w.update({'wavelet_1.convinput.weight': torch.ones(3)}), 'input_gate.conv.weight does not have 4'),
+    ({'attention.weight': torch.zeros(3)}, 'parameter attention.weight was not recognized'),
+    ({'features.99.conv.0.weight': torch.zeros(3)}, 'features.99.conv.0.weight was not recognized'),
+    ({'wavelet_1.bn.weight': torch.zeros(3)}, 'wavelet_1.bn.weight was not recognized'),
+    ({'featuresconv.0.weight': torch.zeros(13, 3, 3, 3)}, r'width .* \[13, .* channels'),
+    ({'classifier.weight': None}, "lacks a parameter .*'classifier.weight'"),
+    ({'wavelet_conv.convinput.weight': None}, 'lacks a parameter .*memory.stem.input_gate.conv.weight'),
+    ({'featuresconv.0.weight': torch.tensor(1.)}, 'or a dimension of one'),
 ])
 def test_damaged_mobilenetv2(change, sentence):
-    weights = mobilenetv2(0.1)
-    change(weights)
-    with pytest.raises(ValueError, match=sentence) as error:
-        convert_state_dict(weights)
-    assert '\n' not in str(error.value)
+    with pytest.raises(ValueError, match=sentence):
+        convert_state_dict({k: v for k, v in (mobilenetv2(0.1) | change).items() if v is not None})
 
 
 @pytest.mark.parametrize('weights, sentence', [
-    (resnet((2, 2, 1, 2)), r'\(2, 2, 1, 2\) basic blocks'),
-    (resnet((3, 4, 6, 3), memory=False) | {'stage1.block1.conv3.weight': torch.zeros(64, 16, 1, 1)},
-     'bottleneck blocks'),
+    (resnet((2, 2, 1, 2)), r'a ResNet of \(2, 2, 1, 2\) blocks'),
     (resnet((1, 1, 1, 1)) | {'wavelet_5.bnx.weight': torch.zeros(3)}, 'wavelet_5.bnx.weight was not recognized'),
     (resnet((1, 1, 1, 1)) | {'wavelet_32.bnx.weight': torch.zeros(3)}, 'wavelet_32.bnx.weight was not recognized'),
-    (timm.create_model('resnet18', num_classes=3).state_dict(), r'by its parameters \(conv1.weight.* and \d+ more\)'),
+    (timm.create_model('resnet18', num_classes=3).state_dict(), r'was not recognized by its parameters \(conv1.weight'),
 ])
 def test_other_resnets(weights, sentence):
-    with pytest.raises(ValueError, match=sentence) as error:
+    with pytest.raises(ValueError, match=sentence):
         convert_state_dict(weights)
-    assert '\n' not in str(error.value)

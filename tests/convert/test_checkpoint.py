@@ -9,7 +9,6 @@ import zipfile
 from collections import OrderedDict
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save
 
@@ -69,22 +68,16 @@ def test_forms(tmp_path):
         assert convert_state_dict(weights).architecture == 'mlfm_mobilenetv2_010'
 
 
-def test_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no checkpoint at'):
-        read_checkpoint(tmp_path / 'none.pth')
-
-
-@pytest.mark.parametrize('name', ['a.pth', 'a.pth.tar', 'a.safetensors'])
-def test_nothing_is_executed(name, tmp_path):
+def test_nothing_is_executed(tmp_path):
     evil = tmp_path / 'executed'
     pickles = [
-        pickle.dumps(Payload(evil), protocol=2), torch_save({'state_dict': SMALL, 'extra': Payload(evil)}),
+        torch_save({'state_dict': SMALL, 'extra': Payload(evil)}),
         torch_save({'state_dict': SMALL, 'extra': Payload(evil)}, legacy=True)]
-    for content in pickles:
-        expected = 'damaged' if name.endswith('.safetensors') else 'could run code'
-        assert expected in refusal(tmp_path, content, name)
+    for content in (*pickles, pickle.dumps(Payload(evil), protocol=2)):
+        assert 'could run code' in refusal(tmp_path, content)
+        assert 'damaged' in refusal(tmp_path, content, 'a.safetensors')
         assert not evil.exists()
-    for content in pickles[1:]:  # they would
+    for content in pickles:  # they would
         torch.load(io.BytesIO(content), weights_only=False)
         evil.rmdir()
 
@@ -107,14 +100,11 @@ def test_no_state_dict(content, tmp_path):
 
 
 @pytest.mark.parametrize('tensor, message', [
-    (torch.zeros(4, 4).to_sparse(), 'expected dense numbers'),
-    (torch.zeros(4, 4, dtype=torch.int64), 'expected dense numbers'),
-    (torch.zeros(4, 4, dtype=torch.complex64), 'expected dense numbers'),
-    (torch.full((4, 4), torch.nan), 'not finite'),
-    (torch.zeros(1).expand(10 ** 11), 'but not that many values'),
-    (torch.zeros(3, device='meta'), 'but not that many values'),
-    (Claim((10 ** 6, 10 ** 6), (0, 0)), 'but not that many values'),
-    (Claim((10 ** 12,), (1,)), 'damaged'), (Claim((4,), (1,), 2 ** 40), 'damaged'), (Claim((-5,), (1,)), 'damaged'),
+    (torch.zeros(4, 4).to_sparse(), 'expected dense'), (torch.zeros(4, 4, dtype=torch.int64), 'expected dense'),
+    (torch.zeros(4, 4, dtype=torch.complex64), 'expected dense'), (torch.full((4, 4), torch.nan), 'not finite'),
+    (torch.zeros(1).expand(10 ** 11), 'all in the file'), (torch.zeros(3, device='meta'), 'all in the file'),
+    (Claim((10 ** 6, 10 ** 6), (0, 0)), 'all in the file'), (Claim((10 ** 12,), (1,)), 'damaged'),
+    (Claim((4,), (1,), 2 ** 40), 'damaged'), (Claim((-5,), (1,)), 'damaged'),
 ])
 def test_odd_tensors(tensor, message, tmp_path):
     assert message in refusal(tmp_path, torch_save(SMALL | {'conv.0.weight': tensor}))
@@ -125,34 +115,22 @@ def test_odd_names(tmp_path):
         assert 'holds a parameter named' in refusal(tmp_path, torch_save(SMALL | {name: torch.zeros(1)}))
 
 
-@pytest.mark.parametrize('factor', [1, 30])
-def test_packed_archives(factor, tmp_path):
+def test_packed_archives(tmp_path):
     """A compressed archive, which may be far larger in memory than on the disk."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(torch_save({'a': torch.zeros(100_000)}))) as old:
         with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as new:
             for info in old.infolist():
-                new.writestr(info.filename, old.read(info) * factor)
+                new.writestr(info.filename, old.read(info) * 30)
     assert 'damaged' in refusal(tmp_path, file.getvalue())
 
 
 def damage(rng, data):
-    """Cut, flip, overwrite, repeat or drop a part of a file, mostly where its names and sizes are."""
-    data, start = bytearray(data), rng.randrange(rng.choice([len(data), min(len(data), 20_000)]))
-    length = rng.choice([1, 4, 100, 5000])
-    kind = rng.randrange(5)
-    if kind == 0:
-        return bytes(data[:start])
-    if kind == 1:
-        for _ in range(rng.choice([1, 3, 30])):
-            data[rng.randrange(start + 1)] ^= 1 << rng.randrange(8)
-    elif kind == 2:
-        data[start:start + length] = rng.randbytes(length)
-    elif kind == 3:
-        data[start:start] = data[start:start + length] * rng.choice([1, 50])
-    else:
-        del data[start:start + length]
-    return bytes(data)
+    """Cut a file, or overwrite, drop or repeat a part of it, mostly where its names and sizes are."""
+    start = rng.randrange(rng.choice([len(data), min(len(data), 20_000)]))
+    end = start + rng.choice([1, 4, 100, 5000])
+    return data[:start] + rng.choice([
+        b'', rng.randbytes(end - start) + data[end:], data[end:], data[start:end] * rng.choice([1, 50]) + data[start:]])
 
 
 @pytest.mark.parametrize('seed, count', [(2024, 150), pytest.param(7, 3000, marks=pytest.mark.slow)])
@@ -184,10 +162,3 @@ def test_a_flipped_bit_is_found(tmp_path):
     assert torch.load(path)['state_dict']['weight'][100] != 1  # torch does not look
     with pytest.raises(ValueError, match='is damaged'):
         read_checkpoint(path)
-
-
-def test_frozen_norms_lack_counters():
-    model = timm.create_model('test_mlfm_resnet')
-    weights = {k: v for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}
-    assert len(weights) < len(model.state_dict())
-    timm.create_model('test_mlfm_resnet').load_state_dict(weights)

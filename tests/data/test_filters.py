@@ -28,55 +28,18 @@ def by_numpy(images, gain):
 
 
 @sizes
-@pytest.mark.parametrize('chans', [1, 3, 4])
+@pytest.mark.parametrize('form', ['ideal', 'gaussian'])
 @pytest.mark.parametrize('radius', [0, 1, 2.5, 5, 9, 1000])
-def test_ideal_filters_against_numpy(size, chans, radius):
-    images = torch.randn(2, chans, *size)
-    keep = distances(*size) <= radius
-    torch.testing.assert_close(lowpass(images, radius).double(), by_numpy(images, keep), rtol=0, atol=1e-5)
-    torch.testing.assert_close(highpass(images, radius).double(), by_numpy(images, ~keep), rtol=0, atol=1e-5)
-    band = keep & (distances(*size) > radius / 2)
+def test_against_numpy(size, form, radius):
+    images, squares = torch.randn(2, 3, *size), distances(*size) ** 2
+    wide, low = (1.0 * (squares <= r * r) if form == 'ideal' else np.exp(-squares / (2 * r * r or 1e-9))
+                 for r in (radius, radius / 2))
     for actual, gain in (
-        (bandpass(images, radius / 2, radius), band), (bandstop(images, radius / 2, radius), ~band)):
-        torch.testing.assert_close(actual.double(), by_numpy(images, gain), rtol=0, atol=1e-5)
-
-
-@sizes
-def test_gaussian_filters_against_numpy(size):
-    images = torch.randn(2, 3, *size)
-    low, wide = (np.exp(-distances(*size) ** 2 / (2 * r * r)) for r in (2, 5))
-    for actual, gain in (
-        (lowpass(images, 5, 'gaussian'), wide), (highpass(images, 5, 'gaussian'), 1 - wide),
-        (bandpass(images, 2, 5, 'gaussian'), wide - low), (bandstop(images, 2, 5, 'gaussian'), 1 - wide + low),
+        (lowpass(images, radius, form), wide), (highpass(images, radius, form), 1 - wide),
+        (bandpass(images, radius / 2, radius, form), wide - low),
+        (bandstop(images, radius / 2, radius, form), 1 - wide + low),
     ):
         torch.testing.assert_close(actual.double(), by_numpy(images, gain), rtol=0, atol=1e-5)
-
-
-@sizes
-def test_energy_is_split(size):
-    """Parseval: what passes and what is stopped have the image's energy together, and nothing in common."""
-    images = torch.randn(2, 3, *size).double()
-    for radius in (0, 1.5, 4, 8):
-        low, high = lowpass(images, radius), highpass(images, radius)
-        torch.testing.assert_close(low + high, images)
-        torch.testing.assert_close(low.square().sum() + high.square().sum(), images.square().sum())
-        assert abs((low * high).sum()) < 1e-8 * images.square().sum()
-        torch.testing.assert_close(lowpass(low, radius), low)  # a second time changes nothing
-        torch.testing.assert_close(highpass(low, radius), torch.zeros_like(low))
-
-
-@pytest.mark.parametrize('size', [(32, 32), (33, 48)])
-@pytest.mark.parametrize('fy, fx', [(0, 3), (4, 3), (7, -2), (0, 0)])
-def test_cosine_passes_or_is_stopped(size, fy, fx):
-    y, x = torch.arange(size[0])[:, None] / size[0], torch.arange(size[1]) / size[1]
-    wave = torch.cos(2 * math.pi * (fy * y + fx * x) + 0.3)[None, None]
-    frequency, nothing = math.hypot(fy, fx), torch.zeros_like(wave)
-    assert lowpass(wave, frequency).sub(wave).abs().max() < 1e-5
-    assert highpass(wave, frequency).abs().max() < 1e-5
-    if frequency:
-        assert lowpass(wave, frequency - 0.01).sub(nothing).abs().max() < 1e-5
-        assert bandpass(wave, frequency - 0.1, frequency + 0.1).sub(wave).abs().max() < 1e-5
-        assert bandstop(wave, frequency - 0.1, frequency + 0.1).abs().max() < 1e-5
 
 
 @sizes
@@ -103,17 +66,10 @@ def test_gradients():
     """A filter is its own adjoint: the gradient of half the energy that passes is what passes."""
     images = torch.randn(1, 2, 9, 12, dtype=torch.float64, requires_grad=True)
     low = lowpass(images, 3)
-    (0.5 * low.square().sum()).backward()
-    torch.testing.assert_close(images.grad, low.detach())
-    assert torch.autograd.gradcheck(lambda x: bandpass(x, 1, 3, 'gaussian'), images)
-
-
-def test_gain_made_in_inference_mode_serves_training():
-    with torch.inference_mode():
-        lowpass(torch.randn(1, 3, 21, 22), 5)
-    images = torch.randn(4, 1, 21, 22, requires_grad=True)
-    lowpass(images, 5).sum().backward()
-    torch.testing.assert_close(images.grad, torch.ones_like(images))  # a sum is its DC, which passes
+    [gradient] = torch.autograd.grad(0.5 * low.square().sum(), images)
+    torch.testing.assert_close(gradient, low.detach())
+    [gradient] = torch.autograd.grad(lowpass(images, 3).sum(), images)
+    torch.testing.assert_close(gradient, torch.ones_like(images))  # a sum is its DC, which passes
 
 
 def test_pixels():
@@ -122,15 +78,13 @@ def test_pixels():
     m, s = (torch.tensor(v)[:, None, None] for v in (mean, std))
     pixels = torch.rand(2, 3, 32, 33)
     for kind, radius in (('lowpass', 4), ('highpass', 4), ('bandpass', (2, 6)), ('bandstop', (2, 6))):
-        for form in ('ideal', 'gaussian'):
-            expected = (FrequencyFilter(kind, radius, form)(pixels) - m) / s
-            normalized = (pixels - m) / s
-            actual = FrequencyFilter(kind, radius, form, mean, std)(normalized)
-            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-            without = FrequencyFilter(kind, radius, form)(normalized)
-            torch.testing.assert_close(
-                actual - actual.mean((2, 3), keepdim=True), without - without.mean((2, 3), keepdim=True),
-                rtol=1e-4, atol=1e-5)
+        expected = (FrequencyFilter(kind, radius)(pixels) - m) / s
+        actual = FrequencyFilter(kind, radius, 'ideal', mean, std)((pixels - m) / s)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+        without = FrequencyFilter(kind, radius)((pixels - m) / s)
+        torch.testing.assert_close(
+            actual - actual.mean((2, 3), keepdim=True), without - without.mean((2, 3), keepdim=True),
+            rtol=1e-4, atol=1e-5)
 
 
 def test_as_a_module():
@@ -146,21 +100,17 @@ def test_as_a_module():
 
 
 @pytest.mark.parametrize('arguments, sentence', [
-    (('lowpass', -1), 'expected one number of cycles per image, 0 or more'),
-    (('lowpass', float('nan')), '0 or more'), (('lowpass', 'x'), '0 or more'), (('lowpass', None), '0 or more'),
+    (('lowpass', -1), 'expected one number of cycles per image, 0 or more'), (('lowpass', math.nan), '0 or more'),
     (('lowpass', (1, 2)), 'expected one number'), (('bandpass', 3), 'expected two numbers, lower and upper'),
     (('bandpass', (3, 1)), 'lower and upper'), (('allpass', 1), "'allpass', expected one of lowpass"),
-    (('lowpass', 1, 'box'), 'expected one of ideal, gaussian'),
-    (('lowpass', 1, 'ideal', (0.5,)), 'give both')])
+    (('lowpass', 1, 'box'), 'expected one of ideal, gaussian'), (('lowpass', 1, 'ideal', (0.5,)), 'give both')])
 def test_bad_filters(arguments, sentence):
-    with pytest.raises(ValueError, match=sentence) as error:
+    with pytest.raises(ValueError, match=sentence):
         FrequencyFilter(*arguments)
-    assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('images', [
     torch.zeros(4, 4), torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 0, 4)])
 def test_bad_images(images):
-    with pytest.raises(ValueError, match='The images') as error:
+    with pytest.raises(ValueError, match='The images'):
         lowpass(images, 1)
-    assert '\n' not in str(error.value)

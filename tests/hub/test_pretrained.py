@@ -46,22 +46,9 @@ def test_every_conv_that_sees_the_image_adapts(in_chans, caplog):
             torch.testing.assert_close(model.eval()(gray), three(gray.repeat(1, 3, 1, 1)), rtol=1e-3, atol=1e-3)
 
 
-def test_hub_folder_round_trip(tmp_path):
-    model = timm.create_model('test_mlfm_resnet', pretrained=True, memory_supplement='all').eval()
-    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
-    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
-    image = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.equal(loaded(image), model(image))
-
-
-def create_from(file, name='test_mlfm_resnet', **kwargs):
+def create_from(file, **kwargs):
     overlay = dict(file=str(file), num_classes=10)
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
-
-
-def one_sentence(error):
-    return '\n' not in str(error.value) and len(str(error.value)) < 400
+    return timm.create_model('test_mlfm_resnet', pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
 
 
 @pytest.mark.parametrize('kwargs, sentence', [
@@ -70,21 +57,25 @@ def one_sentence(error):
     (dict(memory=False), 'has memory.*, which the model lacks'),
 ])
 def test_weights_of_another_memory(kwargs, sentence):
-    with pytest.raises(RuntimeError, match=sentence) as error:
+    with pytest.raises(RuntimeError, match=sentence):
         create_from(WEIGHTS, **kwargs)
-    assert one_sentence(error)
 
 
 def test_other_files(tmp_path):
-    foreign = save(timm.create_model('test_resnet', num_classes=10).state_dict())
+    weights = load_file(WEIGHTS)
+    weights['layer2.0.bn1.running_var'][3] = torch.nan
+    (tmp_path / 'config.json').write_text('{"architecture": "test_mlfm_resnet", "num_classes": 10}')
     for content, sentence in (
-        (WEIGHTS.read_bytes()[:200_000], 'test_mlfm_resnet is damaged'), (b'', 'test_mlfm_resnet is damaged'),
-        (foreign, 'do not fit test_mlfm_resnet: the file .* weights of this network'),
+        (WEIGHTS.read_bytes()[:200_000], 'is damaged'), (b'', 'is damaged'),
+        (save(timm.create_model('test_resnet', num_classes=10).state_dict()), 'the file .* weights of this network'),
+        (save(weights), 'values in layer2.0.bn1.running_var that are not finite'),
     ):
-        (tmp_path / 'a.safetensors').write_bytes(content)
+        (tmp_path / 'model.safetensors').write_bytes(content)
         with pytest.raises(RuntimeError, match=sentence) as error:
-            create_from(tmp_path / 'a.safetensors')
-        assert one_sentence(error)
+            create_from(tmp_path / 'model.safetensors')
+        assert '\n' not in str(error.value)
+    with pytest.raises(RuntimeError, match='not finite'):
+        timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
 
 
 def test_configs_without_a_classifier(tmp_path):
@@ -148,40 +139,24 @@ def test_a_classifier_that_fits_is_loaded(folder):
     assert torch.equal(model.fc.bias, bias)
 
 
-@pytest.mark.parametrize('value', [torch.nan, -torch.inf])
-def test_values_that_are_not_finite(value, tmp_path):
-    weights = load_file(WEIGHTS)
-    weights['layer2.0.bn1.running_var'][3] = value
-    save_file(weights, tmp_path / 'model.safetensors')
-    (tmp_path / 'config.json').write_text('{"architecture": "test_mlfm_resnet", "num_classes": 10}')
-    for create in (create_from, lambda file: timm.create_model(f'local-dir:{file.parent}', pretrained=True)):
-        with pytest.raises(RuntimeError, match='values in layer2.0.bn1.running_var that are not finite') as error:
-            create(tmp_path / 'model.safetensors')
-        assert one_sentence(error)
-
-
 def test_checkpoint_path(tmp_path):
     """Weights that timm loads into the finished model: right ones, other ones, and the authors'."""
     timm.create_model('test_mlfm_resnet', checkpoint_path=str(WEIGHTS))
-    with pytest.raises(RuntimeError, match='do not fit test_mlfm_resnet: the file has memory') as error:
+    with pytest.raises(RuntimeError, match='do not fit test_mlfm_resnet: the file has memory'):
         timm.create_model('test_mlfm_resnet', memory_update='cat', checkpoint_path=str(WEIGHTS))
-    assert one_sentence(error)
     save_file({'wavelet_conv.convinput.weight': torch.zeros(4, 3, 1, 1)}, tmp_path / 'authors.safetensors')
-    with pytest.raises(RuntimeError, match='mlfm-zoo convert') as error:
+    with pytest.raises(RuntimeError, match='mlfm-zoo convert'):
         timm.create_model('mlfm_mobilenetv2_010', checkpoint_path=str(tmp_path / 'authors.safetensors'))
-    assert one_sentence(error)
 
 
 def test_weights_of_a_manifest_of_ones_own(tmp_path):
-    """Arguments of timm, the default of a network, and a warm start that timm knows nothing of."""
+    """Tags of the second manifest: weights, the default of a network, and a warm start that timm knows nothing of."""
     torch.manual_seed(0)
-    files = {}
-    for tag in ('mine', 'digits', 'trunk'):
-        model = timm.create_model('test_mlfm_resnet', num_classes=10, memory=tag != 'trunk')
-        files[tag] = save(lived_in(model).state_dict())
     with HubServer() as server:
         user, entries = User(server, tmp_path), []
-        for tag, content in files.items():
+        for tag in ('mine', 'digits', 'trunk'):
+            model = timm.create_model('test_mlfm_resnet', num_classes=10, memory=tag != 'trunk')
+            content = save(lived_in(model).state_dict())
             commit = server.add_repo(f'org/{tag}', {'model.safetensors': content, 'config.json': b'{}'})
             entry = dict(model='test_mlfm_resnet', tag=tag, kind='trained', places=['hub'], repo=f'org/{tag}',
                          commit=commit, file='model.safetensors', sha256=hashlib.sha256(content).hexdigest(),
@@ -197,26 +172,15 @@ def create(tag, **kwargs):
 def same(model, tag):
     given = load_file(f'{tag}.safetensors')
     return all(torch.equal(v, given[k]) for k, v in model.state_dict().items() if not k.startswith('fc.'))
-mine, five, one, none = (create('.mine', **k) for k in ({}, {'num_classes': 5}, {'in_chans': 1}, {'num_classes': 0}))
-features, crop = create('.mine', features_only=True), create('.mine', pretrained_cfg_overlay={'crop_pct': 0.5})
+mine, five = create('.mine'), create('.mine', num_classes=5, pretrained_cfg_overlay={'crop_pct': 0.5})
 warm, trunk = create('.trunk'), create('.trunk', memory=False)
-try:
-    create('.trunk', imagenet100_head=True)
-except ValueError as error:
-    head = str(error)
 with torch.inference_mode():
     print(json.dumps(dict(
         same=[same(mine, 'mine'), same(five, 'mine'), same(create(''), 'digits'), same(trunk, 'trunk')],
-        five=list(five(image).shape), crop=crop.pretrained_cfg['crop_pct'],
-        gray=(one(image[:, :1]) - mine(image[:, :1].repeat(1, 3, 1, 1))).abs().max().item(),
-        embedding=torch.equal(none(image), mine.forward_head(mine.forward_features(image), pre_logits=True)),
-        features=torch.equal(features(image)[-1], mine.forward_features(image)),
-        warm=(warm(image) - trunk(image)).abs().max().item(), head=head,
-        registered=timm.get_pretrained_cfg('test_mlfm_resnet.mine').file, cfg=mine.pretrained_cfg)))
+        five=list(five(image).shape), crop=five.pretrained_cfg['crop_pct'],
+        warm=(warm(image) - trunk(image)).abs().max().item(), cfg=mine.pretrained_cfg)))
 ''')
-    assert result['same'] == [True] * 4 and result['five'] == [2, 5] and result['crop'] == 0.5
-    assert result['gray'] < 1e-4 and result['warm'] < 1e-5 and result['embedding'] and result['features']
-    assert 'expected one of test_mlfm_resnet of 1,000 classes' in result['head'] and result['registered'] is None
+    assert result['same'] == [True] * 4 and result['five'] == [2, 5] and result['crop'] == 0.5 and result['warm'] < 1e-5
     cfg = result['cfg']
     assert cfg.get('file') is None and cfg['hf_hub_id'] == f'org/mine@{entries[0]["commit"]}'
     assert (cfg['hf_hub_filename'], cfg['tag'], cfg['num_classes']) == ('model.safetensors', 'mine', 10)
@@ -243,8 +207,7 @@ def assert_close(actual, expected):
 
 @pytest.mark.parametrize('name', [
     'resnet18.a1_in1k', 'mobilenetv2_050.lamb_in1k', 'regnetx_002.pycls_in1k', 'convnext_tiny.fb_in1k',
-    'inception_next_tiny.sail_in1k',
-])
+    'inception_next_tiny.sail_in1k'])
 @torch.inference_mode()
 def test_warm_start(hub, name):
     create = hub(name)
@@ -283,10 +246,8 @@ def test_initialisation(hub, name, trunk):
     assert all(k.startswith(('fc.', 'classifier.')) for k, v in ten.state_dict().items() if v.shape != given[k].shape)
 
 
-def test_imagenet100_head_needs_a_warm_start():
-    for name, kwargs in (
-        ('mlfm_resnet50', {}), ('mlfm_resnet50.a1_in1k', {}), ('test_mlfm_resnet', {'pretrained': True}),
-    ):
-        with pytest.raises(ValueError, match='imagenet100_head cuts the classifier of a warm start') as error:
-            timm.create_model(name, imagenet100_head=True, **kwargs)
-        assert '\n' not in str(error.value)
+@pytest.mark.parametrize('name, kwargs', [
+    ('mlfm_resnet50', {}), ('mlfm_resnet50.a1_in1k', {}), ('test_mlfm_resnet', {'pretrained': True})])
+def test_imagenet100_head_needs_a_warm_start(name, kwargs):
+    with pytest.raises(ValueError, match='imagenet100_head cuts the classifier of a warm start'):
+        timm.create_model(name, imagenet100_head=True, **kwargs)

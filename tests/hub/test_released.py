@@ -15,14 +15,12 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from timm.data import ImageNetInfo
 
 from helpers.authors_form import mobilenetv2, released
 from helpers.disks import full_disk, reader_of
 from helpers.hub_server import environment, git_oid
 from helpers.raw_server import RawServer
 from helpers.reference import REFERENCE, load_fill, needs_reference
-from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.files import CheckpointError
 from mlfm_zoo.hub.loading import cached_checkpoint, fetch_checkpoint, verify_checkpoint
 from mlfm_zoo.hub.manifest import Checkpoint, load_manifest
@@ -62,9 +60,8 @@ class Zoo:
         """The one sentence that says why the file is not taken."""
         with pytest.raises(CheckpointError) as error:
             self.fetch(content, **fields)
-        text = str(error.value)
-        assert '\n' not in text and text.endswith('.') and '. ' not in text and len(text) < 700, text
-        return text
+        assert '\n' not in str(error.value)
+        return str(error.value)
 
     def kept(self):
         """What a later call could take for weights."""
@@ -96,9 +93,9 @@ def test_a_converted_file_costs_no_request(zoo, monkeypatch):
 
 
 @pytest.mark.parametrize('fault, expected', [
-    ('missing', 'the server answered with status 404; update'), ('error', 'status 500; try again later'),
-    ('cut', 'the transfer broke off'), ('short', 'bytes, expected'), ('longer', 'has more than'),
-    ('flipped', 'has the git blob id'), ('file:///etc/hostname?', 'broke off'), ('ftp://127.0.0.1', 'broke off'),
+    ('missing', 'the server answered with status 404'), ('error', 'status 500'), ('cut', 'the transfer broke off'),
+    ('short', 'bytes, expected'), ('longer', 'bytes, expected'), ('flipped', 'has the git blob id'),
+    ('file:///etc/hostname?', 'broke off'), ('ftp://127.0.0.1', 'broke off'),
 ])
 def test_what_goes_wrong_leaves_nothing(zoo, fault, expected):
     zoo.server.fault = fault
@@ -108,43 +105,36 @@ def test_what_goes_wrong_leaves_nothing(zoo, fault, expected):
     assert zoo.fetch().path in zoo.kept()
 
 
-def test_wrong_entries(zoo):
-    assert f'expected {"f" * 40}' in zoo.refusal(source_blob='f' * 40)
-    assert 'has more than the 10 bytes' in zoo.refusal(source_size=10)
-    assert 'status 404' in zoo.refusal(source_path='nothing/there')
-    for fields, expected in (
-        (dict(model='mlfm_mobilenetv2_035'), f'holds {NAME} with memory, 100 classes, expected mlfm_mobilenetv2_035'),
-        (dict(memory=False), 'expected mlfm_mobilenetv2_010 without memory'), (dict(num_classes=7), '7 classes'),
-    ):
-        assert expected in zoo.refusal(**fields)
-    zoo.server.files[PATH] = b'no checkpoint'
-    assert f'cannot be converted: {zoo.server.endpoint}/MLFM' in zoo.refusal(b'no checkpoint')
+@pytest.mark.parametrize('fields, expected', [
+    (dict(source_blob='f' * 40), f'expected {"f" * 40}'), (dict(source_size=10), 'bytes, expected 10'),
+    (dict(source_path='nothing/there'), 'status 404'),
+    (dict(model='mlfm_mobilenetv2_035'), f"holds {{'network': '{NAME}', 'memory': True, 'classes': 100, "),
+    (dict(memory=False), "'memory': False"), (dict(num_classes=7), "'classes': 7"),
+])
+def test_wrong_entries(zoo, fields, expected):
+    assert expected in zoo.refusal(**fields)
     assert not zoo.kept()
 
 
-def test_full_disk(zoo):
+def test_no_checkpoint(zoo):
+    zoo.server.files[PATH] = b'no checkpoint'
+    assert f'cannot be converted: {zoo.server.endpoint}/MLFM' in zoo.refusal(b'no checkpoint')
+
+
+def test_cache_that_cannot_be_written(zoo):
     zoo.cache.mkdir()
     with full_disk(100_000):
         assert 'cannot be kept in' in (text := zoo.refusal()) and 'free space there' in text
     assert not zoo.kept()
-    assert zoo.fetch()
-
-
-def test_read_only_cache(zoo):
-    zoo.cache.mkdir()
     with pytest.raises(CheckpointError, match='cannot be kept in .*another cache_dir'), reader_of(zoo.cache):
         zoo.fetch()
     path = zoo.fetch().path
     zoo.server.requests.clear()
     with reader_of(zoo.cache):
         assert zoo.fetch().path == path and not zoo.server.requests
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(CheckpointError, match='could not be removed from the cache'), reader_of(zoo.cache):
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match='SHA-256 .*; remove .* from the cache'), reader_of(zoo.cache):
         zoo.fetch()
-    assert 'it was removed from the cache: try again' in zoo.refusal()
-    assert not zoo.kept() and zoo.fetch()
 
 
 def test_damage_in_the_cache_is_noticed(zoo):
@@ -184,9 +174,6 @@ def test_a_killed_process_leaves_nothing_in_the_way(zoo):
     (path.parent / '.unfinished-2').write_bytes(b'half')
     assert zoo.fetch().path == path
     assert {file.name for file in path.parent.iterdir()} == {'.lock', path.name}
-    path.unlink()
-    path.symlink_to('nowhere')
-    assert zoo.fetch().path == path
 
 
 def test_passwords_are_shown_nowhere(zoo, monkeypatch):
@@ -220,18 +207,6 @@ def test_folders(zoo, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
         monkeypatch.setenv('MLFM_ZOO_PAPER_MIRROR', mirror)
         assert f'from {mirror}/MLFM' in (text := zoo.refusal(memory=False)) and expected in text
-
-
-def test_proxies_are_honored(zoo):
-    """Those of the environment, as the Hub client does."""
-    env = environment(zoo.server.endpoint, zoo.cache.parent) | {
-        'HTTP_PROXY': zoo.server.endpoint, 'http_proxy': zoo.server.endpoint,
-        'MLFM_ZOO_PAPER_MIRROR': 'http://example.invalid', 'PYTHONPATH': os.pathsep.join(sys.path)}
-    code = ('from mlfm_zoo.hub.loading import fetch_checkpoint\nfrom mlfm_zoo.hub.manifest import Checkpoint\n'
-            f'fetch_checkpoint({zoo.checkpoint()!r})')
-    subprocess.run([sys.executable, '-c', code], env=env, check=True)
-    [request] = zoo.server.requests
-    assert request.startswith('http://example.invalid/MLFM%20classification/')
 
 
 def test_addresses_are_those_of_the_repository():
@@ -283,32 +258,21 @@ def test_starting_points_on_imagenet_1k(zoo, tmp_path, monkeypatch, model, width
     def create(**kwargs):
         return timm.create_model(f'{model}.dli14_in1k', pretrained=True, cache_dir=str(zoo.cache), **kwargs).eval()
 
-    trunk, warm, head = create(memory=False), create(), create(imagenet100_head=True)
+    trunk, warm = create(memory=False), create()
     assert torch.equal(trunk.conv_stem.weight, weights['features.0.0.weight'])
     assert torch.equal(trunk.blocks[3][2].conv_dw.weight, weights['features.9.conv.3.weight'])
     assert torch.equal(trunk.classifier.weight, weights['classifier.weight'])
     assert trunk.pretrained_cfg['interpolation'] == 'bilinear' and trunk.pretrained_cfg['url'] == source_url(known)
     if width != 0.1:  # timm's own network takes them whole
         timm.create_model(model.removeprefix('mlfm_')).load_state_dict(trunk.state_dict())
-    rows = [sorted(ImageNetInfo('imagenet-1k').label_names()).index(synset) for synset in sorted(SYNSETS)]
     image = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        logits = trunk(image)
-        for network, expected in ((warm, logits), (head, logits[:, rows])):
-            assert hasattr(network, 'memory')
-            assert (network(image) - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert len(zoo.server.requests) == 1
-
-    changed = bytearray(content)
-    changed[len(content) // 2] ^= 1
-    zoo.server.files[known.source_path] = bytes(changed)
-    for fields, expected in (
-        ({}, 'has SHA-256'), (dict(source_sha256=None), 'has the git blob id'),
-        (dict(source_blob=git_oid(changed)), 'has SHA-256'),
-    ):
+        torch.testing.assert_close(warm(image), trunk(image), rtol=1e-4, atol=1e-4)
+    assert hasattr(warm, 'memory') and len(zoo.server.requests) == 1
+    zoo.server.files[known.source_path] = content + b'x'
+    for fields, expected in (({}, 'has SHA-256'), (dict(source_sha256=None), 'has the git blob id')):
         with pytest.raises(CheckpointError, match=expected):
             fetch_checkpoint(dataclasses.replace(entry, **fields), zoo.cache / 'other')
-    assert len(zoo.kept()) == 1
 
 
 @needs_reference
