@@ -7,12 +7,18 @@ project's reading.
 """
 
 import re
-from typing import Callable, Sequence, Tuple, Union
+from typing import Sequence, Tuple, Union
 
 __all__ = ['NUM_CHANNELS', 'PLANE', 'SUBSETS', 'select_channels']
 
 NUM_CHANNELS = 192
 PLANE = 64
+
+# Coefficients of a plane in the order in which squares and triangles grow.
+ORDERS = {
+    's': sorted(range(PLANE), key=lambda i: (max(divmod(i, 8)), sum(divmod(i, 8)), i)),
+    't': sorted(range(PLANE), key=lambda i: (sum(divmod(i, 8)), i)),
+}
 
 
 def _planes(luma: Sequence[int], chroma: Sequence[int]) -> Tuple[int, ...]:
@@ -24,29 +30,18 @@ def _rows(*widths: int) -> Sequence[int]:
     return [8 * row + column for row, width in enumerate(widths) for column in range(width)]
 
 
-def _growing_square(i: int) -> Tuple[int, ...]:
-    u, v = divmod(i, 8)
-    return max(u, v), u + v, u
-
-
-def _growing_triangle(i: int) -> Tuple[int, ...]:
-    u, v = divmod(i, 8)
-    return u + v, u  # along anti-diagonals, each from its upper right to its lower left
-
-
-def _lowest(count: int, order: Callable[[int], Tuple[int, ...]]) -> Tuple[int, ...]:
+def _lowest(count: int, pattern: str) -> Tuple[int, ...]:
     """The first coefficients of each plane in an order, about two thirds of them of Y."""
     num_chroma = max(1, count // 6, -(-(count - PLANE) // 2))
-    places = sorted(range(PLANE), key=order)
-    return _planes(sorted(places[:count - 2 * num_chroma]), sorted(places[:num_chroma]))
+    return _planes(sorted(ORDERS[pattern][:count - 2 * num_chroma]), sorted(ORDERS[pattern][:num_chroma]))
 
 
 # By name: the count, and s for a square, t for a triangle, d for the learned subset.
 SUBSETS = {
-    **{f'{count}s': _lowest(count, _growing_square) for count in (6, 12, 24, 32)},
+    **{f'{count}s': _lowest(count, 's') for count in (6, 12, 24, 32)},
     '48s': _planes(_rows(6, 6, 6, 6, 4, 4), _rows(3, 3, 2)),
     '64s': _planes(_rows(7, 7, 6, 6, 6, 6, 6), _rows(3, 3, 2, 2)),
-    **{f'{count}t': _lowest(count, _growing_triangle) for count in (6, 12, 24, 32, 48, 64)},
+    **{f'{count}t': _lowest(count, 't') for count in (6, 12, 24, 32, 48, 64)},
     '24d': _planes([0, 1, 2, 3, 4, 5, 8, 9, 10, 16, 17, 18, 24, 32], [0, 1, 3, 8, 24]),
     '192': tuple(range(NUM_CHANNELS)),
 }
@@ -65,25 +60,22 @@ def select_channels(channels: Union[str, int, Sequence[int]]) -> Tuple[int, ...]
     Raises:
         ValueError: There is no such subset.
 
-    Example:
+    Examples:
         >>> select_channels('6s')
         (0, 1, 8, 9, 64, 128)
     """
     if isinstance(channels, int):
         channels = '192' if channels == NUM_CHANNELS else f'{channels}s'
-    if isinstance(channels, str):
-        if channels in SUBSETS:
-            return SUBSETS[channels]
-        match = re.fullmatch(r'(\d{1,3})([st])', channels)
-        if match is None or not 3 <= int(match[1]) <= NUM_CHANNELS:
-            raise ValueError(
-                f'{channels!r} is not a subset of the 192 coefficients: give one of {", ".join(SUBSETS)}, a count from '
-                '3 to 192 with s or t, such as 40t, or a list of channels.')
-        return _lowest(int(match[1]), _growing_square if match[2] == 's' else _growing_triangle)
-    chosen = tuple(channels)
-    if not chosen or len(set(chosen)) < len(chosen) or not all(
-            type(c) is int and 0 <= c < NUM_CHANNELS for c in chosen):
+    if not isinstance(channels, str):
+        chosen = tuple(channels)
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(NUM_CHANNELS)):
+            raise ValueError(f'The channels are {chosen}, expected different whole numbers from 0 to 191.')
+        return chosen
+    if channels in SUBSETS:
+        return SUBSETS[channels]
+    match = re.fullmatch(r'(\d{1,3})([st])', channels)
+    if match is None or not 3 <= int(match[1]) <= NUM_CHANNELS:
         raise ValueError(
-            f'The channels are {list(chosen)[:8]}{" ..." if len(chosen) > 8 else ""}, expected different whole numbers '
-            'from 0 to 191.')
-    return chosen
+            f'{channels!r} is not a subset of the 192 coefficients: give one of {", ".join(SUBSETS)}, a count from 3 '
+            'to 192 with s or t, such as 40t, or a list of channels.')
+    return _lowest(int(match[1]), match[2])

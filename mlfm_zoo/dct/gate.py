@@ -31,7 +31,7 @@ class ChannelGate(nn.Module):
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
-    Example:
+    Examples:
         >>> gate = ChannelGate(24)
         >>> gate(torch.randn(2, 24, 8, 8)).shape, bool(0 <= gate.penalty <= 24)
         (torch.Size([2, 24, 8, 8]), True)
@@ -45,17 +45,16 @@ class ChannelGate(nn.Module):
         self.act = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(num_chs, 2 * num_chs, 1, groups=num_chs, **dd)
         self.penalty: Optional[torch.Tensor] = None
-        for conv in (self.conv1, self.conv2):
+        for conv, off, on in ((self.conv1, 0, 0), (self.conv2, 0.1, 2)):
             nn.init.normal_(conv.weight, std=0.001)
             assert conv.bias is not None
-            with torch.no_grad():
-                conv.bias[0::2] = 0 if conv is self.conv1 else 0.1
-                conv.bias[1::2] = 0 if conv is self.conv1 else 2
+            nn.init.constant_(conv.bias[0::2], off)
+            nn.init.constant_(conv.bias[1::2], on)
 
     def decide(self, x: torch.Tensor) -> torch.Tensor:
         """Return 1 for open and 0 for closed channels of x (N, C, H, W): (N, C, 1, 1)."""
-        x_mean = x.mean((2, 3), keepdim=True)
-        pair = self.conv2(self.act(self.norm(self.conv1(x_mean)))).flatten(1).unflatten(1, (-1, 2))
+        pair = self.conv2(self.act(self.norm(self.conv1(x.mean((2, 3), keepdim=True)))))
+        pair = pair.flatten(1).unflatten(1, (-1, 2))
         if self.training:
             return F.gumbel_softmax(pair.float(), hard=True)[..., 1, None, None].to(x.dtype)
         return (pair[..., 1] > pair[..., 0])[..., None, None].to(x.dtype)
@@ -98,7 +97,7 @@ def gate_of(model: nn.Module) -> ChannelGate:
     Raises:
         ValueError: There is none.
 
-    Example:
+    Examples:
         >>> model = mlfm_zoo.dct.to_dct(timm.create_model('test_resnet'), '192', gate=True)
         >>> gate_of(model).conv1.in_channels
         192
@@ -118,7 +117,7 @@ class GateTask(ClassificationTask):
     Raises:
         ValueError: The network has no gate.
 
-    Example:
+    Examples:
         >>> model = mlfm_zoo.dct.to_dct(timm.create_model('test_resnet', num_classes=10), '192', gate=True)
         >>> task = GateTask(model, nn.CrossEntropyLoss(), penalty=0.1)
         >>> sorted(task(torch.randn(2, 3, 128, 128), torch.tensor([3, 7])))
@@ -141,9 +140,9 @@ class GateTask(ClassificationTask):
             'loss'; 'output', the logits; in training mode 'open_channels', the mean number of open channels.
         """
         result = super().forward(input, target)
-        gate = self._gate[0]
-        if gate.training and gate.penalty is not None:
-            result.update(loss=result['loss'] + self.penalty * gate.penalty, open_channels=gate.penalty.detach())
+        open_channels = self._gate[0].penalty
+        if open_channels is not None:
+            result.update(loss=result['loss'] + self.penalty * open_channels, open_channels=open_channels.detach())
         return result
 
 
@@ -161,7 +160,7 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
     Raises:
         ValueError: The network has no gate, or there is no image.
 
-    Example:
+    Examples:
         >>> model = mlfm_zoo.dct.to_dct(timm.create_model('test_resnet'), '192', gate=True)
         >>> share_open(model, [torch.randn(2, 3, 128, 128)]).shape
         torch.Size([192])
@@ -169,13 +168,11 @@ def share_open(model: nn.Module, loader: Iterable[Any]) -> torch.Tensor:
     stem, gate = gated_stem(model)
     training = gate.training
     gate.eval()
-    device = gate.conv1.weight.device
-    total = torch.zeros(gate.conv1.in_channels, dtype=torch.float64)
-    images = 0
+    images, total = 0, torch.zeros(gate.conv1.in_channels, dtype=torch.float64)
     try:
         for batch in loader:
             x = batch if torch.is_tensor(batch) else batch[0]
-            total += gate.decide(stem(x.to(device)))[:, :, 0, 0].double().sum(0).cpu()
+            total += gate.decide(stem(x.to(gate.conv1.weight.device)))[:, :, 0, 0].double().sum(0).cpu()
             images += len(x)
     finally:
         gate.train(training)
@@ -195,23 +192,21 @@ def draw_open(share: torch.Tensor, file: Union[str, Path]) -> None:
         RuntimeError: matplotlib is not installed.
         ValueError: There are not 192 channels.
 
-    Example:
+    Examples:
         >>> draw_open(torch.rand(192), 'open.png')
     """
     if share.shape != (192,):
         raise ValueError(f'There are {len(share)} channels, expected all 192: give the shares of such a network.')
     plt = require_matplotlib()
     figure, grid = plt.subplots(1, 3, figsize=(10, 3.6), layout='constrained')
-    shown: Any = None
-    for axes, name, plane in zip(grid, ('Y', 'Cb', 'Cr'), share.reshape(3, 8, 8).tolist()):
-        shown = axes.imshow([[100 * value for value in row] for row in plane], vmin=0, vmax=100)
-        for u, row in enumerate(plane):
-            for v, value in enumerate(row):
-                axes.text(v, u, f'{100 * value:.0f}', ha='center', va='center', fontsize=6,
-                          color='white' if value < 0.6 else 'black')
+    for axes, name, plane in zip(grid, ('Y', 'Cb', 'Cr'), 100 * share.reshape(3, 8, 8)):
+        axes.imshow(plane.tolist(), vmin=0, vmax=100)
+        for i, value in enumerate(plane.flatten().tolist()):
+            axes.text(i % 8, i // 8, f'{value:.0f}', ha='center', va='center', fontsize=6,
+                      color='white' if value < 60 else 'black')
         axes.set(title=name, xlabel='horizontal frequency', xticks=range(8), yticks=range(8))
     grid[0].set_ylabel('vertical frequency')
-    figure.colorbar(shown, ax=list(grid), label='images for which it is open, %')
+    figure.colorbar(grid[0].images[0], ax=list(grid), label='images for which it is open, %')
     figure.suptitle(f'{share.sum():.1f} of 192 coefficients open on average')
     try:
         with written_whole(Path(file)) as unfinished:

@@ -71,7 +71,7 @@ def to_dct(
     Raises:
         ValueError: The model is of another kind or has a memory, or an argument is out of range.
 
-    Example:
+    Examples:
         >>> model = to_dct(timm.create_model('test_resnet', num_classes=10), '24s')
         >>> model(torch.randn(2, 3, 128, 128)).shape
         torch.Size([2, 10])
@@ -79,33 +79,31 @@ def to_dct(
     check_option('dct_input', dct_input, ('rgb', 'coefficients'))
     check_option('layer2_stride', layer2_stride, (1, 2))
     check_option('gate', gate, (True, False))
-    check_option('dense', dense, (True, False))
     chosen = select_channels(channels)
     if any(isinstance(module, LowFrequencyMemory) for module in model.modules()):
         raise ValueError(
             'The network has a low-frequency memory, which starts at half of the image size, where a network on 8 x 8 '
             'blocks has no feature: build it with memory=False.')
-    config = config_of(model)
+    if not isinstance(model, (ResNet, EfficientNet)):
+        raise ValueError(
+            f'A {type(model).__name__} cannot read DCT coefficients: give a timm ResNet, MobileNetV2 or EfficientNet.')
     network: Any = model
-    in_chans = network.in_chans if in_chans is None else in_chans
-    dd = get_device_dtype(model)
+    config, num_chs, dd = config_of(model), len(chosen), get_device_dtype(model)
+    in_chans = in_chans or network.in_chans
     first: nn.Module = nn.Identity()
     if dct_input == 'rgb':
         mean = mean or config.get('mean') or IMAGENET_DEFAULT_MEAN
         std = std or config.get('std') or IMAGENET_DEFAULT_STD
         first = DCTStem(chosen, in_chans, mean, std, statistics, **dd)
     if gate:
-        first = nn.Sequential(first, ChannelGate(len(chosen), **dd))
+        first = nn.Sequential(first, ChannelGate(num_chs, **dd))
     if isinstance(model, ResNet):
-        _turn_resnet(network, first, len(chosen), layer2_stride)
-    elif isinstance(model, EfficientNet):
-        _turn_efficientnet(network, first, len(chosen), dense)
+        _turn_resnet(network, first, num_chs, layer2_stride)
     else:
-        raise ValueError(
-            f'A {type(model).__name__} cannot read DCT coefficients: give a timm ResNet, MobileNetV2 or EfficientNet.')
-    network.in_chans = in_chans if dct_input == 'rgb' else len(chosen)
+        _turn_efficientnet(network, first, num_chs, dense)
+    network.in_chans = in_chans if dct_input == 'rgb' else num_chs
     if config and dct_input == 'coefficients':
-        config.update(coefficient_config(len(chosen), config['input_size'][1:]))
+        config.update(coefficient_config(num_chs, config['input_size'][1:]))
     network.train(model.training)
     return model
 
@@ -130,7 +128,7 @@ class DCTOptions(Options):
         dct_std: Standard deviation that images are normalized with.
         in_chans: Channels of the image, 3 or 1.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('dct_mobilenetv2_100_6s', dct_channels='12s')
         >>> model.conv_stem.out_channels
         12
@@ -173,7 +171,7 @@ def freeze_selection(
     Raises:
         ValueError: There is no gate, it has fewer than k channels, or the counts are of other channels.
 
-    Example:
+    Examples:
         >>> model = to_dct(timm.create_model('test_resnet'), '192', gate=True)
         >>> model, channels = freeze_selection(model, k=24)
         >>> len(channels), model.conv1.out_channels
@@ -187,13 +185,11 @@ def freeze_selection(
             'The first convolution is depthwise, and has outputs for closed channels too: freeze a network of 192 '
             'channels.')
     num_chs = gate.conv1.in_channels
-    if type(k) is not int or not 0 < k <= num_chs:
-        raise ValueError(f'k is {k}, expected 1 to {num_chs}, the channels of the gate.')
     if counts is None:
         assert gate.conv2.bias is not None
         counts = gate.conv2.bias[1::2] - gate.conv2.bias[0::2]
-    if not torch.is_tensor(counts) or counts.shape != (num_chs,):
-        raise ValueError(f'counts is not a tensor of {num_chs} values, one for each channel of the gate.')
+    if not 0 < k <= num_chs or len(counts) != num_chs:
+        raise ValueError(f'k is {k} and there are {len(counts)} counts, expected those of {num_chs} channels.')
     kept = sorted(counts.detach().cpu().sort(descending=True, stable=True).indices[:k].tolist())
     dd = get_device_dtype(model)
     if isinstance(old, DCTStem):
@@ -205,12 +201,14 @@ def freeze_selection(
         if config := config_of(model):
             config.update(coefficient_config(k, [8 * size for size in config['input_size'][1:]]))
     setattr(network, name, first)
-    dense = False
+    changed: Dict[str, Any] = dict(dct_gate=False, dct_channels=channels)
     for conv in _readers(network):
-        dense = dense or conv.groups > 1
-        _replace_weight(conv, _dense_weight(conv)[:, kept], k)
-        conv.groups = 1
-    update_model_args(network, dct_gate=False, dct_channels=channels, **(dict(dct_dense=True) if dense else {}))
+        weight = _dense_weight(conv)[:, kept]
+        if conv.groups > 1:
+            changed['dct_dense'] = True
+            conv.groups = 1
+        _replace_weight(conv, weight)
+    update_model_args(network, **changed)
     for info in network.feature_info:
         if info['module'] == 'act1':
             info['num_chs'] = k
@@ -224,14 +222,13 @@ def start_from_trunk(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> D
     As in `to_dct`, the stem's weights are left out, and the layer that reads the coefficients keeps its leading input
     channels. Missing weights keep the network's values. A network on YCbCr takes all weights.
     """
-    is_resnet = hasattr(model, 'layer1')
-    stem, readers = ('conv1.', ('layer1.0.conv1.', 'layer1.0.downsample.')) if is_resnet else (
-        'conv_stem.', ('blocks.0.0.',))
     own = model.state_dict()
     if 'bn1.weight' in own:  # it has a stem of its own
         return state_dict
-    kept = {k: v for k, v in state_dict.items() if not k.startswith((stem, 'bn1.'))}
-    kept.update(_leading(kept, {k: v for k, v in own.items() if k.startswith((stem, *readers))}))
+    stem = ('conv1.', 'conv_stem.')
+    kept = {k: v for k, v in state_dict.items() if not k.startswith((*stem, 'bn1.'))}
+    readers = ('layer1.0.conv1.', 'layer1.0.downsample.', 'blocks.0.0.')
+    kept.update(_leading(kept, {k: v for k, v in own.items() if k.startswith((*stem, *readers))}))
     return kept
 
 
@@ -239,9 +236,9 @@ def _leading(weights: Dict[str, torch.Tensor], own: Dict[str, torch.Tensor]) -> 
     """Crop weights to the network's shapes; keep the network's own where too small."""
     taken = dict(own)
     for name, value in own.items():
-        given = weights.get(name)
-        if given is not None and given.ndim == value.ndim and all(g >= v for g, v in zip(given.shape, value.shape)):
-            taken[name] = given[tuple(slice(size) for size in value.shape)]
+        leading = weights[name][tuple(map(slice, value.shape))] if name in weights else value
+        if leading.shape == value.shape:
+            taken[name] = leading
     return taken
 
 
@@ -249,13 +246,12 @@ def _turn_resnet(model: Any, first: nn.Module, num_chs: int, layer2_stride: int)
     if not isinstance(model.layer1[0].conv1, nn.Conv2d):
         raise ValueError(
             f'The first block is a {type(model.layer1[0]).__name__}, expected one that begins with a convolution.')
+    block, dd = model.layer1[0], get_device_dtype(model)
     model.conv1, model.bn1, model.act1, model.maxpool = first, nn.Identity(), nn.Identity(), nn.Identity()
-    block = model.layer1[0]
     if block.downsample is None:  # the shortcut of a basic block is the feature itself
-        out_chs = model.feature_info[1]['num_chs']
-        dd = get_device_dtype(model)
+        in_chs, out_chs = (info['num_chs'] for info in model.feature_info[:2])
         block.downsample = nn.Sequential(
-            nn.Conv2d(model.feature_info[0]['num_chs'], out_chs, 1, bias=False, **dd), nn.BatchNorm2d(out_chs, **dd))
+            nn.Conv2d(in_chs, out_chs, 1, bias=False, **dd), nn.BatchNorm2d(out_chs, **dd))
         nn.init.kaiming_normal_(block.downsample[0].weight, mode='fan_out', nonlinearity='relu')
     for conv in _readers(model):
         _read(conv, num_chs)
@@ -321,19 +317,18 @@ def _read(conv: nn.Conv2d, num_chs: int) -> None:
     if conv.groups > 1:
         new = weight.new_empty(num_chs, *weight.shape[1:])
         nn.init.kaiming_normal_(new, mode='fan_out')
-        kept = min(num_chs, len(weight))
-        new[:kept] = weight[:kept]
+        new[:len(weight)] = weight[:num_chs]
         conv.out_channels = conv.groups = num_chs
     else:
         new = weight.new_empty(len(weight), num_chs, *weight.shape[2:])
         nn.init.kaiming_normal_(new, mode='fan_out', nonlinearity='relu')
         if num_chs <= weight.shape[1]:
-            new = weight[:, :num_chs].clone()
-    _replace_weight(conv, new, num_chs)
+            new = weight[:, :num_chs]
+    _replace_weight(conv, new)
 
 
-def _replace_weight(conv: nn.Conv2d, weight: torch.Tensor, in_chs: int) -> None:
-    conv.in_channels = in_chs
+def _replace_weight(conv: nn.Conv2d, weight: torch.Tensor) -> None:
+    conv.in_channels = weight.shape[1] * conv.groups
     conv.weight = nn.Parameter(weight.clone())
 
 

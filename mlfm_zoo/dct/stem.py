@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .._buffers import FixedBuffers
-from .channels import NUM_CHANNELS, select_channels
+from .channels import NUM_CHANNELS, PLANE, select_channels
 
 __all__ = [
     'DCTStem', 'Statistics', 'YCbCrConv2d', 'YCbCrStem', 'as_statistics', 'dct_matrix', 'measure_statistics',
-    'released_statistics',
 ]
 
 BLOCK = 8
@@ -39,26 +38,20 @@ class Statistics(NamedTuple):
 UNSCALED = Statistics((0.,) * NUM_CHANNELS, (1.,) * NUM_CHANNELS)  # coefficients in JPEG's units
 
 
-def released_statistics() -> Statistics:
-    """Read the statistics that the released checkpoints were trained with.
-
-    Their deviations look like those of each image's mean, and leave high frequencies far from unit variance. To train
-    from scratch, `measure_statistics` is better.
-    """
-    values = json.loads(Path(__file__).with_name('released_statistics.json').read_text(encoding='utf-8'))
-    return Statistics(tuple(values['mean']), tuple(values['std']))
-
-
 def as_statistics(statistics: Optional[Sequence[Sequence[float]]]) -> Statistics:
-    """Check statistics, with a ValueError if malformed; None gives the released ones."""
+    """Check statistics, with a ValueError if malformed; None gives the released ones.
+
+    The released deviations look like those of each image's mean, and leave high frequencies far from unit variance. To
+    train from scratch, `measure_statistics` is better.
+    """
     if statistics is None:
-        return released_statistics()
+        released = json.loads(Path(__file__).with_name('released_statistics.json').read_text(encoding='utf-8'))
+        statistics = released['mean'], released['std']
     try:
-        mean, std = (tuple(float(value) for value in values) for values in statistics)
-    except (TypeError, ValueError):  # not two lists of numbers
+        mean, std = (tuple(map(float, values)) for values in statistics)
+    except (TypeError, ValueError):
         mean = std = ()
-    if len(mean) != NUM_CHANNELS or len(std) != NUM_CHANNELS or not all(
-            math.isfinite(m) and 0 < d < math.inf for m, d in zip(mean, std)):
+    if not len(mean) == len(std) == NUM_CHANNELS or min(std) <= 0 or not all(map(math.isfinite, mean + std)):
         raise ValueError(
             'The statistics are not two lists, 192 means and 192 standard deviations above 0: give what '
             'measure_statistics returns.')
@@ -107,7 +100,7 @@ class DCTStem(FixedBuffers):
     Raises:
         ValueError: An argument is out of range.
 
-    Example:
+    Examples:
         >>> stem = DCTStem('24s')
         >>> stem(torch.randn(1, 3, 448, 448)).shape
         torch.Size([1, 24, 56, 56])
@@ -115,6 +108,7 @@ class DCTStem(FixedBuffers):
 
     weight: torch.Tensor
     bias: torch.Tensor
+    __constants__ = ['kernel_size']
     kernel_size = BLOCK
 
     def __init__(
@@ -128,19 +122,16 @@ class DCTStem(FixedBuffers):
             dtype: Any = None,
     ):
         super().__init__()
-        if in_chans not in (1, 3):
-            raise ValueError(f'in_chans is {in_chans!r}, expected 3 for RGB or 1 for gray images.')
+        if in_chans not in (1, 3) or min(len(mean), len(std)) < in_chans or min(std) <= 0:
+            raise ValueError(
+                f'in_chans, mean and std are {in_chans!r}, {tuple(mean)} and {tuple(std)}, expected 3 for RGB or 1 for '
+                'gray images, with a mean and a deviation above 0 for each channel.')
         self.channels = select_channels(channels)
         self.out_channels = len(self.channels)
-        self.block_size = self.kernel_size  # an instance attribute, for TorchScript
         self.in_chans = in_chans
-        if min(len(mean), len(std)) < in_chans or min(std) <= 0:
-            raise ValueError(
-                f'mean and std of the images are {tuple(mean)} and {tuple(std)}, expected a mean and a deviation above '
-                f'0 for each of {in_chans} channels.')
-        self.mean, self.std = (tuple(values[:in_chans]) for values in (mean, std))
+        self.mean, self.std = tuple(mean[:in_chans]), tuple(std[:in_chans])
         self.statistics = as_statistics(statistics)
-        shape = (len(self.channels), in_chans, self.block_size, self.block_size)
+        shape = (self.out_channels, in_chans, self.kernel_size, self.kernel_size)
         self.register_buffer('weight', torch.empty(shape, device=device, dtype=dtype), persistent=False)
         self.register_buffer('bias', torch.empty(shape[:1], device=device, dtype=dtype), persistent=False)
         self.init_non_persistent_buffers()
@@ -148,7 +139,7 @@ class DCTStem(FixedBuffers):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute coefficients (N, C, ceil(H / 8), ceil(W / 8)) of x (N, in_chans, H, W)."""
         height, width = x.shape[-2], x.shape[-1]
-        block = self.block_size
+        block = self.kernel_size
         x = F.pad(x, (0, (block - width % block) % block, 0, (block - height % block) % block), mode='replicate')
         return exact_conv(x, self.weight, self.bias, block)
 
@@ -160,30 +151,22 @@ class DCTStem(FixedBuffers):
             coefficients: What the stem returns (N, C, h, w).
 
         Returns:
-            Normalized images (N, in_chans, 8 h, 8 w), without clipping.
+            Normalized images (N, in_chans, 8 h, 8 w), or (N, in_chans, h, w) for `YCbCrStem`, without clipping.
         """
         raw = DCTStem('192', self.in_chans, self.mean, self.std, UNSCALED).fixed_buffers()
-        pixels_of = torch.linalg.pinv(raw['weight'].flatten(1)).to(coefficients.device)  # (in_chans * 64, 192)
-        bias = raw['bias'].to(coefficients.device)[:, None, None]
         chosen = list(self.channels)
-        mean, std = (
-            torch.tensor(values, dtype=torch.float64, device=coefficients.device)[chosen, None, None]
-            for values in self.statistics)
-        full = bias.new_zeros(len(coefficients), NUM_CHANNELS, *coefficients.shape[2:])
-        full[:, chosen] = coefficients.double() * std + mean
-        blocks = torch.einsum('pk,nkhw->nphw', pixels_of, full - bias)
-        return F.pixel_shuffle(blocks, BLOCK).to(coefficients.dtype)
+        mean, std = (torch.tensor(values, dtype=torch.float64)[chosen, None, None] for values in self.statistics)
+        full = torch.zeros(len(coefficients), NUM_CHANNELS, *coefficients.shape[2:], dtype=torch.float64)
+        full[:, chosen] = coefficients.cpu().double() * std + mean
+        pixels_of = torch.linalg.pinv(raw['weight'].flatten(1))  # (in_chans * 64, 192)
+        blocks = torch.einsum('pk,nkhw->nphw', pixels_of, full - raw['bias'][:, None, None])
+        step = BLOCK // self.kernel_size
+        return F.pixel_shuffle(blocks, BLOCK)[..., ::step, ::step].to(coefficients)
 
     def fixed_buffers(self) -> Dict[str, torch.Tensor]:
-        """Compute the weight (C, in_chans, 8, 8) and the bias (C,) of all steps.
-
-        Returns:
-            Both by their names, in float64.
-        """
+        """Compute the weight (C, in_chans, 8, 8) and the bias (C,) of all steps, in float64."""
         dct = dct_matrix()
-        color = torch.tensor(YCBCR, dtype=torch.float64)
-        if self.in_chans == 1:
-            color = torch.tensor([[1.], [0.], [0.]], dtype=torch.float64)
+        color = torch.tensor(YCBCR if self.in_chans == 3 else ((1.,), (0.,), (0.,)), dtype=torch.float64)
         basis = torch.einsum('uy,vx->uvyx', dct, dct).flatten(0, 1)  # (64, 8, 8)
         weight = torch.einsum('pc,kyx->pkcyx', color, basis).flatten(0, 1)  # of pixels from 0 to 255
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
@@ -192,62 +175,33 @@ class DCTStem(FixedBuffers):
         weight = 255 * weight * std[:, None, None]
         chosen = list(self.channels)
         of_mean, of_std = (torch.tensor(values, dtype=torch.float64)[chosen] for values in self.statistics)
-        return {
-            'weight': weight[chosen] / of_std[:, None, None, None],
-            'bias': (bias[chosen] - of_mean) / of_std,
-        }
+        return dict(weight=weight[chosen] / of_std[:, None, None, None], bias=(bias[chosen] - of_mean) / of_std)
 
     def extra_repr(self) -> str:
-        return f'{self.in_chans}, {self.out_channels}, kernel_size={self.block_size}, stride={self.block_size}'
+        return f'{self.in_chans}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.kernel_size}'
 
 
 class YCbCrStem(DCTStem):
     """Computes normalized Y, Cb and Cr of normalized images, at their size.
 
     A pixel is treated as a block of that color, whose only nonzero coefficients are the three constant ones. Their
-    statistics normalize it.
-
-    Args:
-        **kwargs: As `DCTStem`, except `channels`.
-
-    Raises:
-        ValueError: An argument is out of range.
+    statistics normalize it. Arguments are those of `DCTStem`, except `channels`.
     """
 
     kernel_size = 1
 
     def __init__(self, **kwargs: Any):
-        super().__init__(tuple(range(0, NUM_CHANNELS, BLOCK * BLOCK)), **kwargs)
-
-    @torch.jit.ignore
-    def inverse(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Compute images from Y, Cb and Cr, exactly.
-
-        Args:
-            coefficients: What the stem returns (N, 3, H, W).
-
-        Returns:
-            Normalized images (N, in_chans, H, W), without clipping.
-        """
-        return super().inverse(coefficients)[..., ::BLOCK, ::BLOCK]
+        super().__init__((0, PLANE, 2 * PLANE), **kwargs)
 
     def fixed_buffers(self) -> Dict[str, torch.Tensor]:
-        """Compute the weight (C, in_chans, 1, 1) and bias (C,) for blocks of one color.
-
-        Returns:
-            Both by their names, in float64.
-        """
         values = super().fixed_buffers()
         return dict(values, weight=values['weight'].sum((2, 3), keepdim=True))
 
 
 class YCbCrConv2d(nn.Conv2d):
-    """Convolution on an image's Y, Cb and Cr, the first of the paper's YCbCr baseline.
+    """Convolution on Y, Cb and Cr of images (N, in_chans, H, W), from a stem.
 
-    Args:
-        *args: As `torch.nn.Conv2d`, of 3 input channels.
-        stem: Computes Y, Cb and Cr.
-        **kwargs: As `torch.nn.Conv2d`.
+    It is the first one of the paper's YCbCr baseline. Arguments are those of `torch.nn.Conv2d`, and the stem.
     """
 
     def __init__(self, *args: Any, stem: YCbCrStem, **kwargs: Any):
@@ -255,7 +209,6 @@ class YCbCrConv2d(nn.Conv2d):
         self.stem = stem
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute features of normalized images x (N, in_chans, H, W)."""
         return self._conv_forward(self.stem(x), self.weight, self.bias)
 
 
@@ -277,7 +230,7 @@ def measure_statistics(
     Raises:
         ValueError: There is no image.
 
-    Example:
+    Examples:
         >>> statistics = measure_statistics([torch.randn(2, 3, 64, 64)])
         >>> model = timm.create_model('dct_mobilenetv2_100_6s', dct_statistics=statistics)
     """
@@ -285,9 +238,7 @@ def measure_statistics(
     count, total, squares = 0, torch.zeros(NUM_CHANNELS).double(), torch.zeros(NUM_CHANNELS).double()
     for batch in loader:
         images = batch if torch.is_tensor(batch) else batch[0]
-        if stem.weight.device != images.device:
-            stem.to(images.device)
-        coefficients = stem(images.double()).transpose(0, 1).flatten(1).cpu()
+        coefficients = stem.to(images.device)(images.double()).transpose(0, 1).flatten(1).cpu()
         count += coefficients.shape[1]
         total += coefficients.sum(1)
         squares += coefficients.square().sum(1)

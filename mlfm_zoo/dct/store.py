@@ -13,8 +13,6 @@ from .stem import BLOCK
 
 __all__ = ['store_jpegs']
 
-MAX_SIDE = 65_500  # of a JPEG, by libjpeg
-
 
 def store_jpegs(
         source: Union[str, Path],
@@ -42,10 +40,10 @@ def store_jpegs(
         Number of files written.
 
     Raises:
-        FileNotFoundError: The source is not a folder, or has no images.
+        FileNotFoundError: There is no such folder, or it has no images.
         ValueError: An argument is out of range, an image cannot be decoded, or two would become one file.
 
-    Example:
+    Examples:
         >>> store_jpegs('digits', 'stored', size=64)
         96
         >>> store_jpegs('digits', 'stored', size=64)  # nothing is left to do
@@ -58,9 +56,9 @@ def store_jpegs(
         raise ValueError(
             f'size, quality and subsampling are {size}, {quality} and {subsampling}, expected a multiple of {BLOCK}, 1 '
             'to 100, and 0, 1 or 2.')
-    files = walk_images(source) if source.is_dir() else []
+    files = walk_images(source)
     if not files:
-        raise FileNotFoundError(f'{source} is not a folder of images: give one with .jpg, .png or other images in it.')
+        raise FileNotFoundError(f'{source} has no images: give a folder with .jpg, .png or other images in it.')
     paths = {(target / file.relative_to(source)).with_suffix('.jpg'): file for file in files}
     if len(paths) < len(files):
         twice = next(file for file in files if file not in paths.values())
@@ -70,24 +68,15 @@ def store_jpegs(
         if path.exists():
             continue
         image = open_image(file, mode=None)
-        if max(image.size) * size > MAX_SIDE * min(image.size) and not crop:
-            raise ValueError(
-                f'{printable(file)} would have a side of more than {MAX_SIDE} pixels, the most of a JPEG: remove it, '
-                'or give crop=True.')
         image = convert_pixels(image, 'L' if image.mode == 'L' or image.mode.startswith('I') else 'RGB', file)
-        image = _resize(image, size, crop)
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        if crop:
+            left, top = (width - size) // 2, (height - size) // 2
+            image = image.crop((left, top, left + size, top + size))
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as unfinished:
             image.save(unfinished, 'JPEG', quality=quality, subsampling=subsampling)
         written += 1
     return written
-
-
-def _resize(image: Image.Image, size: int, crop: bool) -> Image.Image:
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    if not crop:
-        return image
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))

@@ -19,7 +19,7 @@ from .._extras import require_extra
 from ..data.images import open_image
 from ..memory.options import check_option
 
-__all__ = ['CocoImages', 'check_coco', 'collate', 'make_coco', 'read_coco', 'require_pycocotools']
+__all__ = ['CocoImages', 'collate', 'make_coco', 'read_coco', 'require_pycocotools']
 
 PathLike = Union[str, 'os.PathLike[str]']
 MODES = {1: 'L', 3: 'RGB'}
@@ -38,26 +38,11 @@ def make_coco(content: Dict[str, Any]) -> Any:
     return coco
 
 
-def read_coco(file: PathLike) -> Any:
-    """Read a file of instance annotations in COCO format, and check it.
-
-    A ValueError is raised if the file has another form or an annotation is damaged.
-    """
-    with _damage(f'{file} is not a JSON file in the form of COCO'):
-        content = json.loads(Path(file).read_text(encoding='utf-8-sig'))
-        if not isinstance(content, dict):
-            raise ValueError(f'it holds a {type(content).__name__}')
-        coco = make_coco(content)
-    check_coco(coco, file)
-    return coco
-
-
 @contextlib.contextmanager
 def _damage(what: str) -> Iterator[None]:
-    """Turn pycocotools' errors into one sentence on the damage; silence its prints."""
+    """Turn the errors of damaged annotations into one sentence."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        yield
     except OSError:  # names its file
         raise
     except Exception as error:  # pycocotools raises bare exceptions too
@@ -65,16 +50,21 @@ def _damage(what: str) -> Iterator[None]:
         raise ValueError(f'{what} ({reason}): repair or remove it.') from error
 
 
-def check_coco(coco: Any, file: object) -> None:
-    """Complete annotations, and raise for faults that break training or evaluation.
+def read_coco(source: Any) -> Any:
+    """Complete and check annotations: a file in COCO format, or a `pycocotools.coco.COCO`.
 
-    A missing iscrowd becomes 0, and a missing area that of the box. `file` is the name of the annotations in errors.
+    A missing iscrowd becomes 0, and a missing area that of the box. A ValueError is raised for faults that break
+    training or evaluation.
     """
+    coco, file = source, 'The truth'
+    if isinstance(source, (str, os.PathLike)):
+        file = str(source)
+        with _damage(f'{file} is not a JSON file in the form of COCO'):
+            coco = make_coco(dict(json.loads(Path(file).read_text(encoding='utf-8-sig'))))
     for info in coco.dataset.get('images', []):
         with _damage(f'{file}: image {info.get("id")} is damaged'):
             if not all(type(info[side]) is int and 0 < info[side] < MAX_SIDE for side in ('height', 'width')):
                 raise ValueError('its height or width is no number of pixels')
-            Path(info.get('file_name', ''))
     for entry in coco.dataset.get('annotations', []):
         with _damage(f'{file}: annotation {entry["id"]} is damaged'):
             if not int(entry['id']) or coco.anns[entry['id']] is not entry:  # COCOeval takes 0 for no match
@@ -89,6 +79,7 @@ def check_coco(coco: Any, file: object) -> None:
             if entry.get('segmentation') == [[]]:  # as exports of boxes have it
                 entry['segmentation'] = []
             _check_segmentation(entry.get('segmentation') or [], coco.imgs[entry['image_id']])
+    return coco
 
 
 def _check_segmentation(segmentation: Any, info: Dict[str, Any]) -> None:
@@ -100,11 +91,11 @@ def _check_segmentation(segmentation: Any, info: Dict[str, Any]) -> None:
         runs = segmentation['counts']
         if isinstance(runs, list) and (min(runs) < 0 or sum(runs) != height * width):
             raise ValueError('its run lengths are not those of its image')
-    else:
-        limit = 2 * max(height, width)
-        for polygon in segmentation:
-            if len(polygon) < 6 or len(polygon) % 2 or not all(abs(value) <= limit for value in polygon):
-                raise ValueError('a polygon has fewer than 3 points, or coordinates far outside of its image')
+        return
+    limit = 2 * max(height, width)
+    for polygon in segmentation:
+        if len(polygon) < 6 or len(polygon) % 2 or not all(abs(value) <= limit for value in polygon):
+            raise ValueError('a polygon has fewer than 3 points, or coordinates far outside of its image')
 
 
 def _is_target(entry: Dict[str, Any]) -> bool:
@@ -136,7 +127,7 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
         FileNotFoundError: There is no such file.
         ValueError: The file is not in COCO format, an annotation is damaged, or `in_chans` is out of range.
 
-    Example:
+    Examples:
         >>> content = dict(
         ...     images=[dict(id=1, file_name='photo.jpg', height=427, width=640)],
         ...     annotations=[dict(id=1, image_id=1, category_id=1, bbox=[100, 120, 450, 260])],
@@ -174,8 +165,6 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
         if empty:
             warnings.warn(f'{empty} boxes in {annotations} have no area and are left out of the targets.', stacklevel=2)
         self.ids = sorted(self.coco.imgs if keep_empty else {entry['image_id'] for entry in targets})
-        if not self.ids:
-            raise ValueError(f'{annotations} lists no images to read: give one that does.')
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,10 +173,10 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
         """Image (in_chans, H, W) from 0 to 1, and its boxes, labels, masks and image_id."""
         info = self.coco.imgs[self.ids[index]]
         file, size = Path(self.folder, info['file_name']), (info['height'], info['width'])
-        image = open_image(file, self.mode, upright=True)
-        if (image.height, image.width) != size:
+        image = to_dtype(to_image(open_image(file, self.mode, upright=True)), torch.float32, scale=True)
+        if image.shape[1:] != size:
             raise ValueError(
-                f'{file} is {image.width} x {image.height} pixels, turned as its EXIF orientation says, and '
+                f'{file} is {image.shape[2]} x {image.shape[1]} pixels, turned as its EXIF orientation says, and '
                 f'{size[1]} x {size[0]} in {self.annotations}: give the images that were annotated.')
         entries = [entry for entry in self.coco.imgToAnns[info['id']] if _is_target(entry)]
         boxes = torch.tensor([entry['bbox'] for entry in entries]).reshape(-1, 4)
@@ -201,8 +190,7 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
             for mask, entry in zip(target['masks'], entries):
                 with _damage(f'{self.annotations}: annotation {entry["id"]} is damaged'):
                     mask.copy_(torch.from_numpy(self.coco.annToMask(entry)))
-        pixels = to_dtype(to_image(image), torch.float32, scale=True)
-        return (pixels, target) if self.transforms is None else self.transforms(pixels, target)
+        return (image, target) if self.transforms is None else self.transforms(image, target)
 
 
 def collate(samples: Sequence[Tuple[Any, Any]]) -> Tuple[List[Any], List[Any]]:
@@ -214,7 +202,7 @@ def collate(samples: Sequence[Tuple[Any, Any]]) -> Tuple[List[Any], List[Any]]:
     Returns:
         The images, and the targets.
 
-    Example:
+    Examples:
         >>> images, targets = collate([(torch.rand(3, 64, 48), {}), (torch.rand(3, 32, 32), {})])
         >>> len(images), len(targets)
         (2, 2)

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2002.12416, section 4.2. Everything after the network's fe
 """
 
 import inspect
-from typing import Any, Dict, List, Mapping, Optional, Set
+from typing import Any, Dict, List, Mapping, Optional
 
 import timm
 import torch
@@ -19,7 +19,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from .._timm import config_of
+from .._timm import config_of, model_name
 from ..dct import DCTStem
 from ..memory import LowFrequencyMemoryUnit
 from ..memory.options import check_option
@@ -46,7 +46,7 @@ class PyramidBackbone(nn.Module):
     Raises:
         ValueError: The features have other sizes.
 
-    Example:
+    Examples:
         >>> body = timm.create_model('test_mlfm_resnet', features_only=True, out_indices=(1, 2, 3, 4))
         >>> features = PyramidBackbone(body, out_channels=32)(torch.randn(1, 3, 128, 128))
         >>> [tuple(feature.shape[1:]) for feature in features.values()]
@@ -61,11 +61,11 @@ class PyramidBackbone(nn.Module):
         if any(isinstance(module, DCTStem) for module in body.modules()):
             self.enlarge = max(1, reductions[-1] // REDUCTIONS[-1])
         if [r / self.enlarge for r in reductions] != REDUCTIONS:
-            name = config_of(body).get('architecture') or type(body).__name__
             raise ValueError(
-                f'The features of {name} are the image divided by {", ".join(map(str, reductions))}, expected by 4, 8, '
-                '16, 32 (of a network on DCT coefficients, a multiple of these): give a network whose stages halve '
-                'the map, which takes images and whose strides are its own (of a DCT ResNet, layer2_stride=2).')
+                f'The features of {model_name(body)} are the image divided by {", ".join(map(str, reductions))}, '
+                'expected by 4, 8, 16, 32 (of a network on DCT coefficients, a multiple of these): give a network '
+                'whose stages halve the map, which takes images and whose strides are its own (of a DCT ResNet, '
+                'layer2_stride=2).')
         self.body = body
         self.fpn = FeaturePyramidNetwork(info.channels(), out_channels, extra_blocks=LastLevelMaxPool())
         self.out_channels = out_channels
@@ -119,10 +119,10 @@ def create_model(
         targets and returns losses. In eval mode it takes images and returns predictions.
 
     Raises:
-        ValueError: An argument is out of range, or the network does not have four such features.
+        ValueError: An argument is out of range, or the network's last four features have other sizes.
         TypeError: An argument is unknown.
 
-    Example:
+    Examples:
         >>> model = create_model('faster_rcnn', 'test_mlfm_resnet', num_classes=3, min_size=64, fpn_channels=32).eval()
         >>> sorted(model([torch.rand(3, 64, 96)])[0])
         ['boxes', 'labels', 'scores']
@@ -134,12 +134,21 @@ def create_model(
     check_option('trainable_stages', trainable_stages, tuple(range(NUM_STAGES + 1)))
     takers = (DETECTORS[detector], FasterRCNN, GeneralizedRCNNTransform)  # each passes the rest to the next
     known = {name for taker in takers for name in inspect.signature(taker).parameters}
-    for name in kwargs:  # torchvision ignores unknown arguments
-        if name not in known:
-            raise TypeError(f"{name} is not an argument of torchvision's {DETECTORS[detector].__name__}: leave it out.")
+    for name in kwargs.keys() - known:  # torchvision ignores unknown arguments
+        raise TypeError(f"{name} is not an argument of torchvision's {DETECTORS[detector].__name__}: leave it out.")
 
-    body = _create_body(backbone, pretrained, in_chans, dict(backbone_kwargs or {}))
-    kwargs = dict(_normalization(body, in_chans), **kwargs)
+    # this extractor keeps the model and its names whole
+    body_args: Dict[str, Any] = dict(features_only=True, feature_cls='getter', out_indices=(-4, -3, -2, -1))
+    architecture = backbone.split('.')[0]
+    # the YCbCr baseline has the strides of any ResNet
+    if is_model_in_modules(architecture, ['dct_resnet']) and not architecture.endswith('_ycbcr'):
+        body_args['layer2_stride'] = 2
+    body_args.update(backbone_kwargs or {})
+    body = timm.create_model(backbone, pretrained=pretrained, in_chans=in_chans, **body_args)
+    mean, std = (list(config_of(body)[key]) for key in ('mean', 'std'))
+    if in_chans > len(mean):
+        mean, std = [0.5] * in_chans, [0.5] * in_chans  # unknown for such images
+    kwargs = dict(dict(image_mean=mean[:in_chans], image_std=std[:in_chans]), **kwargs)
     for stem in body.modules():
         if isinstance(stem, DCTStem):  # which undoes the normalization
             stem.mean, stem.std = tuple(kwargs['image_mean']), tuple(kwargs['image_std'])
@@ -149,41 +158,15 @@ def create_model(
     return DETECTORS[detector](pyramid, num_classes, **kwargs)
 
 
-def _create_body(backbone: str, pretrained: bool, in_chans: int, kwargs: Dict[str, Any]) -> nn.Module:
-    """Build the network, returning its last four features."""
-    name = backbone.split('.')[0]
-    # the YCbCr baseline has the strides of any ResNet
-    if is_model_in_modules(name, ['dct_resnet']) and not name.endswith('_ycbcr'):
-        kwargs.setdefault('layer2_stride', 2)
-    # this extractor keeps the model and its names whole
-    extractor: Dict[str, Any] = dict(features_only=True, feature_cls='getter', out_indices=(-4, -3, -2, -1))
-    try:
-        body = timm.create_model(backbone, pretrained=pretrained, in_chans=in_chans, **dict(extractor, **kwargs))
-    except (AssertionError, IndexError, AttributeError) as error:
-        raise ValueError(
-            f'timm cannot extract the four features of a pyramid from {backbone}: give another network.') from error
-    return body
-
-
-def _normalization(body: nn.Module, in_chans: int) -> Dict[str, List[float]]:
-    """Mean and standard deviation of a network's images, as the detectors' arguments."""
-    mean, std = (list(config_of(body)[name]) for name in ('mean', 'std'))
-    if in_chans > len(mean):
-        mean, std = [0.5] * in_chans, [0.5] * in_chans  # unknown for such images
-    return dict(image_mean=mean[:in_chans], image_std=std[:in_chans])
-
-
 def _freeze(body: nn.Module, trainable_stages: int, freeze_norms: bool) -> None:
     """Freeze the first stages and the batch norms of a network."""
+    for name in _frozen_names(body, trainable_stages):
+        body.get_parameter(name).requires_grad_(False)
     # A gate at identity multiplies by 0. If its norm were frozen, the convolution before it would never learn.
     new_units = [m for m in body.modules() if isinstance(m, LowFrequencyMemoryUnit) and m.is_identity()]
     new_gates = [gate for unit in new_units for gate in (unit.input_gate, unit.supplement_gate) if gate is not None]
-    frozen = _frozen_names(body, trainable_stages)
-    for name, parameter in body.named_parameters():
-        if name in frozen:
-            parameter.requires_grad_(False)
-    for module in new_units:
-        module.requires_grad_(True)
+    for unit in new_units:
+        unit.requires_grad_(True)
     if freeze_norms:
         norms = [gate.norm for gate in new_gates]
         freeze_batch_norm_2d(body)
@@ -191,25 +174,22 @@ def _freeze(body: nn.Module, trainable_stages: int, freeze_norms: bool) -> None:
             gate.norm = norm
 
 
-def _frozen_names(body: nn.Module, trainable_stages: int) -> Set[str]:
+def _frozen_names(body: nn.Module, trainable_stages: int) -> List[str]:
     """Names of the parameters of frozen stages."""
-    if trainable_stages == NUM_STAGES:
-        return set()
-    if trainable_stages == 0:
-        return {name for name, _ in body.named_parameters()}
+    names = [name for name, _ in body.named_parameters()]
+    if trainable_stages in (0, NUM_STAGES):
+        return [] if trainable_stages else names
     model: Any = body.model
+    info: Any = body.feature_info
     matcher = getattr(model, 'group_matcher', None)
     groups = group_parameters(model, matcher(coarse=True)) if matcher is not None else {}
-    layer_of = {name: layer for layer, names in groups.items() for name in names}
-    info: Any = body.feature_info
+    layer_of = {f'model.{name}': layer for layer, group in groups.items() for name in group}
     # the last layer of each stage
-    ends = [
-        max((layer for name, layer in layer_of.items() if name.startswith(f'{module}.')), default=-1)
-        for module in info.module_name()
-    ]
+    ends = [max((layer for name, layer in layer_of.items() if name.startswith(f'model.{module}.')), default=-1)
+            for module in info.module_name()]
     if -1 in ends:
         raise ValueError(
             f'timm does not report which parameters of {type(model).__name__} belong to which stage: give 0 or '
             f'{NUM_STAGES} for trainable_stages, and freeze parameters by name.')
     last = ends[0] - 1 if trainable_stages == len(ends) else ends[len(ends) - 1 - trainable_stages]
-    return {f'model.{name}' for name, layer in layer_of.items() if layer <= last}
+    return [name for name in names if layer_of[name] <= last]

@@ -38,7 +38,7 @@ def draw_predictions(
     Raises:
         ValueError: The image has another shape.
 
-    Example:
+    Examples:
         >>> instances = dict(boxes=[[10, 10, 50, 40]], labels=torch.tensor([1]), scores=torch.tensor([0.9]))
         >>> draw_predictions(torch.rand(3, 64, 96), instances, 'boxes.png', names={1: 'cat'}).name
         'boxes.png'

@@ -10,35 +10,39 @@ from mlfm_zoo.dct import JPEGCoefficients, read_coefficients, store_jpegs
 
 
 def test_store(tmp_path):
-    source = write_jpegs(tmp_path / 'source', [(30, 50), (80, 41)])
+    source, target = write_jpegs(tmp_path / 'source', [(30, 50), (80, 41)]), tmp_path / 'a'
     photo(20, 20, 0).convert('CMYK').save(source / 'class0' / 'cmyk.jpg')
     photo(20, 31, 0).convert('L').save(source / 'class1' / 'gray.PNG')
-    assert store_jpegs(source, tmp_path / 'a', size=32) == 4
-    assert store_jpegs(source, tmp_path / 'a', size=32) == 0
-    (tmp_path / 'a' / 'class0' / 'cmyk.jpg').unlink()
-    assert store_jpegs(source, tmp_path / 'a', size=32, crop=True) == 1
+    assert store_jpegs(source, target, size=32) == 4
+    assert store_jpegs(source, target, size=32) == 0
+    (target / 'class0' / 'cmyk.jpg').unlink()
+    assert store_jpegs(source, target, size=32, crop=True) == 1
     sizes = {}
-    for path in (tmp_path / 'a').rglob('*'):
-        if path.is_file():
-            with Image.open(path) as image:
-                sizes[path.name] = (*image.size, image.mode)
-            read_coefficients(path)
+    for path in target.rglob('*.jpg'):
+        with Image.open(path) as image:
+            sizes[path.name] = (*image.size, image.mode)
+        read_coefficients(path)
     assert sizes == {'0.jpg': (53, 32, 'RGB'), '1.jpg': (32, 62, 'RGB'), 'cmyk.jpg': (32, 32, 'RGB'),
                      'gray.jpg': (50, 32, 'L')}
-    (source / 'class0' / '0.png').write_bytes(b'')
-    with pytest.raises(ValueError, match='the name of another'):
-        store_jpegs(source, tmp_path / 'b')
-    (source / 'class0' / '0.jpg').unlink()
-    with pytest.raises(ValueError, match='0.png cannot be decoded'):
-        store_jpegs(source, tmp_path / 'b')
-    assert not list((tmp_path / 'b').rglob('*'))
-    with pytest.raises(ValueError, match='outside'):
-        store_jpegs(source, source / 'stored')
-    with pytest.raises(FileNotFoundError, match='not a folder of images'):
-        store_jpegs(tmp_path / 'none', tmp_path / 'b')
+
+
+def test_refused(tmp_path):
+    source, target = write_jpegs(tmp_path / 'source', [(30, 50)]), tmp_path / 'b'
     for kwargs in (dict(size=100), dict(size=0), dict(quality=0), dict(subsampling=3)):
         with pytest.raises(ValueError, match='expected'):
-            store_jpegs(source, tmp_path / 'b', **kwargs)
+            store_jpegs(source, target, **kwargs)
+    with pytest.raises(ValueError, match='outside'):
+        store_jpegs(source, source / 'stored')
+    (source / 'class0' / '0.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='the name of another'):
+        store_jpegs(source, target)
+    (source / 'class0' / '0.jpg').unlink()
+    with pytest.raises(ValueError, match='0.png cannot be decoded'):
+        store_jpegs(source, target)
+    (source / 'class0' / '0.png').unlink()
+    with pytest.raises(FileNotFoundError, match='has no images'):
+        store_jpegs(source, target)
+    assert not target.exists()
 
 
 def test_what_a_walk_finds_is_stored(tmp_path):
@@ -50,9 +54,7 @@ def test_what_a_walk_finds_is_stored(tmp_path):
     (tmp_path / 'elsewhere').mkdir()
     photo(32, 32, 0).save(tmp_path / 'elsewhere' / 'a.png')
     (source / 'linked').symlink_to(tmp_path / 'elsewhere')
-    for folder in (source, tmp_path / 'target'):
-        (folder / 'real').mkdir(parents=True, exist_ok=True)
-        (folder / 'real' / '.unfinished-1-b.jpg').write_bytes(b'half')
+    (source / 'real' / '.unfinished-1-b.jpg').write_bytes(b'half')
     assert store_jpegs(source, tmp_path / 'target', size=32) == 2
     (tmp_path / 'target' / 'same').symlink_to(tmp_path / 'target' / 'real')
     dataset = JPEGCoefficients(tmp_path / 'target', size=32)

@@ -8,7 +8,7 @@ import torch
 
 import mlfm_zoo
 from helpers.networks import lived_in
-from mlfm_zoo.dct import freeze_selection, to_dct
+from mlfm_zoo.dct import freeze_selection, gate_of, to_dct
 
 
 @pytest.mark.parametrize('name, channels', [
@@ -77,29 +77,24 @@ def test_frozen_selection(name, dct_input, tmp_path):
     """With the same channels open, gated and frozen networks agree."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5, dct_input=dct_input).eval()
-    stem = model.conv1 if 'resnet' in name else model.conv_stem
-    gate = stem[-1]
+    bias = gate_of(model).conv2.bias.data.view(-1, 2)
     kept = [0, 3, 9, 64, 65, 130, 191]
-    with torch.no_grad():
-        gate.conv2.weight.zero_()
-        gate.conv2.bias.view(-1, 2)[:] = torch.tensor([2.0, 0.1])
-        gate.conv2.bias.view(-1, 2)[kept] = torch.tensor([0.1, 2.0])
+    gate_of(model).conv2.weight.data.zero_()
+    bias[:] = torch.tensor([2.0, 0.1])
+    bias[kept] = torch.tensor([0.1, 2.0])
     x = torch.randn(2, 3, 64, 64) if dct_input == 'rgb' else torch.randn(2, 192, 8, 8)
-    with torch.inference_mode():
-        expected = model(x)
-        frozen, channels = freeze_selection(copy.deepcopy(model), len(kept))
-        assert channels == kept
-        torch.testing.assert_close(
-            frozen(x if dct_input == 'rgb' else x[:, kept]), expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match='no gate'):
-        freeze_selection(frozen, 3)
-    for k, counts in ((193, None), (1.5, None), (3, torch.ones(10)), (3, [1] * 192)):
-        with pytest.raises(ValueError):
-            freeze_selection(model, k, counts)
-    assert freeze_selection(copy.deepcopy(model), 24, torch.ones(192))[1] == list(range(24))  # low ones first
+    x_kept = x if dct_input == 'rgb' else x[:, kept]
+    frozen, channels = freeze_selection(copy.deepcopy(model), len(kept))
+    assert channels == kept
     timm.models.save_for_hf(frozen, str(tmp_path), safe_serialization=True)
     loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
-    assert loaded.pretrained_cfg['input_size'][0] == (3 if dct_input == 'rgb' else 7)
+    assert loaded.pretrained_cfg['input_size'][0] == x_kept.shape[1]
     with torch.inference_mode():
-        assert torch.equal(loaded(x if dct_input == 'rgb' else x[:, kept]), frozen(
-            x if dct_input == 'rgb' else x[:, kept]))
+        torch.testing.assert_close(frozen(x_kept), model(x), rtol=1e-4, atol=1e-5)
+        assert torch.equal(loaded(x_kept), frozen(x_kept))
+    with pytest.raises(ValueError, match='no gate'):
+        freeze_selection(frozen, 3)
+    for k, counts in ((0, None), (193, None), (3, torch.ones(10))):
+        with pytest.raises(ValueError, match='expected those of 192 channels'):
+            freeze_selection(model, k, counts)
+    assert freeze_selection(model, 24, torch.ones(192))[1] == list(range(24))  # low ones first

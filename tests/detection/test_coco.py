@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coder
+from pycocotools.coco import COCO
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 
 from helpers.detectors import TINY
 from mlfm_zoo.detection import CocoImages, collate, create_model, evaluate
-from mlfm_zoo.detection.coco import make_coco
 
 
 def test_images_against_torchvision(photos):
@@ -37,27 +37,20 @@ def test_images_against_torchvision(photos):
     ('c["images"] = 3', 'is not a JSON file in the form of COCO'),
     ('c["categories"].append(dict(id=0, name="background"))', 'one of id 0, the background: number them from 1'),
     ('a.pop("bbox")', "annotation 1 is damaged .KeyError: 'bbox'"),
-    ('a["bbox"] = [1, 2, 3]', 'annotation 1 is damaged .not enough values'),
     ('a["bbox"][2] = float("nan")', 'annotation 1 is damaged .its bbox or area is not finite'),
-    ('a["area"] = "large"', 'annotation 1 is damaged .could not convert'),
     ('c["images"][0]["height"] = "155"', 'image 1 is damaged .its height or width is no number of pixels'),
-    ('c["images"][0]["file_name"] = 5', 'image 1 is damaged .TypeError'),
     ('a["image_id"] = 99', 'annotation 1 is damaged .the file does not list its image or its category'),
     ('c["annotations"][1]["id"] = 1', 'annotation 1 is damaged .its id is 0 or given twice'),
     ('a["id"] = 0', 'annotation 0 is damaged .its id is 0 or given twice'),
     ('a.pop("segmentation")', 'annotation 1 has no segmentation: add it, or ask for masks=False'),
     *((f'a["segmentation"] = {value}', 'annotation 1 is damaged') for value in (
         '"a cat"', '5', '[1, 2, 3, 4, 5, 6]', '[[1, 2, 3, 4]]', '[[1, 2, 3, 4, 5, "6"]]',
-        '[[1, 2, 3, 4, 5, float("nan")]]', '[[1, 2, 3, 4, 5, 1e300]]', '[[1, 2, 3, 4, 5, 1e9]]',
-        '[[1, 2, 3, 4, 5, 1000]]', '[[1, 2, 3, 4, 5, 6, 7]]', 'dict(counts=[135 * 155])',
+        '[[1, 2, 3, 4, 5, float("nan")]]', '[[1, 2, 3, 4, 5, 1000]]', '[[1, 2, 3, 4, 5, 6, 7]]',
         'dict(size=[135, 155], counts=[135 * 155])', 'dict(size=[155, 135], counts=[-1, 135 * 155 + 1])',
         'dict(size=[155, 135], counts="a cat")')),
 ])
-def test_damaged_annotations(photos, tmp_path, change, error):
-    content = json.loads((photos / 'annotations.json').read_text())
-    exec(change, dict(c=content, a=content['annotations'][0]))
-    file = tmp_path / 'annotations.json'
-    file.write_text(json.dumps(content))
+def test_damaged_annotations(photos, changed, change, error):
+    file = changed(lambda content: exec(change, dict(c=content, a=content['annotations'][0])))
     with pytest.raises(ValueError, match=error) as raised:
         CocoImages(photos / 'images', file)[0]
     assert str(file) in str(raised.value) and '\n' not in str(raised.value)
@@ -65,10 +58,9 @@ def test_damaged_annotations(photos, tmp_path, change, error):
 
 @pytest.mark.parametrize('crowd', [
     [[1, 2, 3, 4, 5, 1e9]], [[1, 2, 3, 4]], dict(size=[155, 135], counts=[-1, 135 * 155 + 1])])
-def test_damaged_truth(photos, crowd):
+def test_damaged_truth(changed, crowd):
     """A `COCO` of the caller: what would end the interpreter is an error here too."""
-    coco = make_coco(json.loads((photos / 'annotations.json').read_text()))
-    coco.dataset['annotations'][0].update(segmentation=crowd, iscrowd=1)
+    coco = COCO(changed(lambda content: content['annotations'][0].update(segmentation=crowd, iscrowd=1)))
     with pytest.raises(ValueError, match='^The truth: annotation 1 is damaged'):
         evaluate(torch.nn.Linear(1, 1), [], coco)
 
@@ -119,29 +111,21 @@ def test_damaged_files(photos, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'none.json'):
         CocoImages(photos / 'images', tmp_path / 'none.json')
     whole = (photos / 'annotations.json').read_text()
-    for text in (whole[:-50], '', '[]'):
+    for text in (whole[:-50], '5'):
         (tmp_path / 'cut.json').write_text(text)
         with pytest.raises(ValueError, match='cut.json is not a JSON file in the form of COCO'):
             CocoImages(photos / 'images', tmp_path / 'cut.json')
     with pytest.raises(ValueError, match='There is no image at .*coins-0-0.png'):
-        CocoImages(tmp_path, photos / 'annotations.json')[0]
-    for file in (photos / 'images').iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(ValueError, match='coins-0-0.png cannot be decoded as an image'):
         CocoImages(tmp_path, photos / 'annotations.json')[0]
     Image.new('L', (17, 155)).save(tmp_path / 'coins-0-0.png')
     with pytest.raises(ValueError, match='coins-0-0.png is 17 x 155 pixels, .* and 135 x 155 in .*annotations.json'):
         CocoImages(tmp_path, photos / 'annotations.json')[0]
 
 
-def test_boxes_without_area(photos, tmp_path):
+def test_boxes_without_area(photos, changed):
     """COCO itself has some: left out, with a warning; and images without targets, if they are not wanted."""
-    content = json.loads((photos / 'annotations.json').read_text())
-    for entry in content['annotations'][:4]:
-        entry['bbox'][3] = 0
-    file = tmp_path / 'annotations.json'
-    file.write_text(json.dumps(content))
-    with pytest.warns(UserWarning, match=r'4 boxes in .*annotations.json have no area'):
+    file = changed(lambda content: [entry.update(bbox=[5, 5, 9, 0]) for entry in content['annotations'][:4]])
+    with pytest.warns(UserWarning, match=r'4 boxes in .*changed.json have no area'):
         dataset = CocoImages(photos / 'images', file)
     with pytest.warns(UserWarning, match='no area'):
         assert len(CocoImages(photos / 'images', file, keep_empty=False)) == 5

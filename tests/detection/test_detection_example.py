@@ -20,7 +20,7 @@ def data_of(folder):
 LIGHT = ('--model-kwargs', 'fpn_channels=16', *(f'{name}={value}' for name, value in FEW.items()))
 
 
-def test_example(photos, tmp_path, capsys, monkeypatch):
+def test_example(photos, changed, tmp_path, capsys, monkeypatch):
     """Training that resumes where it stopped, evaluation, pictures, and errors in one sentence."""
     monkeypatch.syspath_prepend(ROOT / 'examples')
     from detect import main
@@ -46,10 +46,9 @@ def test_example(photos, tmp_path, capsys, monkeypatch):
     image = next((photos / 'images').iterdir())
     detect('predict', output, image, '--pictures', tmp_path / 'pictures', '--min-score', '0')
     assert (tmp_path / 'pictures' / image.name).is_file()
-    with pytest.raises(SystemExit, match='of the same name would be drawn into one picture'):
-        detect('predict', output, tmp_path / 'c.jpg', tmp_path / 'c.png', '--pictures', tmp_path / 'pictures')
-    with pytest.raises(SystemExit, match='would replace .*: give another folder for --pictures'):
-        detect('predict', output, image, '--pictures', image.parent)
+    for files, folder in (((tmp_path / 'c.jpg', tmp_path / 'c.png'), tmp_path / 'pictures'), ((image,), image.parent)):
+        with pytest.raises(SystemExit, match='would replace another, or an image'):
+            detect('predict', output, *files, '--pictures', folder)
     (tmp_path / 'broken.png').write_bytes(image.read_bytes()[:200])
     with pytest.raises(SystemExit, match='^error: .*broken.png cannot be decoded as an image'):
         detect('predict', output, tmp_path / 'broken.png', '--pictures', tmp_path / 'pictures')
@@ -57,12 +56,10 @@ def test_example(photos, tmp_path, capsys, monkeypatch):
         detect('evaluate', output, '--images', photos / 'images', '--annotations', tmp_path / 'none.json')
 
     # boxes alone, validated where nothing is to be found
-    empty = json.loads((photos / 'annotations.json').read_text())
-    empty['annotations'] = []
-    (tmp_path / 'empty.json').write_text(json.dumps(empty))
+    empty = changed(lambda content: content.update(annotations=[]))
     boxes = tmp_path / 'boxes'
     detect(options[0], boxes, *options[2:], '--detector', 'faster_rcnn', '--steps', '1',
-           '--val-images', photos / 'images', '--val-annotations', tmp_path / 'empty.json')
+           '--val-images', photos / 'images', '--val-annotations', empty)
     row = dict(zip(*(line.split(',') for line in (boxes / 'log.csv').read_text().splitlines())))
     assert row['box_AP'] == '-1.0' and row['mask_AP'] == 'nan' and (boxes / 'best.safetensors').is_file()
 

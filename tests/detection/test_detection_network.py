@@ -16,7 +16,6 @@ from torchvision.ops import FrozenBatchNorm2d
 from helpers.detectors import FEW, NETWORKS, SMALL_DCT, TINY, samples
 from helpers.networks import SMALL
 from mlfm_zoo.dct import DCTStem
-from mlfm_zoo.dct.stem import released_statistics
 from mlfm_zoo.detection import create_model
 
 
@@ -80,43 +79,24 @@ def test_networks(name):
     assert [p['masks'].shape[-2:] for p in predictions] == [image.shape[-2:] for image in images]
 
 
-@pytest.mark.parametrize('name, enlarge', [('dct_resnet50_24s', 2), ('dct_mobilenetv2_100_6s', 4)])
+@pytest.mark.parametrize('name, enlarge', [
+    ('dct_resnet50_24s', 2), ('dct_mobilenetv2_100_6s', 4), ('dct_resnet50_ycbcr', 1)])
 def test_dct_sees_the_enlarged_image(name, enlarge):
     """Coefficients of the resized, normalized image, enlarged by Pillow, whatever it is normalized with."""
-    outputs = []
     pixels = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
-    for options in ({}, dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])):
-        model = create_model('faster_rcnn', name, backbone_kwargs=NETWORKS[name], **dict(TINY, **options)).eval()
-        stem = next(m for m in model.modules() if isinstance(m, DCTStem))
-        stem.register_forward_hook(lambda _, __, output: outputs.append(output))
-        with torch.inference_mode():
-            model([pixels])
-    expected = torch.stack([
+    enlarged = torch.stack([
         torch.from_numpy(np.array(Image.fromarray(plane.numpy()).resize((96 * enlarge, 64 * enlarge), 2)))
         for plane in pixels])
-    plain = DCTStem(stem.channels, mean=(0, 0, 0), std=(1, 1, 1))(expected[None])
-    assert outputs[0].shape[2:] == (64 * enlarge // 8, 96 * enlarge // 8)
-    for output in outputs:
-        torch.testing.assert_close(output, plain, rtol=1e-3, atol=1e-3)
-
-
-def test_ycbcr_sees_the_image_as_it_is():
-    """Pillow's YCbCr of the image, whatever it is normalized with, into a ResNet's own strides."""
-    outputs = []
-    pixels = torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for options in ({}, dict(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])):
-        model = create_model(
-            'faster_rcnn', 'dct_resnet50_ycbcr', backbone_kwargs=SMALL_DCT, **dict(TINY, **options)).eval()
-        assert model.backbone.enlarge == 1 and model.backbone.body.feature_info.reduction() == [4, 8, 16, 32]
-        model.backbone.body.model.conv1.stem.register_forward_hook(lambda _, __, output: outputs.append(output))
+        model = create_model('faster_rcnn', name, backbone_kwargs=NETWORKS[name], **dict(TINY, **options)).eval()
+        outputs, stem = [], next(m for m in model.modules() if isinstance(m, DCTStem))
+        handle = stem.register_forward_hook(lambda _, __, output, outputs=outputs: outputs.append(output))
         with torch.inference_mode():
-            model([pixels / 255])
-    planes = Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert('YCbCr')
-    # a block filled with a pixel has the constant coefficient of 8 times it
-    constant = 8 * (torch.from_numpy(np.array(planes)).permute(2, 0, 1).double() - 128)
-    mean, std = (torch.tensor(values).double()[[0, 64, 128], None, None] for values in released_statistics())
-    for output in outputs:  # Pillow cuts off to whole numbers what it sums of three tables in 64ths
-        torch.testing.assert_close(output[0].double() * std + mean, constant, rtol=0, atol=8 * (1 + 1.5 / 64))
+            model([pixels])
+        handle.remove()
+        stem.mean, stem.std = (0, 0, 0), (1, 1, 1)
+        stem.init_non_persistent_buffers()
+        torch.testing.assert_close(outputs[0], stem(enlarged[None]), rtol=1e-3, atol=1e-3)
 
 
 def test_dct_resnet_has_the_strides_of_the_paper():
@@ -128,7 +108,7 @@ def test_dct_resnet_has_the_strides_of_the_paper():
         create_model(backbone='dct_resnet50_24s', backbone_kwargs=dict(SMALL_DCT, layer2_stride=1))
 
 
-@pytest.mark.parametrize('name', ['mlfm_mobilenetv2_010', 'dct_resnet50_24s', 'resnet18'])
+@pytest.mark.parametrize('name', ['mlfm_mobilenetv2_010', 'dct_resnet50_24s'])
 def test_grey_images(name):
     model = create_model('mask_rcnn', name, in_chans=1, backbone_kwargs=NETWORKS[name], **TINY)
     images, targets = samples(1)
@@ -219,7 +199,6 @@ def test_torchscript():
 @pytest.mark.parametrize('arguments, error', [
     (dict(detector='yolo'), "detector is 'yolo', expected 'faster_rcnn' or 'mask_rcnn'"),
     (dict(backbone='vit_tiny_patch16_224'), 'features of vit_tiny_patch16_224 are the image divided by 16'),
-    (dict(backbone='test_vit', backbone_kwargs=dict(depth=2)), 'cannot extract the four|divided by 16'),
     (dict(num_classes=1), 'num_classes is 1, expected 2 or more'),
     (dict(trainable_stages=6), 'trainable_stages is 6, expected 0 or 1 or 2'),
     (dict(backbone='dct_resnet50_24s', backbone_kwargs=dict(SMALL_DCT, dct_input='coefficients'), in_chans=3),
