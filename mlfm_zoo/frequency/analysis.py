@@ -5,20 +5,21 @@ written batch by batch, so memory does not grow with the number of images. An in
 """
 
 import csv
+import functools
 import os
-import sys
 from pathlib import Path
-from typing import IO, Any, Collection, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
+from huggingface_hub.utils import tqdm
 from timm.data import create_transform
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..data.filters import FrequencyFilter, full_radius
 from ..data.folders import data_config, image_mode, open_folder, usable_device
 from ..data.images import UnreadableImage, convert_pixels, open_image
-from .tables import damaged, open_table, read_record, resumable, write_record
+from .tables import open_table, read_record, resumable, write_record
 
 __all__ = ['Probe', 'analyse', 'default_radii', 'judge']
 
@@ -36,7 +37,7 @@ def default_radii(height: int, width: int) -> List[float]:
     Returns:
         Radii in cycles per image, ascending.
 
-    Example:
+    Examples:
         >>> default_radii(64, 64)
         [0.0, 1.0, 3.0, 5.0, 8.0, 11.0, 14.0, 18.0, 22.0, 26.0, 31.0, 36.0, 41.0, 46.0]
     """
@@ -45,25 +46,13 @@ def default_radii(height: int, width: int) -> List[float]:
 
 
 class Batch(NamedTuple):
-    """A batch of the pass.
-
-    Attributes:
-        start: Number of the folder's images before this batch.
-        files: Names of its readable images, relative to the folder.
-        labels: Their classes (N,).
-        images: The images (N, C, H, W), prepared for each group of models.
-        skipped: Names of unreadable images, and why.
-    """
+    """The images of a folder from number `start` to `end`."""
     start: int
-    files: List[str]
-    labels: torch.Tensor
-    images: List[torch.Tensor]
-    skipped: List[Tuple[str, str]]
-
-    @property
-    def end(self) -> int:
-        """Number of images of the folder up to the end of the batch."""
-        return self.start + len(self.files) + len(self.skipped)
+    end: int
+    files: List[str]  # readable images, relative to the folder
+    labels: torch.Tensor  # their classes (N,)
+    images: List[torch.Tensor]  # (N, C, H, W), prepared for each group of models
+    skipped: List[Tuple[str, str]]  # unreadable images, and why
 
 
 class Probe:
@@ -84,7 +73,7 @@ class Probe:
         FileNotFoundError: `root` is not a folder, or holds no images of these classes.
         ValueError: There is no model, no such device, or the classes do not fit a model.
 
-    Example:
+    Examples:
         >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
         >>> probe = Probe(models, 'digits/val', num_workers=0)
         >>> len(probe.files), probe.sizes
@@ -120,50 +109,31 @@ class Probe:
                 self.configs.append(config)
                 self.groups.append([])
             self.groups[self.configs.index(config)].append(name)
-        if class_names is None:
-            class_names = sorted(self.reader.class_to_idx, key=self.reader.class_to_idx.__getitem__)
-        self.class_names = list(class_names)
+        self.class_names = list(self.reader.class_to_idx)
         self.files = [self.reader.filename(i) for i in range(len(self.reader))]
-
-    @property
-    def settings(self) -> Dict[str, Any]:
-        """Settings that must stay the same when a run resumes."""
-        return dict(
+        self.sizes: List[Tuple[int, int]] = [tuple(config['input_size'][1:]) for config in self.configs]
+        # must stay the same when a run resumes
+        self.settings: Dict[str, Any] = dict(
             models=list(self.models), data=str(self.root.resolve()), images=len(self.files), classes=self.class_names,
-            sizes=self.sizes, batch_size=self.batch_size)
-
-    @property
-    def sizes(self) -> List[Tuple[int, int]]:
-        """Height and width of the images of each group."""
-        return [tuple(config['input_size'][1:]) for config in self.configs]
+            sizes=self.sizes, batch_size=batch_size)
 
     def batches(self, start: int = 0, progress: bool = False) -> Iterator[Batch]:
         """Iterate over the images.
 
         Args:
             start: Number of images to skip, in whole batches.
-            progress: Whether to print how many images are done.
+            progress: Whether to show a progress bar.
 
         Yields:
             The batches.
         """
-        images = _Images(self.reader, self.configs, start)
+        left: Any = range(start, len(self.files))
         loader: DataLoader[Any] = DataLoader(
-            images, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=list)
-        done = start
-        for items in loader:
-            named = list(zip(self.files[done:], items))
-            read = [(name, tensors, label) for name, (tensors, label) in named if not isinstance(tensors, str)]
-            skipped = [(name, reason) for name, (reason, _) in named if isinstance(reason, str)]
-            labels = torch.tensor([label for _, _, label in read], dtype=torch.long, device=self.device)
-            groups = zip(*(tensors for _, tensors, _ in read))
-            yield Batch(
-                done, [name for name, _, _ in read], labels, [torch.stack(g).to(self.device) for g in groups], skipped)
-            done += len(items)
-            if progress:
-                print(f'\r{done}/{len(self.files)} images', end='', file=sys.stderr, flush=True)
-        if progress:
-            print(file=sys.stderr)
+            left, batch_size=self.batch_size, num_workers=self.num_workers,
+            collate_fn=functools.partial(_read, self.reader, self.configs))
+        for batch in tqdm(loader, disable=not progress):
+            images = [group.to(self.device) for group in batch.images]
+            yield batch._replace(labels=batch.labels.to(self.device), images=images)
 
     def nothing_decoded(self) -> ValueError:
         """Make the error for a folder without any image that can be decoded."""
@@ -171,26 +141,22 @@ class Probe:
             f'None of the {len(self.files)} images in {self.root} can be decoded: give a folder of images.')
 
 
-class _Images(Dataset[Any]):
-    """Images from `start` on, prepared for each group of models, or the read error."""
-
-    def __init__(self, reader: Any, configs: List[Dict[str, Any]], start: int):
-        self.reader = reader
-        self.start = start
-        self.modes = [image_mode(config) for config in configs]
-        self.transforms = [create_transform(**config) for config in configs]
-
-    def __len__(self) -> int:
-        return len(self.reader) - self.start
-
-    def __getitem__(self, index: int) -> Tuple[Union[str, List[torch.Tensor]], int]:
-        file, label = self.reader.samples[self.start + index]
+def _read(reader: Any, configs: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> Batch:
+    """Read images in a worker of the loader."""
+    prepare = [(image_mode(config), create_transform(**config)) for config in configs]
+    files, labels, images, skipped = [], [], [], []
+    for i in indices:
+        file, label = reader.samples[i]
         try:
             image = open_image(file, mode=None)
-            images = [convert_pixels(image, mode, file) for mode in self.modes]
+            images.append([transform(convert_pixels(image, mode, file)) for mode, transform in prepare])
         except UnreadableImage as error:
-            return str(error), label
-        return [transform(image) for transform, image in zip(self.transforms, images)], label
+            skipped.append((reader.filename(i), str(error)))
+        else:
+            files.append(reader.filename(i))
+            labels.append(label)
+    groups = [torch.stack(group) for group in zip(*images)]
+    return Batch(indices[0], indices[-1] + 1, files, torch.tensor(labels, dtype=torch.long), groups, skipped)
 
 
 def analyse(
@@ -214,13 +180,13 @@ def analyse(
         filters: Kinds of filters, 'lowpass' and 'highpass'.
         form: Form of the filters, 'ideal' or 'gaussian'.
         pixels: Whether to filter pixels instead of the normalized tensors; the two differ in DC only.
-        progress: Whether to print how many images are done.
+        progress: Whether to show a progress bar.
 
     Raises:
         ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
         RuntimeError: Another run writes to `output`.
 
-    Example:
+    Examples:
         >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
         >>> probe = Probe(models, 'digits/val', num_workers=0)
         >>> analyse(probe, 'analysis', radii=[4])
@@ -242,9 +208,7 @@ def analyse(
     settings = dict(**probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels)
     with resumable(output, 'settings.json', settings):
         state = output / 'progress.json'  # sizes after the last whole batch: a killed run may have written more
-        done = dict(images=0, answered=0, samples=0, skipped=0)
-        if state.exists():
-            done = _read_progress(state, done.keys(), len(probe.files))
+        done = read_record(state) if state.exists() else dict(images=0, answered=0, samples=0, skipped=0)
         with _reopened(output / 'samples.csv', SAMPLE_COLUMNS, done['samples']) as samples, \
                 _reopened(output / 'skipped.csv', SKIPPED_COLUMNS, done['skipped']) as skipped:
             for batch in probe.batches(done['images'], progress):
@@ -258,18 +222,9 @@ def analyse(
         raise probe.nothing_decoded()
 
 
-def _read_progress(file: Path, keys: Collection[str], num_images: int) -> Dict[str, int]:
-    done = read_record(file)
-    if done.keys() != keys or not all(type(n) is int and n >= 0 for n in done.values()) or done['images'] > num_images:
-        raise damaged(file)
-    return done
-
-
 def _reopened(file: Path, columns: Sequence[str], size: int) -> IO[str]:
     """Reopen a table cut to `size` bytes (whole batches), or begin one if size is 0."""
     if size:
-        if not file.exists() or file.stat().st_size < size:
-            raise damaged(file)
         os.truncate(file, size)
         return open_table(file, 'a')
     f = open_table(file, 'w')

@@ -4,12 +4,12 @@ Paper: A Fourier Perspective on Model Robustness in Computer Vision, https://arx
 """
 
 from pathlib import Path
-from typing import Dict, List, Tuple, Union
+from typing import Dict, Tuple, Union
 
 import torch
 
-from .analysis import Batch, Probe, judge
-from .tables import damaged, read_table, resumable, write_table
+from .analysis import Probe, judge
+from .tables import read_table, resumable, write_table
 
 __all__ = ['fourier_basis', 'fourier_errors']
 
@@ -31,7 +31,7 @@ def fourier_basis(height: int, width: int, fy: int, fx: int) -> torch.Tensor:
     Raises:
         ValueError: The image has no such frequency.
 
-    Example:
+    Examples:
         >>> fourier_basis(32, 32, fy=0, fx=5).norm()
         tensor(1.)
     """
@@ -62,7 +62,7 @@ def fourier_errors(
         output: Folder to write to.
         norm: L2 norm of the vector in each channel.
         extent: Highest frequency on each axis, in cycles per image.
-        progress: Whether to print how many images are done.
+        progress: Whether to show a progress bar.
 
     Returns:
         For each model, the share of errors at each frequency (fy, fx) of the whole square.
@@ -71,7 +71,7 @@ def fourier_errors(
         ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
         RuntimeError: Another run writes to `output`.
 
-    Example:
+    Examples:
         >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
         >>> probe = Probe(models, 'digits/val', num_workers=0)
         >>> errors = fourier_errors(probe, 'fourier', norm=8, extent=1)
@@ -87,15 +87,23 @@ def fourier_errors(
     side = range(-extent, extent + 1)
     plane = [(fy, fx) for fy in side for fx in side if (fy, fx) >= (0, 0)]  # (-fy, -fx) is the same wave
     waves = [[fourier_basis(*size, *place).to(probe.device) for place in plane] for size in probe.sizes]
-    with resumable(file.parent, 'fourier.json', dict(**probe.settings, norm=norm, extent=extent)):
+    settings = dict(**probe.settings, norm=norm, extent=extent)
+    with resumable(file.parent, 'fourier.json', settings), torch.inference_mode():
         errors = {name: dict.fromkeys(plane, 0) for name in probe.models}
         n = read = 0
-        if file.exists():
-            n, read = _read_errors(file, errors)
-            if not 0 <= n <= read <= len(probe.files):
-                raise damaged(file)
+        for row in read_table(file) if file.exists() else ():
+            errors[row['model']][int(row['fy']), int(row['fx'])] = int(row['errors'])
+            n, read = int(row['n']), int(row['read'])  # the same in all rows
         for batch in probe.batches(read, progress):
-            _add_errors(probe, batch, waves, norm, errors)
+            for images, basis, config, names in zip(batch.images, waves, probe.configs, probe.groups):
+                generator = torch.Generator().manual_seed(batch.start)  # a resumed run draws the same signs
+                std = torch.tensor(config['std'], device=images.device)[:, None, None]
+                for place, wave in zip(plane, basis):
+                    signs = 2 * torch.randint(2, (*images.shape[:2], 1, 1), generator=generator).to(images) - 1
+                    disturbed = images + norm * signs * wave / std
+                    for name in names:
+                        answers = judge(probe.models[name](disturbed), batch.labels)
+                        errors[name][place] += sum(rank > 1 for _, rank, _ in answers)
             n += len(batch.files)
             write_table(file, FOURIER_COLUMNS, [
                 (name, *place, count, n, batch.end)
@@ -105,36 +113,3 @@ def fourier_errors(
     return {
         name: {(fy, fx): counts[max((fy, fx), (-fy, -fx))] / n for fy in side for fx in side}
         for name, counts in errors.items()}
-
-
-def _read_errors(file: Path, errors: Dict[str, Dict[Tuple[int, int], int]]) -> Tuple[int, int]:
-    """Read counts into `errors`; return the numbers of images classified and read."""
-    with read_table(file) as table:
-        rows = list(table)
-        found: Dict[str, Dict[Tuple[int, int], int]] = {name: {} for name in errors}
-        for row in rows:
-            found[row['model']][int(row['fy']), int(row['fx'])] = int(row['errors'])
-        for name, counts in errors.items():
-            counts.update({place: found[name][place] for place in counts})
-        [(n, read)] = {(int(row['n']), int(row['read'])) for row in rows}  # all rows have the same
-    return n, read
-
-
-@torch.inference_mode()
-def _add_errors(
-        probe: Probe,
-        batch: Batch,
-        waves: List[List[torch.Tensor]],
-        norm: float,
-        errors: Dict[str, Dict[Tuple[int, int], int]],
-) -> None:
-    """Add the errors on a batch to those before, for each model and frequency."""
-    for x, basis, config, names in zip(batch.images, waves, probe.configs, probe.groups):
-        generator = torch.Generator().manual_seed(batch.start)  # a resumed run draws the same signs
-        std = torch.tensor(config['std'], device=x.device)[:, None, None]
-        for place, wave in zip(errors[names[0]], basis):
-            signs = 2 * torch.randint(2, (*x.shape[:2], 1, 1), generator=generator).to(x) - 1
-            disturbed = x + norm * signs * wave / std
-            for name in names:
-                answers = judge(probe.models[name](disturbed), batch.labels)
-                errors[name][place] += sum(rank > 1 for _, rank, _ in answers)

@@ -1,11 +1,14 @@
 """Accuracy by frequency, overall and per class, from predictions on single images."""
 
 from collections import defaultdict
+from itertools import groupby
 from pathlib import Path
 from statistics import NormalDist
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from .tables import damaged, read_table, write_table
+import numpy as np
+
+from .tables import read_table, write_table
 
 __all__ = ['ClassCurve', 'Overall', 'class_level', 'overall_level', 'sensitive_band']
 
@@ -65,16 +68,19 @@ def overall_level(folder: Union[str, Path]) -> List[Overall]:
     Returns:
         Its rows.
 
-    Example:
+    Examples:
         >>> from mlfm_zoo.frequency import Probe, analyse
         >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
         >>> analyse(Probe({'memory': model}, 'digits/val', num_workers=0), 'levels', radii=[4])
         >>> [(row.filter, row.radius) for row in overall_level('levels')][:3]
         [('lowpass', 0.0), ('lowpass', 4.0), ('lowpass', 46.0)]
     """
+    totals: Dict[Tuple[str, str, float], np.ndarray] = defaultdict(lambda: np.zeros(3, int))
+    for (model, kind, _, radius), counts in _count(folder).items():
+        totals[model, kind, radius] += counts
     rows = []
-    for (model, kind, radius), classes in _count(folder).items():
-        n, top1, top5 = (sum(counts[i] for counts in classes.values()) for i in range(3))
+    for (model, kind, radius), counts in totals.items():
+        n, top1, top5 = counts.tolist()
         low, high = _wilson(top1, n)
         rows.append(Overall(model, kind, radius, 100 * top1 / n, 100 * top5 / n, n, 100 * low, 100 * high))
     write_table(Path(folder) / 'overall.csv', Overall._fields, [
@@ -92,23 +98,20 @@ def class_level(folder: Union[str, Path]) -> List[ClassCurve]:
     Returns:
         The curves.
 
-    Example:
+    Examples:
         >>> from mlfm_zoo.frequency import Probe, analyse
         >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
         >>> analyse(Probe({'memory': model}, 'digits/val', num_workers=0), 'classes', radii=[4])
         >>> class_level('classes')[0].radii
         [0.0, 4.0, 46.0]
     """
-    points: Dict[Tuple[str, str, str], List[Tuple[float, int, int]]] = defaultdict(list)
-    for (model, kind, radius), classes in _count(folder).items():
-        for name, (n, top1, _) in classes.items():
-            points[model, kind, name].append((radius, n, top1))
-    curves = []
-    for (model, kind, name), values in sorted(points.items()):
-        values.sort()
-        radii, accuracies = [radius for radius, _, _ in values], [100 * right / n for _, n, right in values]
-        band = sensitive_band(radii, accuracies) if kind == 'lowpass' else None
-        curves.append(ClassCurve(model, kind, name, values[0][1], radii, accuracies, band))
+    counts, curves = _count(folder), []
+    for (model, kind, name), points in groupby(sorted(counts), lambda point: point[:3]):
+        radii = [radius for *_, radius in points]
+        n, right, _ = np.stack([counts[model, kind, name, radius] for radius in radii], axis=1)
+        top1 = (100 * right / n).tolist()
+        band = sensitive_band(radii, top1) if kind == 'lowpass' else None
+        curves.append(ClassCurve(model, kind, name, int(n[0]), radii, top1, band))
     write_table(
         Path(folder) / 'classes.csv',
         ('model', 'filter', 'class', 'radius', 'top1', 'n', 'band_low', 'band_high'),
@@ -131,38 +134,26 @@ def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tu
     Returns:
         The low and the high end in cycles per image; None if the accuracy at the full radius is 0.
 
-    Example:
+    Examples:
         >>> sensitive_band(radii=[0, 10, 20, 30], top1=[0, 40, 80, 80])
         (2.0, 18.0)
     """
     if not top1[-1]:
         return None
     ends = []
-    for share in (0.1, 0.9):
-        goal = share * top1[-1]
+    for goal in (0.1 * top1[-1], 0.9 * top1[-1]):
         i = next(i for i, value in enumerate(top1) if value >= goal)
-        if i == 0:
-            ends.append(radii[0])
-        else:
-            step = (goal - top1[i - 1]) / (top1[i] - top1[i - 1])
-            ends.append(radii[i - 1] + step * (radii[i] - radii[i - 1]))
+        part = slice(max(i - 1, 0), i + 1)
+        ends.append(float(np.interp(goal, top1[part], radii[part])))
     return ends[0], ends[1]
 
 
-def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, float], Dict[str, List[int]]]:
-    """Count images, top-1 and top-5 hits by (model, filter, radius), then by class."""
-    counts: Dict[Tuple[str, str, float], Dict[str, List[int]]] = {}
-    file = Path(folder) / 'samples.csv'
-    with read_table(file) as rows:
-        for row in rows:
-            classes = counts.setdefault((row['model'], row['filter'], float(row['radius'])), {})
-            found = classes.setdefault(row['class'], [0, 0, 0])
-            rank = int(row['rank'])
-            found[0] += 1
-            found[1] += rank == 1
-            found[2] += rank <= 5
-    if not counts:
-        raise damaged(file)
+def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, str, float], np.ndarray]:
+    """Count images, top-1 and top-5 hits by (model, filter, class, radius)."""
+    counts: Dict[Tuple[str, str, str, float], np.ndarray] = defaultdict(lambda: np.zeros(3, int))
+    for row in read_table(Path(folder) / 'samples.csv'):
+        rank = int(row['rank'])
+        counts[row['model'], row['filter'], row['class'], float(row['radius'])] += (1, rank == 1, rank <= 5)
     return counts
 
 

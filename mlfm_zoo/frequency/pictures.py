@@ -1,9 +1,10 @@
 """Pictures of an analysis: curves, classes, samples and the plane of frequencies."""
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
+from itertools import cycle, groupby
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 
 import torch
 from PIL import Image
@@ -22,19 +23,11 @@ from .tables import read_record, read_table, write_table
 __all__ = ['draw_fourier', 'draw_levels', 'draw_samples']
 
 MAX_HEAT_CLASSES = 60  # whose names are written beside a heat map
-SHOWN_RADII = 6  # filtered images in the picture of a sample
 LINES = {'lowpass': '-', 'highpass': '--'}
+SCALE_COLUMNS = ('file', 'model', 'scale', 'radius', 'probability', 'rank', 'predicted')
 
-
-class Point(NamedTuple):
-    """A row of scales.csv: a prediction on an image, enlarged and low-pass filtered."""
-    file: str
-    model: str
-    scale: float
-    radius: float
-    probability: float
-    rank: int
-    predicted: str
+# (probability of the true class, its rank, predicted class) at each radius, by model and scale
+Curves = Dict[Tuple[str, float], List[List[Any]]]
 
 
 def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Sequence[ClassCurve]) -> List[Path]:
@@ -48,7 +41,7 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
     Returns:
         The files.
 
-    Example:
+    Examples:
         >>> from mlfm_zoo.frequency.levels import Overall
         >>> rows = [Overall('memory', 'lowpass', radius, 60., 90., n=32, low=55., high=65.) for radius in (4, 46)]
         >>> [file.name for file in draw_levels('.', rows, curves=[])]
@@ -61,7 +54,7 @@ def draw_levels(folder: Union[str, Path], rows: Sequence[Overall], curves: Seque
     figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
     for i, model in enumerate(models):
         for kind, line in LINES.items():
-            shown = sorted((row for row in rows if (row.model, row.filter) == (model, kind)), key=lambda r: r.radius)
+            shown = [row for row in rows if (row.model, row.filter) == (model, kind)]
             if shown:
                 radii = [row.radius for row in shown]
                 axes.plot(radii, [row.top1 for row in shown], f'C{i}{line}o', markersize=3,
@@ -124,7 +117,7 @@ def draw_samples(
     Raises:
         ValueError: An image is not among those that were analyzed, or a scale is below 1.
 
-    Example:
+    Examples:
         >>> from mlfm_zoo.frequency import analyse
         >>> models = {'memory': timm.create_model('test_mlfm_resnet', pretrained=True)}
         >>> probe = Probe(models, 'digits/val', num_workers=0)
@@ -136,21 +129,27 @@ def draw_samples(
         raise ValueError(f'The scales are {list(scales)}, expected numbers of 1 or more.')
     folder, files = Path(folder), list(dict.fromkeys(files))
     names = _file_names({file: str(Path(file).with_suffix('')) for file in probe.files})
-    answers, form = _answers_on(folder / 'samples.csv', files), read_record(folder / 'settings.json')['form']
-    pictures, points = [], []
+    form = read_record(folder / 'settings.json')['form']
+    answers: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
+    for row in read_table(folder / 'samples.csv'):
+        if row['file'] in files:
+            answers[row['file']].append(dict(row, radius=float(row['radius']), probability=float(row['probability'])))
+    pictures: List[Path] = []
+    points: List[Tuple[Any, ...]] = []
     for file in files:
         if file not in answers:
             raise ValueError(f'{file} is not among the images that were analyzed: give names as in samples.csv.')
         image = open_image(probe.root / file, image_mode(probe.configs[0]))
         radii = sorted({row['radius'] for row in answers[file]})
         filters = [FrequencyFilter('lowpass', radius, form) for radius in radii]
-        of_file = _points(probe, file, image, answers[file][0]['class'], filters, scales)
-        figure = _draw_sample(probe, image, answers[file], filters, of_file)
+        curves = _enlarged(probe, image, answers[file][0]['class'], filters, scales)
+        figure = _draw_sample(probe, image, answers[file], filters, curves)
         pictures.append(_save(figure, folder / f'sample-{names[file]}.png'))
-        points += of_file
-    write_table(folder / 'scales.csv', Point._fields, [
-        (p.file, p.model, f'{p.scale:g}', f'{p.radius:g}', f'{p.probability:.6g}', p.rank, p.predicted)
-        for p in points])
+        points += [
+            (file, model, f'{scale:g}', f'{radius:g}', f'{probability:.6g}', rank, probe.class_names[predicted])
+            for (model, scale), curve in curves.items()
+            for radius, (probability, rank, predicted) in zip(radii, curve)]
+    write_table(folder / 'scales.csv', SCALE_COLUMNS, points)
     return pictures
 
 
@@ -169,7 +168,7 @@ def draw_fourier(
     Returns:
         The file.
 
-    Example:
+    Examples:
         >>> draw_fourier('.', {'memory': {(0, 0): 0.1}}, norm=8).name
         'fourier.png'
     """
@@ -191,41 +190,25 @@ def draw_fourier(
     return _save(figure, Path(folder) / 'fourier.png')
 
 
-def _answers_on(samples: Path, files: Sequence[str]) -> Dict[str, List[Dict[str, Any]]]:
-    """Rows of samples.csv by image, each by ascending radius."""
-    answers: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
-    with read_table(samples) as rows:
-        for row in rows:
-            if row['file'] in files:
-                answers[row['file']].append(
-                    dict(row, radius=float(row['radius']), probability=float(row['probability'])))
-    return {file: sorted(rows, key=lambda row: row['radius']) for file, rows in answers.items()}
-
-
 @torch.inference_mode()
-def _points(
+def _enlarged(
         probe: Probe,
-        file: str,
         image: Image.Image,
         true: str,
         filters: Sequence[FrequencyFilter],
         scales: Sequence[float],
-) -> List[Point]:
-    """Predictions on an image that is enlarged, cropped and low-pass filtered."""
-    points = []
-    labels = torch.tensor([probe.class_names.index(true)], device=probe.device)
+) -> Curves:
+    """Judge an image that is enlarged, cropped and low-pass filtered."""
+    curves = {}
+    labels = torch.full((len(filters),), probe.class_names.index(true), device=probe.device)
     for config, names in zip(probe.configs, probe.groups):
         for scale in scales:
             # enlarging before the crop shows a smaller part of the image, in its own finer pixels
-            transform = create_transform(**{**config, 'crop_pct': config['crop_pct'] / scale})
-            tensor = transform(image)[None].to(probe.device)
-            for lowpass in filters:
-                filtered = lowpass(tensor)
-                for name in names:
-                    [[probability, rank, predicted]] = judge(probe.models[name](filtered), labels)
-                    points.append(
-                        Point(file, name, scale, lowpass.upper, probability, rank, probe.class_names[predicted]))
-    return points
+            tensor = create_transform(**{**config, 'crop_pct': config['crop_pct'] / scale})(image)
+            filtered = torch.stack([lowpass(tensor) for lowpass in filters]).to(probe.device)
+            for name in names:
+                curves[name, scale] = judge(probe.models[name](filtered), labels)
+    return curves
 
 
 def _draw_sample(
@@ -233,21 +216,20 @@ def _draw_sample(
         image: Image.Image,
         rows: Sequence[Mapping[str, Any]],
         filters: Sequence[FrequencyFilter],
-        points: Sequence[Point],
+        curves: Curves,
 ) -> Any:
-    figure = require_matplotlib().figure(figsize=(10, 6), layout='constrained')
-    grid = figure.add_gridspec(2, 2 * SHOWN_RADII, height_ratios=(1, 2))
+    figure, axes = require_matplotlib().subplot_mosaic(
+        'aabbccddeeff;ppppppssssss', height_ratios=(1, 2), figsize=(10, 6), layout='constrained')
+    mean, std = (torch.tensor(probe.configs[0][key])[:, None, None] for key in ('mean', 'std'))
     tensor = create_transform(**probe.configs[0])(image)
-    for i in range(SHOWN_RADII):
-        lowpass = filters[round(i * (len(filters) - 1) / (SHOWN_RADII - 1))]
-        axes = figure.add_subplot(grid[0, 2 * i:2 * i + 2])
-        axes.imshow(_pixels(lowpass(tensor), probe.configs[0]), cmap='gray')
-        axes.set_title(f'low-pass {lowpass.upper:g}', fontsize='small')
-        axes.axis('off')
+    for i, place in enumerate('abcdef'):
+        lowpass = filters[round(i * (len(filters) - 1) / 5)]
+        pixels = (lowpass(tensor) * std + mean).clamp(0, 1)[:3]
+        axes[place].imshow(pixels.permute(1, 2, 0).numpy(), cmap='gray')
+        axes[place].set_title(f'low-pass {lowpass.upper:g}', fontsize='small')
+        axes[place].axis('off')
 
-    plain = figure.add_subplot(grid[1, :SHOWN_RADII])
-    enlarged = figure.add_subplot(grid[1, SHOWN_RADII:])
-    scales = list(dict.fromkeys(point.scale for point in points))
+    plain, scaled = axes['p'], axes['s']
     labels = _labels(probe.models)
     for i, model in enumerate(probe.models):
         for kind, line in LINES.items():
@@ -255,33 +237,24 @@ def _draw_sample(
             if shown:
                 plain.plot([row['radius'] for row in shown], [row['probability'] for row in shown], f'C{i}{line}',
                            label=f'{labels[model]}, {kind}')
-            answer = None
-            for row in shown if kind == 'lowpass' else ():
-                if row['predicted'] != answer:
-                    answer = row['predicted']
-                    place = row['radius'], row['probability']
-                    plain.plot(*place, f'C{i}o', markersize=4)
-                    plain.annotate(_shown(answer[:14]), place, fontsize='x-small', xytext=(3, 4 + 9 * i),
-                                   textcoords='offset points', color=f'C{i}')
-        for j, scale in enumerate(scales):
-            at_scale = [point for point in points if (point.model, point.scale) == (model, scale)]
-            enlarged.plot([p.radius for p in at_scale], [p.probability for p in at_scale],
-                          f'C{i}{("-", "--", ":", "-.")[j % 4]}', label=f'{labels[model]}, x{scale:g}')
+            for answer, group in groupby(shown if kind == 'lowpass' else (), lambda row: row['predicted']):
+                first = next(group)
+                point = first['radius'], first['probability']
+                plain.plot(*point, f'C{i}o', markersize=4)
+                plain.annotate(_shown(answer[:14]), point, fontsize='x-small', xytext=(3, 4 + 9 * i),
+                               textcoords='offset points', color=f'C{i}')
+        of_model = [(scale, curve) for (name, scale), curve in curves.items() if name == model]
+        for (scale, curve), line in zip(of_model, cycle(('-', '--', ':', '-.'))):
+            scaled.plot([lowpass.upper for lowpass in filters], [probability for probability, _, _ in curve],
+                        f'C{i}{line}', label=f'{labels[model]}, x{scale:g}')
     plain.set(xlabel='radius, cycles per image', ylabel=f'probability of {_shown(rows[0]["class"])}',
               title='dots: where the low-pass answer changes')
-    enlarged.set(xlabel='low-pass radius, cycles per image', title='enlarged and cropped')
-    for axes in (plain, enlarged):
-        axes.set_ylim(-0.03, 1.12)
-        axes.legend(fontsize='x-small', loc='center right')
+    scaled.set(xlabel='low-pass radius, cycles per image', title='enlarged and cropped')
+    for plot in (plain, scaled):
+        plot.set_ylim(-0.03, 1.12)
+        plot.legend(fontsize='x-small', loc='center right')
     figure.suptitle(_shown(rows[0]['file']))
     return figure
-
-
-def _pixels(tensor: torch.Tensor, config: Mapping[str, Any]) -> Any:
-    """A normalized image (C, H, W) as pixels (H, W, C) or (H, W) from 0 to 1."""
-    mean, std = (torch.tensor(config[key])[:, None, None] for key in ('mean', 'std'))
-    pixels = (tensor * std + mean).clamp(0, 1)
-    return pixels[0].numpy() if len(pixels) == 1 else pixels[:3].permute(1, 2, 0).numpy()
 
 
 def _shown(name: str) -> str:
@@ -292,8 +265,8 @@ def _shown(name: str) -> str:
 def _labels(models: Iterable[str]) -> Dict[str, str]:
     """Each model's name in a legend: the folder's for `local-dir:FOLDER`, if unique."""
     short = {model: re.sub(r'^local-dir:(?:[^,]*/)?([^/,]+)/*', r'\1', model) for model in models}
-    counts = Counter(short.values())
-    return {model: _shown(name if counts[name] == 1 else model) for model, name in short.items()}
+    names = list(short.values())
+    return {model: _shown(name if names.count(name) == 1 else model) for model, name in short.items()}
 
 
 def _file_names(wanted: Mapping[str, str]) -> Dict[str, str]:

@@ -39,7 +39,7 @@ def create_model(
     Raises:
         ValueError: The name or an option is out of range.
 
-    Example:
+    Examples:
         >>> model = create_model('fcn8s', 'test_mlfm_resnet', num_classes=3).eval()
         >>> model(torch.randn(1, 3, 100, 70)).shape
         torch.Size([1, 3, 100, 70])

@@ -5,6 +5,7 @@ colors are `Labels.colors`. Void pixels of a mask have the label `IGNORE_INDEX`.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -14,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..data.images import open_image
-from .settings import CheckedRecord, read_json
+from .settings import JSONRecord, TrainSettings, read_json
 
 __all__ = [
     'IGNORE_INDEX', 'LABELS', 'Labels', 'Sample', 'SegmentationDataset', 'eval_transform', 'find_samples',
@@ -26,14 +27,15 @@ MAX_VALUE = 65535  # largest value of a mask of one channel in common file forma
 
 Color = Tuple[int, int, int]
 
-# Folders of images and of masks, and names of splits that differ.
-LAYOUTS: Tuple[Tuple[str, str, Dict[str, str]], ...] = (
-    ('{split}', '{split}annot', {}),  # CamVid as in SegNet's repository
-    ('JPEGImages', 'SegmentationClass', {}),  # VOC, with ImageSets/Segmentation/{split}.txt
-    ('images/{split}', 'annotations/{split}', {'train': 'training', 'val': 'validation'}),  # ADE20K
-    ('images/{split}', 'masks/{split}', {}),
-    ('{split}/images', '{split}/masks', {}),
+# Folders of images and of masks in a split.
+LAYOUTS = (
+    ('{}', '{}annot'),  # CamVid as in SegNet's repository
+    ('JPEGImages', 'SegmentationClass'),  # VOC, with ImageSets/Segmentation/{}.txt
+    ('images/{}', 'annotations/{}'),  # ADE20K
+    ('images/{}', 'masks/{}'),
+    ('{}/images', '{}/masks'),
 )
+ADE20K_SPLITS = {'train': 'training', 'val': 'validation'}
 
 SAMPLE_FORMAT = 339  # tag of TIFF
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
@@ -48,7 +50,7 @@ def voc_colors(num_colors: int) -> Tuple[Color, ...]:
 
 
 @dataclass(frozen=True)
-class Labels(CheckedRecord):
+class Labels(JSONRecord):
     """Classes of a data set, and their values and colors in masks.
 
     Attributes:
@@ -59,7 +61,7 @@ class Labels(CheckedRecord):
         void_colors: Colors of no class.
 
     Raises:
-        ValueError: The numbers of names, values and colors differ, or one of them is of another type or out of range.
+        ValueError: The numbers of names, values and colors differ, or a value or color is out of range.
     """
     names: Tuple[str, ...]
     values: Tuple[int, ...] = ()
@@ -68,7 +70,6 @@ class Labels(CheckedRecord):
     void_colors: Tuple[Color, ...] = ()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         count = len(self.names)
         object.__setattr__(self, 'values', self.values or tuple(range(count)))
         object.__setattr__(self, 'colors', self.colors or voc_colors(count))
@@ -78,40 +79,20 @@ class Labels(CheckedRecord):
                 f'each for at most {IGNORE_INDEX} classes.')
         parts = [part for color in self.colors for part in color]
         for what, numbers, most in (('value', self.values, MAX_VALUE), ('part of a color', parts, 255)):
-            wrong = [number for number in numbers if not 0 <= number <= most]
-            if wrong:
-                raise ValueError(f'A {what} of the labels is {wrong[0]}, expected 0 to {most}.')
+            for number in numbers:
+                if type(number) is not int or not 0 <= number <= most:
+                    raise ValueError(f'A {what} of the labels is {number}, expected a whole number from 0 to {most}.')
 
 
-CAMVID = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car', 'pedestrian', 'bicyclist')
-CAMVID_COLORS = (
-    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
-    (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192))
-VOC = (
-    'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable',
-    'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
-
-LABELS = {
-    'camvid': Labels(CAMVID, void=(11,), colors=CAMVID_COLORS, void_colors=((0, 0, 0),)),
-    'voc': Labels(VOC, void_colors=((224, 224, 192),)),
-    # the 150 classes of the MIT Scene Parsing Benchmark, whose masks have 0 for all others
-    'ade20k': Labels.from_json(read_json(Path(__file__).with_name('ade20k.json'))),
-    'membrane': Labels(('membrane', 'cell'), values=(0, 255), void=(), colors=((0, 0, 0), (255, 255, 255))),
-}
+# Those of 'ade20k' are the 150 classes of the MIT Scene Parsing Benchmark, whose masks have 0 for all others.
+LABELS: Dict[str, Labels] = read_json(
+    Path(__file__).with_name('labels.json'),
+    lambda sets: {name: Labels.from_json(fields) for name, fields in sets.items()})
 
 
 def load_labels(name: str) -> Labels:
-    """Return the labels of a data set in `LABELS`, or read a JSON file of `Labels`.
-
-    A ValueError is raised if there is no such data set or file, or the file's values are wrong.
-    """
-    if name in LABELS:
-        return LABELS[name]
-    if not Path(name).is_file():
-        raise ValueError(
-            f'{name} names no labels: give {", ".join(LABELS)} or a JSON file with names and, if need be, values, '
-            'void, colors and void_colors.')
-    return Labels.from_json(read_json(Path(name)), name)
+    """Return the labels of a data set in `LABELS`, or read a JSON file of `Labels`."""
+    return LABELS[name] if name in LABELS else read_json(Path(name), Labels.from_json)
 
 
 class Sample(NamedTuple):
@@ -121,29 +102,19 @@ class Sample(NamedTuple):
 
 
 def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
-    """Find a split's images and masks, whose names differ in the extension only.
+    """Find a split's images and masks in one of the `LAYOUTS`; their names differ in the extension only.
 
-    Args:
-        folder: Folder laid out as CamVid, VOC or ADE20K, or with images/SPLIT and masks/SPLIT or the other way round.
-        split: 'train', 'val', 'test' or whatever the folder has.
-
-    Returns:
-        The pairs, by name.
-
-    Raises:
-        ValueError: The folder is laid out in another way, is empty, lacks an image or a mask, or has two of a name.
+    A ValueError is raised if the folder is laid out in another way, is empty, lacks an image or a mask, or has two of
+    a name.
     """
     root = Path(folder)
-    for images_form, masks_form, names in LAYOUTS:
-        name = split if (root / images_form.format(split=split)).is_dir() else names.get(split, split)
-        images_dir, masks_dir = root / images_form.format(split=name), root / masks_form.format(split=name)
+    for forms, name in product(LAYOUTS, (split, ADE20K_SPLITS.get(split, split))):
+        images_dir, masks_dir = (root / form.format(name) for form in forms)
         if images_dir.is_dir() and masks_dir.is_dir():
             break
     else:
-        raise ValueError(
-            f'{root} has no images and masks of {split}, expected {split}/ and {split}annot/, JPEGImages/ and '
-            f'SegmentationClass/, images/{split}/ and annotations/{split}/ or masks/{split}/, or {split}/images/ and '
-            f'{split}/masks/: check the path.')
+        expected = ', or '.join(' and '.join(f'{form.format(split)}/' for form in forms) for forms in LAYOUTS)
+        raise ValueError(f'{root} has no images and masks of {split}, expected {expected}: check the path.')
     images, masks = _files_of(images_dir), _files_of(masks_dir)
     stems, source = sorted(images), images_dir
     if images_dir.name == 'JPEGImages':
@@ -227,38 +198,21 @@ def eval_transform(
     return v2.Compose([*resize, to_float, v2.Normalize(list(mean), list(std))])
 
 
-def train_transform(
-        crop_size: Sequence[int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        img_size: Optional[Sequence[int]] = None,
-        scale: Tuple[float, float] = (0.5, 2.0),
-        vflip: float = 0.,
-        color_jitter: float = 0.3,
-) -> v2.Compose:
+def train_transform(settings: TrainSettings, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
     """Make the transform for training: random scale, crop, flips and colors.
 
-    Args:
-        crop_size: Height and width of crops; smaller images are padded with gray, and their masks with void.
-        mean: The network's `mean`, one for each channel.
-        std: The network's `std`.
-        img_size: Height and width into which scale 1 fits an image, the crop's if None.
-        scale: Range of scales.
-        vflip: Probability of an upside-down flip.
-        color_jitter: Range of brightness, contrast and saturation; only for gray and RGB images.
-
-    Returns:
-        A transform of an image and its mask.
+    Images smaller than the crop are padded with gray, and their masks with void. Scale 1 fits an image into `img_size`,
+    or the crop if that is None. Colors change in gray and RGB images only.
     """
     fill: Dict[Any, Any] = {tv_tensors.Image: [255 * m for m in mean], tv_tensors.Mask: IGNORE_INDEX}
-    jitter = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter and len(mean) in (1, 3) else []
-    height, width = img_size or crop_size
+    height, width = settings.img_size or settings.crop_size
+    jitter = settings.color_jitter if len(mean) in (1, 3) else 0
     return v2.Compose([
-        v2.ScaleJitter((width, height), scale_range=scale),  # torchvision names the width first
-        v2.RandomCrop(tuple(crop_size), pad_if_needed=True, fill=fill),
+        v2.ScaleJitter((width, height), scale_range=settings.scale),  # torchvision names the width first
+        v2.RandomCrop(settings.crop_size, pad_if_needed=True, fill=fill),
         v2.RandomHorizontalFlip(),
-        v2.RandomVerticalFlip(vflip),
-        *jitter,
+        v2.RandomVerticalFlip(settings.vflip),
+        *([v2.ColorJitter(jitter, jitter, jitter)] if jitter else []),
         eval_transform(mean, std),
     ])
 

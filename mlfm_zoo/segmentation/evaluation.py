@@ -32,7 +32,7 @@ def segmentation_loss(
     Returns:
         The mean over pixels; 0 where all are void.
 
-    Example:
+    Examples:
         >>> segmentation_loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))
         tensor(0.6931)
     """
@@ -74,7 +74,7 @@ def predict_probabilities(
     Raises:
         ValueError: The window or the overlap is out of range.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Conv2d(3, 2, 1)
         >>> predict_probabilities(model, torch.randn(1, 3, 64, 96), window=(32, 32)).shape
         torch.Size([1, 2, 64, 96])
@@ -121,7 +121,7 @@ def predict_labels(probabilities: torch.Tensor) -> torch.Tensor:
     Returns:
         Classes (N, H, W).
 
-    Example:
+    Examples:
         >>> predict_labels(torch.tensor([0.2, 0.8]).view(1, 2, 1, 1))
         tensor([[[1]]])
     """
@@ -157,7 +157,7 @@ def evaluate(
     Returns:
         The scores.
 
-    Example:
+    Examples:
         >>> from mlfm_zoo.segmentation import create_model, data
         >>> model = create_model('fcn8s', 'test_mlfm_resnet', num_classes=3)
         >>> labels, transform = data.load_labels('shapes/labels.json'), data.eval_transform(model.mean, model.std)

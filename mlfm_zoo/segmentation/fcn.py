@@ -38,7 +38,7 @@ class LearntUpsample(nn.Module):
     Raises:
         ValueError: The factor is odd.
 
-    Example:
+    Examples:
         >>> LearntUpsample(num_chs=3, factor=2)(torch.randn(1, 3, 8, 8)).shape
         torch.Size([1, 3, 16, 16])
     """
@@ -52,9 +52,8 @@ class LearntUpsample(nn.Module):
             groups=num_chs if depthwise else 1)
         ramp = 1 - (torch.arange(2 * factor) + 0.5 - factor).abs() / factor
         with torch.no_grad():
-            self.conv.weight.zero_()
-            for i in range(num_chs):
-                self.conv.weight[i, 0 if depthwise else i] = ramp[:, None] * ramp
+            pairs = torch.ones(num_chs, 1) if depthwise else torch.eye(num_chs)
+            self.conv.weight.copy_(pairs[:, :, None, None] * (ramp[:, None] * ramp))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(F.pad(x, (1, 1, 1, 1), mode='replicate'))
@@ -83,7 +82,7 @@ class FCN(SegmentationNetwork):
     Raises:
         ValueError: An option is out of range.
 
-    Example:
+    Examples:
         >>> model = FCN('test_mlfm_resnet', num_classes=3, upsample='bilinear')
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 3, 64, 64])

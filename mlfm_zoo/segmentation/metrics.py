@@ -44,16 +44,7 @@ class Scores(NamedTuple):
 
 
 class SegmentationMeter:
-    """Accumulates scores over images, in all processes of a training.
-
-    Args:
-        num_classes: Classes.
-        device: Device that predictions are on.
-        boundaries: Whether to measure boundaries, which takes longer than the rest.
-
-    Raises:
-        RuntimeError: torchmetrics is not installed.
-    """
+    """Accumulates scores over images, in all processes of a training; `boundaries` take longer than the rest."""
 
     def __init__(self, num_classes: int, device: Any = 'cpu', boundaries: bool = True):
         torchmetrics = require_extra('torchmetrics.classification', 'segmentation', 'Measuring segmentation')
@@ -64,23 +55,14 @@ class SegmentationMeter:
         self.sums = torch.zeros(2, num_classes, dtype=torch.float64, device=device)  # of scores, and of images
 
     def update(self, predicted: torch.Tensor, truth: torch.Tensor) -> None:
-        """Add images.
-
-        Args:
-            predicted: Predicted class of each pixel (N, H, W).
-            truth: True class of each pixel, `IGNORE_INDEX` where it is void (N, H, W).
-        """
+        """Add predicted and true classes of images (N, H, W); void pixels are `IGNORE_INDEX`."""
         self.confusion.update(predicted, truth)
         for i in range(len(truth) if self.boundaries else 0):
             scores = boundary_scores(predicted[i], truth[i], self.num_classes).to(self.sums)
             self.sums += torch.stack([scores.nan_to_num(0), (~scores.isnan()).to(scores)])
 
     def compute(self) -> Scores:
-        """Compute the scores over all images and processes.
-
-        Returns:
-            The scores.
-        """
+        """Compute the scores over all images and processes."""
         confusion = self.confusion.compute().double()  # summed over processes
         sums = self.sums.clone()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -99,16 +81,10 @@ def boundary_scores(
         num_classes: int,
         tolerance: Optional[float] = None,
 ) -> torch.Tensor:
-    """Boundary F-score of each class in one image.
+    """Boundary F-score of each class in one image (num_classes,), NaN where neither boundary exists.
 
-    Args:
-        predicted: Predicted class of each pixel (H, W).
-        truth: True class of each pixel, `IGNORE_INDEX` where it is void (H, W).
-        num_classes: Classes.
-        tolerance: Distance in pixels that still counts as a match, 0.75 % of the diagonal if None.
-
-    Returns:
-        Score of each class, NaN where neither boundary exists (num_classes,).
+    Predicted and true classes are (H, W); void pixels are `IGNORE_INDEX`. The tolerance is in pixels, 0.75 % of the
+    diagonal if None.
     """
     if tolerance is None:
         tolerance = TOLERANCE * math.hypot(*truth.shape)
@@ -124,14 +100,10 @@ def boundary_scores(
 def _widened(mask: torch.Tensor, radius: float) -> torch.Tensor:
     """Whether each pixel (..., H, W) lies within a radius of a pixel of the mask."""
     reach = math.floor(radius)
-    height, width = mask.shape[-2:]
-    padded = F.pad(mask, [reach] * 4)
-    near = mask.clone()
-    for y in range(2 * reach + 1):
-        for x in range(2 * reach + 1):
-            if math.hypot(y - reach, x - reach) <= radius:
-                near |= padded[..., y:y + height, x:x + width]
-    return near
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    disc = (torch.hypot(offsets[:, None], offsets) <= radius).to(mask.device, torch.float32)
+    counts = F.conv2d(mask.flatten(0, -3)[:, None].float(), disc[None, None], padding=reach)
+    return (counts > 0.5).view_as(mask)
 
 
 def _boundaries(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -25,8 +25,7 @@ __all__ = ['SegmentationNetwork', 'create_encoder']
 # Download arguments that the Hub's `from_pretrained` passes on.
 HUB_ARGS = ('revision', 'cache_dir', 'force_download', 'local_files_only', 'token')
 
-# Arguments that no saved network gets: sources of the encoder's weights, which are among the saved ones, and arguments
-# that older versions of the Hub's library pass on.
+# No saved network gets these: sources of the encoder's weights, which are saved, and arguments of older Hub libraries.
 IGNORED_ARGS = ('pretrained', 'checkpoint_path', 'proxies', 'resume_download')
 
 
@@ -78,22 +77,16 @@ class SegmentationNetwork(
         self._set_statistics(*_statistics(encoder_config, in_chans))
 
     def _set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        for values in (mean, std):
-            if len(values) != self.in_chans or not all(isinstance(value, (int, float)) for value in values):
-                raise ValueError(f'mean and std are {mean} and {std}, expected {self.in_chans} numbers in each.')
-        if min(std) <= 0:
-            raise ValueError(f'std is {std}, expected numbers above 0.')
-        self.mean, self.std = list(mean), list(std)
+        if not len(mean) == len(std) == self.in_chans or min(std) <= 0:
+            raise ValueError(
+                f'mean and std are {mean} and {std}, expected {self.in_chans} numbers in each, those of std above 0.')
+        self.mean, self.std = [float(value) for value in mean], [float(value) for value in std]
         self._hub_mixin_config.update(mean=self.mean, std=self.std)
 
     def forward_logits(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Compute logits of padded images.
+        """Compute logits (N, num_classes, H, W) of padded images, whose sides are multiples of `stride`.
 
-        Args:
-            x: Image batch (N, in_chans, H, W), sides multiples of `stride`.
-
-        Returns:
-            Logits (N, num_classes, H, W), and the encoder's last but one feature, which the auxiliary head reads.
+        The encoder's last but one feature is returned too, which the auxiliary head reads.
         """
         raise NotImplementedError
 
@@ -206,51 +199,36 @@ class SegmentationNetwork(
             file = Path(hf_hub_download(model_id, file.name, **download))
         try:
             weights = load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f'{file} is damaged: download or train it again.') from error
+            model.load_state_dict(weights)
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f'{file} is damaged, or of another network than its config.json describes: download or save both '
+                'again.') from error
         for name, value in weights.items():
             if not value.isfinite().all():
-                raise ValueError(
-                    f'{file} holds values in {name} that are not finite: the training had diverged, or the file is '
-                    'damaged.')
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f'{file} has the weights of another network than its config.json describes: download or save both '
-                'again.') from error
+                raise ValueError(f'{file} holds values in {name} that are not finite: its training had diverged.')
         return model.to(map_location).eval()
 
 
-def _statistics(config: Optional[Dict[str, Any]], in_chans: int) -> Tuple[List[float], List[float]]:
+def _statistics(config: Optional[Dict[str, Any]], in_chans: int) -> List[List[float]]:
     """Mean and standard deviation for `in_chans` channels, adapted as timm does.
 
     timm sums the first convolution's weights for gray images, and repeats them for other numbers of channels.
     """
-    if not config:
-        known = in_chans == len(IMAGENET_DEFAULT_MEAN)
-        config = dict(
-            mean=IMAGENET_DEFAULT_MEAN if known else [0.5], std=IMAGENET_DEFAULT_STD if known else [0.5])
-    mean, std = config['mean'], config['std']
+    if config:
+        values = [config['mean'], config['std']]
+    else:
+        values = [IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD] if in_chans == 3 else [[0.5], [0.5]]
     if in_chans == 1:
-        return [sum(mean) / len(mean)], [sum(std) / len(std)]
-    return [mean[i % len(mean)] for i in range(in_chans)], [std[i % len(std)] for i in range(in_chans)]
+        return [[sum(v) / len(v)] for v in values]
+    return [[v[i % len(v)] for i in range(in_chans)] for v in values]
 
 
 def create_encoder(name: str, memory: Optional[bool] = None, **kwargs: Any) -> nn.Module:
-    """Build a timm backbone that returns its features.
+    """Build a timm backbone that returns its features, as NHWC if its `output_fmt` is.
 
-    Args:
-        name: Name that `timm.create_model` takes, with a tag if need be.
-        memory: Whether it has a low-frequency memory. None: as the network is registered. False: the trunk of `mlfm_*`
-            alone. True: a network of timm gets one at identity, by `attach_memory`.
-        **kwargs: Arguments of `timm.create_model`, of the network and of its memory, and `out_indices`.
-
-    Returns:
-        The backbone, with `feature_info` and `pretrained_cfg`. Its maps are NHWC if its `output_fmt` is.
-
-    Raises:
-        ValueError: The network cannot have a memory, or an option is out of range.
+    With `memory=True`, a network of timm gets a memory at identity, by `attach_memory`; with False, `mlfm_*` is its
+    trunk alone. Other arguments are those of `timm.create_model`, of the network and of its memory, and `out_indices`.
     """
     if 'mlfm_' in name and memory is not None:
         kwargs['memory'] = memory

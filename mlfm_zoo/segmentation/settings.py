@@ -1,57 +1,43 @@
-"""The settings of a training run, and records checked against their annotations.
+"""The settings of a training run, and records read from JSON.
 
 The command line runs this file without the package around it to list the settings as options: it imports no torch.
 """
 
-import dataclasses
 import json
-import math
-import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Type, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Callable, Dict, Optional, Tuple, Type, TypeVar
 
-__all__ = ['AMP', 'CheckedRecord', 'TrainSettings', 'read_json']
+__all__ = ['AMP', 'JSONRecord', 'TrainSettings', 'read_json']
 
 AMP = ('none', 'bfloat16', 'float16')
 
-RecordT = TypeVar('RecordT', bound='CheckedRecord')
+T = TypeVar('T')
 
 
-class CheckedRecord:
-    """Base of dataclasses that check values against annotations when created.
-
-    Raises:
-        ValueError: A value is of another type.
-    """
-
-    def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if not _fits(value, kind):
-                expected = str(getattr(kind, '__name__', kind) if not get_args(kind) else kind).replace('typing.', '')
-                raise ValueError(f'{name} is {reprlib.repr(value)}, expected {expected}: correct it.')
+class JSONRecord:
+    """Base of dataclasses that are stored as JSON objects."""
 
     @classmethod
-    def from_json(cls: Type[RecordT], fields: Any, source: object = 'The record') -> RecordT:
-        """Make a record from the contents of a JSON file, which has lists for tuples.
+    def from_json(cls: Type[T], fields: Dict[str, Any]) -> T:
+        """Make a record from a JSON object, which has lists for tuples."""
+        return cls(**{name: _as_tuple(value) for name, value in fields.items()})
 
-        A ValueError that begins with `source` is raised if a field is unknown, missing or of another type.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        unknown = [name for name in fields if name not in known] if isinstance(fields, dict) else [fields]
-        if unknown:
-            raise ValueError(
-                f'{source} has {reprlib.repr(unknown[0])}, expected an object with some of {", ".join(known)}: '
-                'correct it.')
-        try:
-            return cls(**{name: _as_tuple(value) for name, value in fields.items()})
-        except (TypeError, ValueError) as error:  # a TypeError names a field that is missing
-            raise ValueError(f'{source} cannot be used: {error}') from error
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
+def read_json(file: Path, make: Callable[[Any], T]) -> T:
+    """Read a JSON file and make something of it; a ValueError names the file if either fails."""
+    try:
+        return make(json.loads(file.read_text(encoding='utf-8-sig')))
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f'{file} cannot be used ({type(error).__name__}: {error}): correct it.') from error
 
 
 @dataclass(frozen=True)
-class TrainSettings(CheckedRecord):
+class TrainSettings(JSONRecord):
     """Settings that determine the result of a run.
 
     Attributes:
@@ -87,9 +73,9 @@ class TrainSettings(CheckedRecord):
         seed: Seed.
 
     Raises:
-        ValueError: A value is of another type or out of range.
+        ValueError: A value is out of range.
 
-    Example:
+    Examples:
         >>> TrainSettings(data='shapes', epochs=10).crop_size
         (352, 480)
     """
@@ -125,37 +111,8 @@ class TrainSettings(CheckedRecord):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ('in_chans', 'epochs', 'batch_size', 'val_every', 'crop_size', 'img_size'):
-            value = getattr(self, name)
-            if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
-                raise ValueError(f'{name} is {value}, expected more than 0.')
+        for name in ('in_chans', 'epochs', 'batch_size', 'val_every'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} is {getattr(self, name)}, expected more than 0.')
         if self.amp not in AMP:
             raise ValueError(f'amp is {self.amp!r}, expected {" or ".join(AMP)}.')
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file, byte order mark or not; raise ValueError if it is malformed."""
-    try:
-        return json.loads(file.read_text(encoding='utf-8-sig'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{file} cannot be read as JSON ({error}): correct or remove it.') from error
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value fits an annotation; an int is a float, and a bool no number."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Union:
-        return any(_fits(value, arg) for arg in args)
-    if origin is tuple:
-        kinds = args[:1] * len(value) if args[-1] is ... and isinstance(value, tuple) else args
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, origin or kind)

@@ -34,7 +34,7 @@ class SMP(SegmentationNetwork):
         ValueError: An option is out of range.
         RuntimeError: The library is not installed.
 
-    Example:
+    Examples:
         >>> model = SMP('fpn', 'test_mlfm_resnet', num_classes=3)
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 3, 64, 64])

@@ -61,7 +61,7 @@ class UNet(SegmentationNetwork):
         ValueError: An option is out of range, or `memory_decoder` is set without `memory`.
         TypeError: An option is unknown.
 
-    Example:
+    Examples:
         >>> model = UNet(num_classes=3, base_width=8, memory_decoder=True)
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 3, 64, 64])

@@ -1,10 +1,7 @@
 """One pass over a folder of digits: answers, resumption, damaged images, bad arguments."""
 
-import fcntl
 import itertools
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from PIL import Image
 
 from helpers.tables import read_table
 from mlfm_zoo import frequency
+from mlfm_zoo._files import locked
 from mlfm_zoo.frequency.analysis import judge
 from mlfm_zoo_cli import main
 
@@ -67,101 +65,17 @@ def test_resumed(data, models, analysed, tmp_path):
         frequency.analyse(probe, output, radii=[1, 3, 8])
         for name in ('samples.csv', 'skipped.csv', 'settings.json'):
             assert (output / name).read_bytes() == (folder / name).read_bytes(), name
-    with pytest.raises(ValueError, match=r'other settings \(radii\): name another folder'):
-        frequency.analyse(probe, output, radii=[1, 3, 9])
-    with pytest.raises(ValueError, match=r'other settings \(batch_size\)'):
-        frequency.analyse(frequency.Probe(models, data, batch_size=8), output, radii=[1, 3, 8])
-    (output / 'samples.csv').write_text('file,class\n')
-    with pytest.raises(ValueError, match='samples.csv is damaged'):
-        frequency.analyse(probe, output, radii=[1, 3, 8])
-
-
-def test_killed_in_the_middle(data, models, tmp_path):
-    """A process that dies, for good; the next one resumes, and the tables are those of one that did not."""
-    code = f'''
-import os, sys, timm, mlfm_zoo
-from mlfm_zoo import frequency
-from mlfm_zoo.frequency import analysis
-judge, calls = analysis.judge, []
-def count(*args):
-    calls.append(1)
-    if len(calls) > 11: os._exit(9)
-    return judge(*args)
-analysis.judge = count
-models = dict(digits=timm.create_model({MODEL!r}, pretrained=True))
-frequency.analyse(frequency.Probe(models, {str(data)!r}, batch_size=16, num_workers=0), sys.argv[1], radii=[1, 3])
-'''
-    done = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'parts')], capture_output=True)
-    assert done.returncode == 9, done.stderr
-    probe = frequency.Probe(dict(digits=models[MODEL]), data, batch_size=16, num_workers=0)
-    for folder in ('parts', 'whole'):
-        frequency.analyse(probe, tmp_path / folder, radii=[1, 3])
-    for name in ('samples.csv', 'skipped.csv', 'settings.json'):
-        assert (tmp_path / 'whole' / name).read_bytes() == (tmp_path / 'parts' / name).read_bytes()
+    with pytest.raises(ValueError, match=r'other settings \(batch_size, radii\): name another folder'):
+        frequency.analyse(frequency.Probe(models, data, batch_size=8), output, radii=[1, 3, 9])
 
 
 def test_two_runs_into_one_folder(data, models, tmp_path):
-    """The second is refused while the first one runs, and by the library's own lock alone; then it resumes."""
     probe = frequency.Probe({MODEL: models[MODEL]}, data, num_workers=0)
-    tmp_path.joinpath('.lock').touch()
-    with open(tmp_path / '.lock') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(tmp_path):
         for run in (frequency.analyse, lambda *args: frequency.fourier_errors(*args, norm=1, extent=0)):
             with pytest.raises(RuntimeError, match='in use by another run'):
                 run(probe, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['.lock']
-    frequency.analyse(probe, tmp_path, radii=[1])
-    frequency.analyse(probe, tmp_path, radii=[1])
-    assert frequency.overall_level(tmp_path)[0].n == 60
-
-
-@pytest.fixture(scope='module')
-def finished(data, models, tmp_path_factory):
-    """Both analyses, whole."""
-    folder = tmp_path_factory.mktemp('finished')
-    probe = frequency.Probe({MODEL: models[MODEL]}, data, batch_size=60, num_workers=0)
-    frequency.analyse(probe, folder, radii=[1])
-    frequency.fourier_errors(probe, folder, norm=1, extent=1)
-    return probe, folder
-
-
-NESTED = '[' * 100_000
-ERRORS = 'model,fy,fx,errors,n,read\n'
-
-
-@pytest.mark.parametrize('name, contents', [
-    ('settings.json', ['[]', '{', NESTED, '3', 'null', '{"images": 1}']),
-    ('progress.json', ['[]', '{', NESTED, '3', '{"images": "1", "answered": 1, "samples": 1, "skipped": 1}',
-                       '{"images": 61, "answered": 1, "samples": 1, "skipped": 1}', '{"images": -1}']),
-    ('samples.csv', ['', 'file,class\n', 'x' * 10_000_000]),
-    ('fourier.csv', ['', ERRORS, f'{ERRORS}{MODEL},0,0,1,60,60\n', f'{ERRORS}{MODEL},0,0,x,60,60\n', 'no\nrank\n']),
-])
-def test_damaged_files_of_a_run(name, contents, finished, tmp_path):
-    """What no run can have written is one sentence; the whole file again, and the run resumes."""
-    probe, folder = finished
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    whole = (tmp_path / name).read_bytes()
-
-    def run():
-        frequency.analyse(probe, tmp_path, radii=[1])
-        frequency.overall_level(tmp_path)
-        frequency.fourier_errors(probe, tmp_path, norm=1, extent=1)
-
-    for content in contents:
-        (tmp_path / name).write_text(content)
-        with pytest.raises(ValueError, match='name another folder') as error:
-            run()
-        assert name in str(error.value) or 'other settings' in str(error.value)
-        assert '\n' not in str(error.value)
-        (tmp_path / name).write_bytes(whole)
-    rows = whole.splitlines(keepends=True)
-    if name == 'fourier.csv':  # counts of one wave missing, or of another batch than the others
-        for damaged in (rows[:-1], [*rows[:-1], rows[-1].replace(b',60,60', b',59,60')]):
-            (tmp_path / name).write_bytes(b''.join(damaged))
-            with pytest.raises(ValueError, match='fourier.csv is damaged'):
-                run()
-    (tmp_path / name).write_bytes(whole)
-    run()
 
 
 def test_corrupt_images(data, tmp_path, capsys):
@@ -190,13 +104,13 @@ def test_corrupt_images(data, tmp_path, capsys):
 
 def test_form_and_pixels(data, tmp_path, models):
     """The options reach the filters: a Gaussian of the same radius answers otherwise, and pixels without DC too."""
-    answers = {}
-    for options in (dict(), dict(form='gaussian'), dict(pixels=True)):
-        folder = tmp_path / '-'.join(map(str, options.values())) / 'out'
-        frequency.analyse(frequency.Probe({MODEL: models[MODEL]}, data, num_workers=0), folder, radii=[2], **options)
-        rows = read_table(folder / 'samples.csv')
-        answers[str(options)] = [(r['filter'], r['radius'], r['probability']) for r in rows]
-    ideal, gaussian, pixels = answers.values()
+    probe = frequency.Probe({MODEL: models[MODEL]}, data, num_workers=0)
+    answers = []
+    for i, options in enumerate([dict(), dict(form='gaussian'), dict(pixels=True)]):
+        frequency.analyse(probe, tmp_path / str(i), radii=[2], **options)
+        rows = read_table(tmp_path / str(i) / 'samples.csv')
+        answers.append([(r['filter'], r['radius'], r['probability']) for r in rows])
+    ideal, gaussian, pixels = answers
     changed = {a[:2] for a, b in zip(ideal, gaussian) if a != b}
     assert changed >= {('lowpass', '2'), ('highpass', '2')}
     # low-pass keeps DC, so that both are the same to rounding
@@ -211,9 +125,9 @@ def test_judge_of_ties_and_no_numbers():
 
 
 @pytest.mark.parametrize('change, sentence', [
-    (['--radii', '-1'], '0 or more'), (['--radii', 'nan'], '0 or more'), (['--radii'], 'There is no radius'),
+    (['--radii', '-1'], '0 or more'), (['--radii'], 'There is no radius'),
     (['--device', 'npu:9'], 'There is no device'), (['--samples', 'x.png'], 'x.png is no image in'),
-    (['--imagenet100'], 'no images of the expected classes'),
+    (['--imagenet100'], 'no images of the classes'),
     (['--scales', '0.5', '--samples', 'FILE', '--radii', '1'], 'of 1 or more')])
 def test_bad_arguments(change, sentence, data, tmp_path, capsys):
     file = str(min(p.relative_to(data) for p in data.rglob('*.png')))
@@ -223,25 +137,12 @@ def test_bad_arguments(change, sentence, data, tmp_path, capsys):
     assert sentence in error and error.count('\n') == 1
 
 
-def test_bad_models_and_data(data, tmp_path, capsys):
-    (tmp_path / 'empty').mkdir()
-    one = tmp_path / 'one' / '3'
-    shutil.copytree(data / '3', one)
-    for model, folder, sentence in (
-        ('resnet_999', data, 'timm knows no model named resnet_999'),
-        (MODEL, tmp_path / 'nowhere', 'There is no folder at'),
-        (MODEL, tmp_path / 'empty', 'holds no images'), (MODEL, one.parent, '10 classes and the data has 1'),
-        ('mlfm_resnet18', data, 'not published'), ('mlfm_resnet18,depth', data, 'NAME=VALUE'),
-    ):
-        command = ['frequency', model, str(folder), '--output', str(tmp_path / 'out'), '--workers', '0']
-        if 'depth' in model:
-            with pytest.raises(SystemExit):
-                main(command)
-        else:
-            assert main(command) == 1
-        assert sentence in capsys.readouterr().err, sentence
+def test_models_that_do_not_fit(data, models):
     with pytest.raises(ValueError, match='There is no model'):
         frequency.Probe({}, data)
-    headless = timm.create_model(MODEL, num_classes=0)
     with pytest.raises(ValueError, match='0 classes and the data has 10'):
-        frequency.Probe({MODEL: headless}, data)
+        frequency.Probe({MODEL: timm.create_model(MODEL, num_classes=0)}, data)
+    other = timm.create_model(MODEL)
+    other.pretrained_cfg = dict(other.pretrained_cfg, label_names=[*'1023456789'])
+    with pytest.raises(ValueError, match='The models name their classes differently'):
+        frequency.Probe({MODEL: models[MODEL], 'other': other}, data)

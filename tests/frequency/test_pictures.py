@@ -1,6 +1,5 @@
 """The pictures of the command, and its answer without matplotlib."""
 
-import json
 import os
 import shutil
 import sys
@@ -22,7 +21,7 @@ def test_command(data, tmp_path, capsys):
     out = tmp_path / 'out'
     command = ['frequency', MODEL, f'{MODEL},memory_forget_last=False', str(data), '--output', str(out),
                '--radii', '1', '4', '--samples', str(file), '--scales', '1', '2', '--fourier', '4',
-               '--fourier-extent', '1', '--workers', '0', '--batch-size', '30']
+               '--fourier-extent', '1', '--workers', '0', '--batch-size', '30', '--form', 'gaussian']
     assert main(command) == 0
     assert '100.0 at 46' in capsys.readouterr().out
     pictures = {p.name for p in out.glob('*.png')}
@@ -35,10 +34,10 @@ def test_command(data, tmp_path, capsys):
     scales = read_table(out / 'scales.csv')
     assert {(row['scale'], row['radius']) for row in scales} == {(s, r) for s in '12' for r in ('0', '1', '4', '46')}
     # at scale 1 the curve is that of the analysis
-    samples = {(r['model'], r['radius']): r['rank'] for r in read_table(out / 'samples.csv')
+    samples = {(r['model'], r['radius']): float(r['probability']) for r in read_table(out / 'samples.csv')
                if r['file'] == str(file) and r['filter'] == 'lowpass'}
-    assert {(r['model'], r['radius']): r['rank'] for r in scales if r['scale'] == '1'} == samples
-    assert json.loads((out / 'settings.json').read_text())['form'] == 'ideal'
+    curve = {(r['model'], r['radius']): float(r['probability']) for r in scales if r['scale'] == '1'}
+    assert curve == pytest.approx(samples, rel=1e-4)
     plane = read_table(out / 'fourier.csv')
     assert {(int(r['fy']), int(r['fx'])) for r in plane} == {(0, 0), (0, 1), (1, -1), (1, 0), (1, 1)}
     assert all(r['n'] == '60' for r in plane)
@@ -70,18 +69,6 @@ def test_names_of_anyone(data, models, tmp_path):
 def test_legends_name_the_folder_of_a_local_model():
     names = 'resnet18', 'local-dir:plain', 'local-dir:/runs/a/,memory=False', 'local-dir:1/b', 'local-dir:2/b'
     assert list(_labels(names).values()) == ['resnet18', 'plain', 'a,memory=False', 'local-dir:1/b', 'local-dir:2/b']
-
-
-def test_samples_are_filtered_as_in_the_analysis(data, models, tmp_path):
-    shutil.copytree(data / '3', tmp_path / 'data' / '3')
-    probe = frequency.Probe({MODEL: models[MODEL]}, tmp_path / 'data', list('0123456789'), num_workers=0)
-    frequency.analyse(probe, tmp_path, radii=[2], filters=['lowpass'], form='gaussian')
-    frequency.draw_samples(probe, tmp_path, probe.files[:1], [1])
-    file = probe.files[0]
-    curve, expected = (
-        {row['radius']: float(row['probability']) for row in read_table(tmp_path / name) if row['file'] == file}
-        for name in ('scales.csv', 'samples.csv'))
-    assert curve == pytest.approx(expected, rel=1e-4) and len(curve) == 3
 
 
 def test_without_matplotlib(data, tmp_path, monkeypatch, capsys):

