@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union
 
 from .arguments import AddCommand, add_model_kwargs
 from .errors import FAILURES, sentence
@@ -28,8 +28,7 @@ SECTIONS = {
 
 def add_commands(add: AddCommand) -> None:
     command = add('list', _list, 'list networks, their weights, and where the weights are')
-    command.add_argument('filter', nargs='?', default='*',
-                         help="names to list, with wildcards, such as 'mlfm_resnet*'")
+    command.add_argument('filter', nargs='?', default='*', help="names to list, with wildcards, such as 'mlfm_resnet*'")
     command.add_argument('--pretrained', action='store_true', help='only weights that can be loaded today')
     command.add_argument('--json', action='store_true', help='print JSON')
 
@@ -110,55 +109,45 @@ def _find(name: str, memory: bool = True) -> 'Checkpoint':
     return find_checkpoint(model, tag or timm.get_pretrained_cfg_value(model, 'tag') or '', memory)
 
 
-def _where(checkpoint: 'Checkpoint') -> str:
-    if not checkpoint.places:
-        return 'not published'
-    return {
-        'package': 'in the package',
-        'hub': f'{checkpoint.hub_repo}',
-        'authors': f"the authors' {checkpoint.source_repo}, converted when first used",
-    }[checkpoint.places[0]]
+def _where(checkpoint: 'Checkpoint', short: bool = False) -> str:
+    """Where the weights are; if short, it fits into a line of 80 of `list`."""
+    place = checkpoint.places[0] if checkpoint.places else None
+    if place == 'hub':
+        return f'{str(checkpoint.hub_repo).partition("/")[0]} on the Hub' if short else str(checkpoint.hub_repo)
+    if place == 'authors':
+        source = str(checkpoint.source_repo)
+        return f'{source.split("/")[1]} on GitHub' if short else f"the authors' {source}, converted when first used"
+    return 'in the package' if place else 'not published'
 
 
 def _list(args: argparse.Namespace) -> None:
     from mlfm_zoo.hub.manifest import load_manifest
-    rows: List[Dict[str, Any]] = []
+    checkpoints = load_manifest().values()
+    found: List[Tuple[str, Optional[Checkpoint]]] = []  # networks with each of their checkpoints, or None
     for model in _models():
-        checkpoints = [c for c in load_manifest().values() if c.model == model]
-        for c in checkpoints:
-            if fnmatch.fnmatch(c.name, args.filter) or fnmatch.fnmatch(model, args.filter):
-                rows.append(dict(name=c.name, memory=c.memory, kind=c.kind, places=c.places, where=_where(c)))
-        if not checkpoints and fnmatch.fnmatch(model, args.filter):
-            rows.append(dict(name=model, memory=True, kind=None, places=(), where='no weights'))
-    if not rows:
+        own: List[Optional[Checkpoint]] = [c for c in checkpoints if c.model == model]
+        for c in own or [None]:
+            if fnmatch.fnmatch(model, args.filter) or c and fnmatch.fnmatch(c.name, args.filter):
+                found.append((model, c))
+    if not found:
         raise ValueError(f'{args.filter} matches no network of this package and no weights: list them all with '
                          'mlfm-zoo list.')
     if args.pretrained:
-        rows = [row for row in rows if row['places']]
+        found = [(model, c) for model, c in found if c and c.places]
     if args.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([
+            dict(name=c.name, memory=c.memory, kind=c.kind, places=c.places, where=_where(c)) if c else
+            dict(name=model, memory=True, kind=None, places=(), where='no weights') for model, c in found], indent=2))
         return
-    if not rows:
+    if not found:
         print(f'No weights of {args.filter} can be loaded today.')
-    names = [row['name'] if row['memory'] else f'{row["name"]} (memory=False)' for row in rows]
-    width, separator = max(map(len, names), default=0), ''
-    for title, kinds in SECTIONS.items():
-        section = [(name, row) for name, row in zip(names, rows) if row['kind'] in kinds]
+    lines = [(c.kind if c else None, c.title if c else model, _where(c, short=True) if c else '') for model, c in found]
+    width, separator = max((len(title) for _, title, _ in lines), default=0), ''
+    for heading, kinds in SECTIONS.items():
+        section = [f'  {title:{width}}  {where}'.rstrip() for kind, title, where in lines if kind in kinds]
         if section:
-            print(f'{separator}{title}')
+            print(separator + '\n'.join([heading, *section]))
             separator = '\n'
-        for name, row in section:
-            print(f'  {name:{width}}  {_short(row)}'.rstrip())
-
-
-def _short(row: Dict[str, Any]) -> str:
-    """Where the weights are, short enough for a line of 80; `info` prints the rest."""
-    place = row['places'][:1]
-    if place == ('hub',):
-        return f'{row["where"].partition("/")[0]} on the Hub'
-    if place == ('authors',):
-        return f'{row["where"].split("/")[1]} on GitHub'
-    return row['where'] if row['kind'] else ''
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -271,27 +260,18 @@ def publish(
         **repository_args: Any,
 ) -> None:
     """Build a repository with `repository_args`, upload it, and add it to a manifest."""
-    from mlfm_zoo.workflow.publish import (
-        build_repository,
-        describe,
-        target_manifest,
-        upload_repository,
-        write_manifest_entry,
-    )
-    target = target_manifest(manifest)
+    from mlfm_zoo.workflow import publish as publishing
+    target = publishing.target_manifest(manifest)
     with tempfile.TemporaryDirectory(prefix='mlfm_zoo_publish_') as folder:
-        repository = build_repository(
+        repository = publishing.build_repository(
             folder=folder, manifest=target, progress=sys.stdout.isatty(), **repository_args)
-        print('\n'.join(describe(repository)))
+        print('\n'.join(publishing.describe(repository)))
         if dry_run:
             if show_card:
                 print((repository.folder / 'README.md').read_text(encoding='utf-8'))
             print('Nothing was uploaded: this was a dry run.')
             return
-        checkpoint = upload_repository(repository)
-    try:
-        write_manifest_entry(checkpoint, target)
-    except OSError as error:
-        raise RuntimeError(f'{checkpoint.repo} was uploaded, but its entry could not be written into {target} '
-                           f'({error.strerror}): free space there, and run the same command again.') from error
-    print(f'{checkpoint.repo} at commit {checkpoint.commit}, written into {target}')
+        checkpoint = publishing.upload_repository(repository)
+    print(f'{checkpoint.repo} is published at commit {checkpoint.commit}.')
+    publishing.write_manifest_entry(checkpoint, target)
+    print(f'Its entry is written into {target}.')

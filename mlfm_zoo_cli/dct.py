@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Iterator
 
-from .arguments import AddCommand, add_device, add_model_kwargs, add_reading, best_device
+from .arguments import AddCommand, add_model_kwargs, add_reading, best_device
 
 __all__ = ['add_commands']
 
@@ -21,7 +21,6 @@ def add_commands(add: AddCommand) -> None:
                          help='network whose image size and normalisation are taken (default: dct_resnet50_24s)')
     command.add_argument('--output', required=True, metavar='FILE', help='JSON file to write')
     add_reading(command)
-    add_device(command)
 
     command = add(
         'dct-gate', _gate, 'count and draw how often the gate of a network opens each DCT channel',
@@ -32,7 +31,6 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--output', required=True, metavar='FILE', help='picture to write, .png')
     add_model_kwargs(command, 'dct_gate=True')
     add_reading(command)
-    add_device(command)
 
 
 def _images(args: argparse.Namespace, config: Any) -> Iterator[Any]:
@@ -56,15 +54,12 @@ def _output(args: argparse.Namespace, ending: str) -> Path:
 
 
 def _statistics(args: argparse.Namespace) -> None:
-    import timm
-
     from mlfm_zoo._files import written_whole
     from mlfm_zoo.data.folders import data_config
     from mlfm_zoo.dct import measure_statistics
+    from mlfm_zoo.workflow.build import build_network
     file = _output(args, '.json')
-    if not timm.is_model(args.model):
-        raise ValueError(f'timm knows no model named {args.model}: give a registered name.')
-    config = data_config(timm.create_model(args.model, device='meta'), args.img_size)
+    config = data_config(build_network(args.model, dict(device='meta')), args.img_size)
     if config['input_size'][0] != 3:
         raise ValueError(f"{args.model} does not take RGB images, whose coefficients are measured: give one that does.")
     statistics = measure_statistics(_images(args, config), config['mean'], config['std'])

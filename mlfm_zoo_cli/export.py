@@ -2,12 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict
+from typing import Any, Dict
 
 from .arguments import AddCommand, add_model_kwargs, positive
-
-if TYPE_CHECKING:
-    from mlfm_zoo.workflow.export import Check
 
 __all__ = ['add_commands']
 
@@ -73,10 +70,16 @@ def _export(args: argparse.Namespace) -> None:
     batch = args.batch_size if args.dynamic == 'none' else 'N'
     sides = 'H, W' if args.dynamic == 'all' else f'{height}, {width}'
     config = data_config(model)
-    print(f'{printable(file)}: {args.model} on images ({batch}, {channels}, {sides}), {_mebibytes(file):.1f} MiB')
+    files = [file, file.with_suffix('.bin')] if args.format == 'openvino' else [file]
+    size = sum(f.stat().st_size for f in files) / 2 ** 20
+    print(f'{printable(file)}: {args.model} on images ({batch}, {channels}, {sides}), {size:.1f} MiB')
     print(f'prepare images with {config["interpolation"]} interpolation, crop {config["crop_pct"]}, '
           f'mean {config["mean"]}, std {config["std"]}')
-    print(_checked(check, args.int8 is not None))
+    found = f'logits differ by at most {check.difference:.1e} of the largest'
+    if args.int8:
+        found = f'logits differ by {check.error:.1%} of their norm; the first answer is the same on {check.same}'
+    given = f'photographs ({check.photos})' if check.photos else 'no photographs, which --images FOLDER gives'
+    print(f'checked on random images ({check.randoms}) and {given}: {found}')
     if args.evaluate:
         exported = export.ExportedNetwork(file, model, args.batch_size if args.dynamic == 'none' else None)
         for name, network in (('network', model), ('file', exported)):
@@ -96,34 +99,12 @@ def _network(args: argparse.Namespace) -> Any:
     if not args.checkpoint:
         return build_network(args.model, model_args, args.pretrained)
     from mlfm_zoo.convert import read_checkpoint
+    from mlfm_zoo.models._network import refuse_misfit, weight_faults
     from mlfm_zoo.workflow.collect import num_classes_of
     weights = read_checkpoint(args.checkpoint)
     if timm.is_model(args.model):
         model_args.setdefault('num_classes', num_classes_of(args.model, weights))
     model = build_network(args.model, model_args)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        fault = ' '.join(str(error).split())[:200]
-        raise ValueError(f'{args.checkpoint} does not fit {args.model} ({fault}): name the network that was trained, '
-                         'and its arguments with --model-kwargs.') from error
+    refuse_misfit(model, weights, weight_faults(model.state_dict(), weights))
+    model.load_state_dict(weights)
     return model
-
-
-def _checked(check: 'Check', int8: bool) -> str:
-    """Say what the file was checked on, and how it answered."""
-    def count(n: int, what: str) -> str:
-        return f'{n} {what}{"" if n == 1 else "s"}'
-    if int8:
-        found = (f'logits differ by {check.error:.1%} of their norm; the first answer is the same on {check.same} of '
-                 f'{count(check.photos, "photograph")}')
-    else:
-        found = f'logits differ by at most {check.difference:.1e} of the largest'
-    photos = count(check.photos, 'photograph') if check.photos else 'no photographs, which --images FOLDER gives'
-    return f'checked on {count(check.randoms, "random image")} and {photos}: {found}'
-
-
-def _mebibytes(file: Path) -> float:
-    """Size of a file, and of the weights that OpenVINO keeps beside it."""
-    files = [file] if file.suffix != '.xml' else [file, file.with_suffix('.bin')]
-    return sum(f.stat().st_size for f in files) / 2 ** 20

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any, Dict, Tuple
 
-from .arguments import AddCommand, add_device, add_reading, best_device, key_value, whole
+from .arguments import AddCommand, add_reading, best_device, key_value, whole
 
 __all__ = ['add_commands']
 
@@ -38,7 +38,6 @@ def add_commands(add: AddCommand) -> None:
                          help='highest frequency of that map (default: 8)')
     command.add_argument('--no-pictures', dest='pictures', action='store_false', help='tables alone')
     add_reading(command)
-    add_device(command)
 
 
 def _model(text: str) -> Tuple[str, Dict[str, Any]]:

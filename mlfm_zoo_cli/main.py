@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any, Callable, List, Optional
 
-from . import app, checkpoints, dct, export, frequency, models, segmentation, training
+from . import checkpoints, dct, export, frequency, models, segmentation, training
 from .arguments import PACKAGE
 from .errors import FAILURES, sentence
 
@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for group in (checkpoints, training, models, export, frequency, dct, segmentation, app):
+    for group in (checkpoints, training, models, export, frequency, dct, segmentation):
         group.add_commands(add)
     return parser
 

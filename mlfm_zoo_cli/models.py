@@ -1,4 +1,4 @@
-"""Commands that use a network: convert, evaluate, predict."""
+"""Commands that use a network: convert, evaluate, predict, app."""
 
 import argparse
 import csv
@@ -31,7 +31,6 @@ def add_commands(add: AddCommand) -> None:
         help='number the classes as ImageNet100 does, also where the data has only some of them')
     add_reading(command)
     add_model_kwargs(command)
-    add_device(command)
 
     command = add(
         'predict', _predict, 'say what a pretrained network sees on images',
@@ -51,6 +50,14 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument('--output', metavar='FILE', help='picture to draw, of the images with their classes')
     add_model_kwargs(command)
     add_device(command)
+
+    command = add(
+        'app', _app, 'open a page to play with, on this machine',
+        'A page for the browser, on 127.0.0.1: the answers of a network on a photograph, with memory and without, and '
+        'what the memory holds. Nothing is sent to other machines; weights that are not here are downloaded if you '
+        'choose them.')
+    command.add_argument(
+        '--port', type=positive, metavar='N', help='port of the page (default: the first free one from 7860 on)')
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -79,27 +86,20 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace) -> None:
     from mlfm_zoo._terminal import printable
     from mlfm_zoo.data.imagenet100 import label_descriptions
+    from mlfm_zoo.workflow import predict
     from mlfm_zoo.workflow.build import build_network
-    from mlfm_zoo.workflow.predict import (
-        Prediction,
-        better_checkpoints,
-        draw_predictions,
-        find_images,
-        predict,
-        trained_checkpoints,
-    )
-    files = find_images(args.images)
+    files = predict.find_images(args.images)
     name = args.model
     if name is None:
-        best = trained_checkpoints()[0]
-        name, better = best.name, [f'{c.name} ({c.num_classes} classes)' for c in better_checkpoints(best)]
+        best = predict.trained_checkpoints()[0]
+        name, better = best.name, [f'{c.name} ({c.num_classes} classes)' for c in predict.better_checkpoints(best)]
         more = f' With --model and a download: {", ".join(better)}.' if better else ''
         print(f'{name} ({best.num_classes} classes) is the best network on this machine.{more}', file=sys.stderr)
     model = build_network(name, dict(args.model_kwargs), pretrained=True)
-    predictions: List[Prediction] = []
+    predictions: List[predict.Prediction] = []
     faults: List[str] = []
     labels = list(label_descriptions().values()) if args.imagenet100 else None
-    for _, found in predict(model, files, args.topk, best_device(args.device), labels):
+    for _, found in predict.predict(model, files, args.topk, best_device(args.device), labels):
         if isinstance(found, str):
             faults.append(found)
             continue
@@ -118,7 +118,14 @@ def _predict(args: argparse.Namespace) -> None:
             for rank, answer in enumerate(p.answers, start=1):
                 table.writerow([printable(p.file), rank, answer.index, printable(answer.label), answer.probability])
     if args.output and predictions:
-        draw_predictions(predictions, args.output)
+        predict.draw_predictions(predictions, args.output)
     if faults:
         more = f' (and {len(faults) - 1} more such files)' if len(faults) > 1 else ''
         raise ValueError(f'{faults[0][:-1]}{more}.')
+
+
+def _app(args: argparse.Namespace) -> None:
+    from mlfm_zoo.app import launch
+    page, address = launch(server_name='127.0.0.1', server_port=args.port, prevent_thread_lock=True)
+    print(f'Open {address} in a browser. Ctrl-C stops the page.', flush=True)
+    page.block_thread()

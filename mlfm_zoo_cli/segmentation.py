@@ -84,12 +84,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from mlfm_zoo.segmentation.settings import TrainSettings
-    from mlfm_zoo.segmentation.training import train
+    from mlfm_zoo.segmentation import TrainSettings, train
     names = {field.name for field in dataclasses.fields(TrainSettings)}
     given: Dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
-    given.update(model_kwargs=dict(args.model_kwargs))
-    settings = TrainSettings(**given)
+    settings = TrainSettings(**{**given, 'model_kwargs': dict(args.model_kwargs)})
     best = train(settings, args.output, best_device(args.device), args.workers, sys.stderr.isatty())
     print(f'best epoch {best["epoch"]}: mIoU {best["miou"]:.2f} %, {args.output}/best')
 
@@ -97,31 +95,27 @@ def _train(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from mlfm_zoo._files import written_whole
     from mlfm_zoo._terminal import printable
-    from mlfm_zoo.segmentation.data import SegmentationDataset, eval_transform, read_image, read_labels
-    from mlfm_zoo.segmentation.evaluation import evaluate
-    from mlfm_zoo.segmentation.metrics import as_row
-    from mlfm_zoo.segmentation.pictures import draw_prediction
-    from mlfm_zoo.segmentation.training import load_run
+    from mlfm_zoo.segmentation import data, evaluate, load_run, metrics, pictures
     model, labels, settings = load_run(args.network, best_device(args.device))
-    transform = eval_transform(model.mean, model.std, settings.img_size)
-    dataset = SegmentationDataset(args.data, args.split, labels, transform, settings.in_chans)
+    transform = data.eval_transform(model.mean, model.std, settings.img_size)
+    dataset = data.SegmentationDataset(args.data, args.split, labels, transform, settings.in_chans)
     samples = dataset.samples[:args.num_pictures] if args.pictures else []
     images = [sample.image for sample in samples]
-    pictures = _outputs(images, Path(args.pictures or ''), ['.png'], [file for s in samples for file in s])
+    files = _outputs(images, Path(args.pictures or ''), ['.png'], [file for s in samples for file in s])
     scores = evaluate(
         model, dataset, len(labels.names), args.window, args.overlap, args.flip, num_workers=args.workers,
         progress=sys.stderr.isatty())
-    for name, value in as_row(scores, labels.names).items():
+    for name, value in metrics.as_row(scores, labels.names).items():
         print(f'{printable(name.replace("_", " ", 1))}: {value:.2f} %')
     if args.json:
         # JSON has no NaN, which stands for classes that do not occur: it has null
         plain = json.loads(json.dumps(scores._asdict()), parse_constant=lambda _: None)
         with written_whole(Path(args.json)) as unfinished:
             unfinished.write_text(json.dumps(plain), encoding='utf-8')
-    for i, (picture,) in enumerate(pictures):
-        pixels, truth = read_image(samples[i].image, settings.in_chans), read_labels(samples[i].mask, labels)
+    for i, (file,) in enumerate(files):
+        pixels, truth = data.read_image(samples[i].image, settings.in_chans), data.read_labels(samples[i].mask, labels)
         predicted = _predict_labels(model, dataset[i][0], truth.shape, args)
-        draw_prediction(picture, pixels, predicted, labels, truth)
+        pictures.draw_prediction(file, pixels, predicted, labels, truth)
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -130,21 +124,19 @@ def _predict(args: argparse.Namespace) -> None:
 
     from mlfm_zoo._files import written_whole
     from mlfm_zoo._terminal import printable
-    from mlfm_zoo.segmentation.data import eval_transform, read_image
-    from mlfm_zoo.segmentation.pictures import draw_prediction, mask_of
-    from mlfm_zoo.segmentation.training import load_run
+    from mlfm_zoo.segmentation import data, load_run, pictures
     images, output = [Path(image) for image in args.images], Path(args.output)
     outputs = _outputs(images, output, ['.png', '.picture.png'], images)
     model, labels, settings = load_run(args.network, best_device(args.device))
-    transform = eval_transform(model.mean, model.std, settings.img_size)
+    transform = data.eval_transform(model.mean, model.std, settings.img_size)
     output.mkdir(parents=True, exist_ok=True)
     for file, (mask, picture) in zip(images, outputs):
-        pixels = read_image(file, settings.in_chans)
+        pixels = data.read_image(file, settings.in_chans)
         image = transform(tv_tensors.Image(pixels)).as_subclass(torch.Tensor)
         predicted = _predict_labels(model, image, pixels.shape[-2:], args)
         with written_whole(mask) as unfinished:
-            mask_of(predicted, labels).save(unfinished, format='PNG')
-        draw_prediction(picture, pixels, predicted, labels)
+            pictures.mask_of(predicted, labels).save(unfinished, format='PNG')
+        pictures.draw_prediction(picture, pixels, predicted, labels)
         print(printable(mask))
 
 
@@ -166,7 +158,7 @@ def _predict_labels(model: Any, image: Any, size: Sequence[int], args: argparse.
     """Predict the class of each pixel of an image, enlarged to its size in the file."""
     import torch
 
-    from mlfm_zoo.segmentation.evaluation import predict_labels, predict_probabilities
+    from mlfm_zoo.segmentation import predict_labels, predict_probabilities
     image = image[None].to(next(model.parameters()).device)
     probabilities = predict_probabilities(model, image, args.window, args.overlap, args.flip)
     probabilities = torch.nn.functional.interpolate(probabilities, size=size, mode='bilinear')

@@ -25,7 +25,6 @@ __all__ = [
 ]
 
 HIGH, LOW = 'high', 'low'  # frequencies to take away
-CURVE_POINTS = 16
 
 
 @dataclass(frozen=True)
@@ -97,16 +96,9 @@ def first_network() -> Checkpoint:
 
 @functools.lru_cache(maxsize=4)
 def load_pair(name: str) -> Pair:
-    """Load a network and its counterpart without memory, downloading what is missing.
+    """Load one of `trained_checkpoints` and its counterpart, downloading what is missing.
 
-    Args:
-        name: Name of one of `trained_checkpoints`.
-
-    Returns:
-        Both, in eval mode.
-
-    Raises:
-        CheckpointError: The weights cannot be fetched.
+    A CheckpointError says that the weights cannot be fetched.
     """
     checkpoint = next(c for c in trained_checkpoints() if c.name == name)
     memory = build_network(name, pretrained=True).eval()
@@ -118,15 +110,8 @@ def load_pair(name: str) -> Pair:
 def open_photo(file: Path, pair: Pair) -> Tuple[Image.Image, str]:
     """Open a photograph, upright as its camera was held.
 
-    Args:
-        file: The file.
-        pair: The networks that will see it.
-
-    Returns:
-        The photograph, and a sentence if its pixels had to be converted, else ''.
-
-    Raises:
-        UnreadableImage: The file cannot be decoded as an image, or has no form that networks take.
+    Returns it, and a sentence if its pixels had to be converted, else ''. An UnreadableImage says that the file cannot
+    be decoded, or has no form that networks take.
     """
     mode = image_mode(pair.config)
     photo = open_image(file, None, file.name, upright=True)
@@ -136,15 +121,10 @@ def open_photo(file: Path, pair: Pair) -> Tuple[Image.Image, str]:
 
 
 def take_away(image: torch.Tensor, removed: str, radius: float) -> torch.Tensor:
-    """Take the high or the low frequencies of images away.
+    """Take the high or the low frequencies of one image or of a batch away.
 
-    Args:
-        image: One image or a batch.
-        removed: `HIGH` removes frequencies above the radius, `LOW` those up to it.
-        radius: Radius in cycles per image. With `LOW`, 0 removes nothing, not even the mean.
-
-    Returns:
-        The filtered images.
+    `HIGH` removes those above the radius, in cycles per image, and `LOW` those up to it; with `LOW`, 0 removes nothing,
+    not even the mean.
     """
     if removed == LOW:
         return image if radius == 0 else FrequencyFilter('highpass', radius)(image)
@@ -158,19 +138,9 @@ def answer(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def curves(pair: Pair, image: torch.Tensor, removed: str) -> Curves:
-    """Measure how the answer on a photograph changes with the radius.
-
-    Args:
-        pair: The networks.
-        image: The photograph, as `Pair.prepare` returns it.
-        removed: Frequencies to take away, `HIGH` or `LOW`.
-
-    Returns:
-        The curves of both networks.
-    """
-    steps = CURVE_POINTS - 1
+    """Measure how both networks' answers on a prepared photograph change with the radius."""
     # denser near 0, where most of a photograph's energy lies
-    radii = sorted({round(pair.full_radius * (i / steps) ** 1.5) for i in range(CURVE_POINTS)})
+    radii = sorted({round(pair.full_radius * (i / 15) ** 1.5) for i in range(16)})
     images = torch.stack([take_away(image, removed, radius) for radius in radii])
     whole = int(answer(pair.memory, image[None])[0].argmax())
     memory, trunk = (answer(model, images)[:, whole].tolist() if model else [] for model in (pair.memory, pair.trunk))
@@ -178,15 +148,7 @@ def curves(pair: Pair, image: torch.Tensor, removed: str) -> Curves:
 
 
 def memories(model: nn.Module, image: torch.Tensor) -> Tuple[torch.Tensor, List[Memory]]:
-    """Run a network on one image and keep what each unit writes into the memory.
-
-    Args:
-        model: A network with memory.
-        image: One image.
-
-    Returns:
-        The probability of each class, and each unit's memory in the order of the network.
-    """
+    """The probability of each class on one image, and what each unit writes, in order."""
     written: List[Memory] = []
 
     def keep(name: str, output: Tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -1,7 +1,7 @@
 """The page: its controls, what follows when one is used, and how it is started."""
 
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -38,17 +38,8 @@ def offer(checkpoint: answers.Checkpoint) -> Tuple[str, str]:
 def look_at(network: str, file: Path, removed: str) -> Tuple[Look, str]:
     """Show a photograph to a network.
 
-    Args:
-        network: Name of one of `trained_checkpoints`.
-        file: The photograph.
-        removed: Frequencies that the slider takes away.
-
-    Returns:
-        What the page shows, and a sentence if the photograph had to be converted, else ''.
-
-    Raises:
-        CheckpointError: The weights cannot be fetched.
-        UnreadableImage: The file is no photograph that the network takes.
+    Returns what the page shows, and a sentence if the photograph had to be converted, else ''. A CheckpointError says
+    that the weights cannot be fetched, an UnreadableImage that the file is no photograph that the network takes.
     """
     pair = answers.load_pair(network)
     photo, note = answers.open_photo(file, pair)
@@ -57,16 +48,7 @@ def look_at(network: str, file: Path, removed: str) -> Tuple[Look, str]:
 
 
 def draw(look: Look, removed: str, radius: float) -> str:
-    """All that follows the slider: filtered photograph, answers, curves and memory.
-
-    Args:
-        look: What is shown.
-        removed: Frequencies to take away.
-        radius: Radius in cycles per image.
-
-    Returns:
-        HTML.
-    """
+    """All that follows the slider: filtered photograph, answers, curves and memory."""
     pair = answers.load_pair(look.network)
     image = answers.take_away(look.image, removed, radius)
     probabilities, written = answers.memories(pair.memory, image)
@@ -91,28 +73,18 @@ def make_page() -> Any:
     """
     gr = require_extra('gradio', 'app', 'The page')
 
-    def whole(removed: str, network: str) -> int:
-        """The slider's position at which nothing is taken away."""
-        return answers.load_pair(network).full_radius if removed == HIGH else 0
-
-    def update(network: str, file: Optional[Path], removed: str, look: Optional[Look]) -> List[Any]:
-        """Show a photograph to a network; what was shown stays if that fails."""
+    def choose(network: str, removed: str, look: Optional[Look], file: Union[str, Path, None] = None) -> List[Any]:
+        """Show a photograph, the last one if none is given; what was shown stays if that fails."""
         try:
-            look, note = look_at(network, file or PHOTOS[0], removed)
+            shown, note = look_at(network, Path(file or (look.file if look else PHOTOS[0])), removed)
         except (CheckpointError, UnreadableImage) as error:
             kept = look.network if look else network
             return [gr.skip(), html.draw_message(str(error)), gr.Dropdown(value=kept), *[gr.skip()] * 3]
         pair = answers.load_pair(network)
-        radius = whole(removed, network)
+        radius = pair.full_radius if removed == HIGH else 0  # at which nothing is taken away
         return [
-            look, html.draw_message(note), gr.Dropdown([offer(c) for c in trained_checkpoints()], value=network),
-            html.draw_classes(pair), gr.Slider(maximum=pair.full_radius, value=radius), draw(look, removed, radius)]
-
-    def choose_network(network: str, removed: str, look: Optional[Look]) -> List[Any]:
-        return update(network, look.file if look else None, removed, look)
-
-    def choose_file(network: str, file: Optional[str], removed: str, look: Optional[Look]) -> List[Any]:
-        return update(network, Path(file) if file else None, removed, look)
+            shown, html.draw_message(note), gr.Dropdown([offer(c) for c in trained_checkpoints()], value=network),
+            html.draw_classes(pair), gr.Slider(maximum=pair.full_radius, value=radius), draw(shown, removed, radius)]
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         look = gr.State()
@@ -136,13 +108,11 @@ def make_page() -> Any:
 
         shown = [look, message, network, facts, radius, results]
         one = dict(concurrency_id='network', concurrency_limit=1, show_progress='minimal', api_visibility='private')
-        page.load(choose_network, [network, removed, look], shown, **one)
-        network.input(choose_network, [network, removed, look], shown, **one)
-        removed.input(choose_network, [network, removed, look], shown, **one)
-        file.upload(choose_file, [network, file, removed, look], shown, **one)
+        for event, *given in ((page.load,), (network.input,), (removed.input,), (file.upload, file)):
+            event(choose, [network, removed, look, *given], shown, **one)
         for button, photo in zip(buttons, PHOTOS):
             button.click(
-                lambda network, removed, look, photo=photo: update(network, photo, removed, look),
+                lambda network, removed, look, photo=photo: choose(network, removed, look, photo),
                 [network, removed, look], shown, **one)
         radius.input(
             draw, [look, removed, radius], results, trigger_mode='always_last', **dict(one, show_progress='hidden'))

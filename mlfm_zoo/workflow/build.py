@@ -7,7 +7,7 @@ import torch.nn as nn
 
 from ..hub.manifest import load_manifest
 
-__all__ = ['build_network']
+__all__ = ['build_network', 'first_line']
 
 
 def build_network(name: str, model_args: Optional[Mapping[str, Any]] = None, pretrained: bool = False) -> nn.Module:
@@ -35,6 +35,10 @@ def build_network(name: str, model_args: Optional[Mapping[str, Any]] = None, pre
     except (MemoryError, RuntimeError):
         raise
     except Exception as error:  # of any kind: arguments go unchecked into timm and torch
-        what = f'{type(error).__name__}: {error}'.splitlines()[0]
-        raise ValueError(f'{name} could not be loaded ({what}): correct its arguments, or give a whole folder with '
-                         'config.json and weights.') from error
+        raise ValueError(f'{name} could not be loaded ({first_line(error)}): correct its arguments, or give a whole '
+                         'folder with config.json and weights.') from error
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of its message."""
+    return f'{type(error).__name__}: {error}'.splitlines()[0][:200]

@@ -12,34 +12,28 @@ __all__ = ['IMAGENET100', 'dataset_of', 'make_card']
 AUTHORS = ('Fuzhi Wu, Jiasong Wu, Youyong Kong, Chunfeng Yang, Guanyu Yang, Huazhong Shu, Guy Carrault and Lotfi '
            'Senhadji')
 
-PAPER = (
-    '@inproceedings{wu2024mlfm,\n'
-    '  title={Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural\n'
-    '    Networks},\n'
-    '  author={Wu, Fuzhi and Wu, Jiasong and Kong, Youyong and Yang, Chunfeng and Yang, Guanyu and Shu, Huazhong and\n'
-    '    Carrault, Guy and Senhadji, Lotfi},\n'
-    '  booktitle={Proceedings of the AAAI Conference on Artificial Intelligence},\n'
-    '  year={2024}\n'
-    '}'
-)
+PAPER = '''@inproceedings{wu2024mlfm,
+  title={Multiscale Low-Frequency Memory Network for Improved Feature Extraction in Convolutional Neural
+    Networks},
+  author={Wu, Fuzhi and Wu, Jiasong and Kong, Youyong and Yang, Chunfeng and Yang, Guanyu and Shu, Huazhong and
+    Carrault, Guy and Senhadji, Lotfi},
+  booktitle={Proceedings of the AAAI Conference on Artificial Intelligence},
+  year={2024}
+}'''
 
-DCT_PAPER = (
-    '@inproceedings{xu2020learning,\n'
-    '  title={Learning in the Frequency Domain},\n'
-    '  author={Xu, Kai and Qin, Minghai and Sun, Fei and Wang, Yuhao and Chen, Yen-Kuang and Ren, Fengbo},\n'
-    '  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},\n'
-    '  year={2020}\n'
-    '}'
-)
+DCT_PAPER = '''@inproceedings{xu2020learning,
+  title={Learning in the Frequency Domain},
+  author={Xu, Kai and Qin, Minghai and Sun, Fei and Wang, Yuhao and Chen, Yen-Kuang and Ren, Fengbo},
+  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year={2020}
+}'''
 
-GSSDNET_PAPER = (
-    '@misc{gssdnet2023,\n'
-    '  title={Frequency and Scale Perspectives of Feature Extraction},\n'
-    '  year={2023},\n'
-    '  eprint={2302.12477},\n'
-    '  archivePrefix={arXiv}\n'
-    '}'
-)
+GSSDNET_PAPER = '''@misc{gssdnet2023,
+  title={Frequency and Scale Perspectives of Feature Extraction},
+  year={2023},
+  eprint={2302.12477},
+  archivePrefix={arXiv}
+}'''
 
 KINDS = {
     'embedded': "Trained by this project; the weights come with the package `mlfm-zoo`.",
@@ -51,13 +45,15 @@ KINDS = {
                       'channels. A start for training, not a classifier.',
 }
 
-NO_MEMORY = {'memory': False}
-
-# Tags and paper, by the beginning of the network's name.
+# What a network is, its tags and its paper, by a part of its name.
 SYSTEMS = {
-    'mlfm_': (('mlfm', 'low-frequency-memory'), PAPER),
-    'gssdnet_': (('gssdnet',), GSSDNET_PAPER),
-    'dct_': (('dct',), DCT_PAPER),
+    'mlfm_': ('A convolutional network with a multiscale low-frequency memory (MLFM) beside it',
+              ('mlfm', 'low-frequency-memory'), PAPER),
+    'gssdnet_vanilla': ('VanillaNet, the baseline of GSSDNet, with learned depthwise convolutions',
+                        ('gssdnet',), GSSDNET_PAPER),
+    'gssdnet_': ('GSSDNet, a convolutional network whose depthwise convolutions are fixed Gaussians and their '
+                 'derivatives', ('gssdnet',), GSSDNET_PAPER),
+    'dct_': ('A convolutional network that reads the DCT coefficients of the image', ('dct',), DCT_PAPER),
 }
 
 
@@ -66,13 +62,6 @@ class Dataset(NamedTuple):
     id: str
     name: str
     num_classes: int
-
-
-class Figure(NamedTuple):
-    """A measured accuracy in percent, its metric (such as 'top-1') and its dataset."""
-    metric: str
-    dataset: Dataset
-    value: float
 
 
 DIGITS = Dataset('digits', "scikit-learn's handwritten digits", 10)
@@ -98,7 +87,7 @@ def dataset_of(tag: str, num_classes: int, training_args: Optional[Dict[str, Any
     Returns:
         The data; None if it is unknown.
 
-    Example:
+    Examples:
         >>> dataset_of('in100', num_classes=100).name
         'ImageNet100 (ambityga/imagenet100)'
     """
@@ -122,21 +111,24 @@ def make_card(
     Returns:
         Markdown with metadata at the top, as the Hub expects in a README.md.
 
-    Example:
+    Examples:
         >>> from mlfm_zoo.hub.loading import find_checkpoint
         >>> '# test_mlfm_resnet.digits' in make_card(find_checkpoint('test_mlfm_resnet', 'digits'))
         True
     """
     dataset = dataset_of(checkpoint.tag, checkpoint.num_classes, training_args)
-    options = dict(model_args or {}, num_classes=checkpoint.num_classes, **({} if checkpoint.memory else NO_MEMORY))
+    what, tags, paper = next(system for part, system in SYSTEMS.items() if part in checkpoint.model)
+    options = dict(model_args or {}, num_classes=checkpoint.num_classes)
+    if not checkpoint.memory:
+        what += ', here the baseline without it'
+        options['memory'] = False
     cost = count_cost(checkpoint.model, checkpoint.input_size, **options)
     name = f'hf-hub:{checkpoint.repo}' if checkpoint.repo and checkpoint.kind not in OF_TIMM else checkpoint.name
     size = ' x '.join(map(str, cost.input_size[1:]))
     sections = [
-        f'---\n{_metadata(checkpoint, dataset).to_yaml()}\n---',
+        f'---\n{_metadata(checkpoint, dataset, tags).to_yaml()}\n---',
         f'# {checkpoint.title}',
-        f'{_what_it_is(checkpoint)}, as a '
-        f'[timm](https://github.com/huggingface/pytorch-image-models) model. {KINDS[checkpoint.kind]}',
+        f'{what}, as a [timm](https://github.com/huggingface/pytorch-image-models) model. {KINDS[checkpoint.kind]}',
         '## Model details',
         '\n'.join([
             f'- Network: `{checkpoint.model}`, registered by the package `mlfm-zoo`',
@@ -157,51 +149,31 @@ def make_card(
         '## Limits',
         _limits(checkpoint, dataset),
         '## Citation',
-        f'```bibtex\n{_system(checkpoint)[1]}\n```',
+        f'```bibtex\n{paper}\n```',
     ]
     return '\n\n'.join(sections) + '\n'
 
 
-def _is_mlfm(checkpoint: Checkpoint) -> bool:
-    return 'mlfm_' in checkpoint.model
-
-
-def _system(checkpoint: Checkpoint) -> Tuple[Tuple[str, ...], str]:
-    """Tags and paper of the system that a network belongs to."""
-    return next(system for prefix, system in SYSTEMS.items() if prefix in checkpoint.model)
-
-
-def _what_it_is(checkpoint: Checkpoint) -> str:
-    if 'gssdnet_vanilla' in checkpoint.model:
-        return 'VanillaNet, the baseline of GSSDNet, with learned depthwise convolutions'
-    if checkpoint.model.startswith('dct_'):
-        return 'A convolutional network that reads the DCT coefficients of the image'
-    if not _is_mlfm(checkpoint):
-        return 'GSSDNet, a convolutional network whose depthwise convolutions are fixed Gaussians and their derivatives'
-    baseline = '' if checkpoint.memory else ', here the baseline without it'
-    return f'A convolutional network with a multiscale low-frequency memory (MLFM) beside it{baseline}'
-
-
-def _metadata(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> ModelCardData:
+def _metadata(checkpoint: Checkpoint, dataset: Optional[Dataset], tags: Tuple[str, ...]) -> ModelCardData:
     results = [
         EvalResult(
-            task_type='image-classification', dataset_type=figure.dataset.id, dataset_name=figure.dataset.name,
-            metric_type='accuracy', metric_name=figure.metric, metric_value=figure.value)
-        for figure in measured_figures(checkpoint, dataset)
+            task_type='image-classification', dataset_type=data.id, dataset_name=data.name, metric_type='accuracy',
+            metric_name=metric, metric_value=value)
+        for metric, data, value in measured_figures(checkpoint, dataset)
     ]
     return ModelCardData(
         license=checkpoint.license,
         library_name='timm',
         pipeline_tag='image-classification',
-        tags=['image-classification', 'timm', *_system(checkpoint)[0]],
+        tags=['image-classification', 'timm', *tags],
         datasets=[dataset.id if dataset else 'other'],
         model_name=checkpoint.name,
         eval_results=results or None,
     )
 
 
-def measured_figures(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> List[Figure]:
-    """Split the measured figures of a checkpoint into metric, data and value.
+def measured_figures(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> List[Tuple[str, Dataset, float]]:
+    """Split a checkpoint's measured accuracies into metric, data and percent.
 
     Args:
         checkpoint: The checkpoint. The figure 'top-1 of 50 photos' was measured on 50 photos, and 'top-1' on the
@@ -215,18 +187,17 @@ def measured_figures(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> List
     for name, value in checkpoint.measured.items():
         metric, _, images = name.partition(' of ')
         own = Dataset('other', images or 'unknown data', checkpoint.num_classes)
-        figures.append(Figure(metric, own if images or dataset is None else dataset, value))
+        figures.append((metric, own if images or dataset is None else dataset, value))
     return figures
 
 
 def _usage(name: str, memory: bool) -> str:
     pretrained = 'pretrained=True' if memory else 'pretrained=True, memory=False'
+    imports = 'import mlfm_zoo\nimport timm\nimport torch'
     return f"""Importing `mlfm_zoo` registers the network with timm. For classification:
 
 ```python
-import mlfm_zoo
-import timm
-import torch
+{imports}
 from PIL import Image
 
 model = timm.create_model('{name}', {pretrained}).eval()
@@ -240,9 +211,7 @@ top = probabilities.topk(min(5, model.num_classes))
 Features of each resolution, for detection or segmentation:
 
 ```python
-import mlfm_zoo
-import timm
-import torch
+{imports}
 
 model = timm.create_model('{name}', {pretrained}, features_only=True).eval()
 with torch.inference_mode():
@@ -253,9 +222,7 @@ shapes = [tuple(feature.shape) for feature in features]
 An embedding, pooled and without the classifier:
 
 ```python
-import mlfm_zoo
-import timm
-import torch
+{imports}
 
 model = timm.create_model('{name}', {pretrained}, num_classes=0).eval()
 with torch.inference_mode():
@@ -264,7 +231,7 @@ with torch.inference_mode():
 
 
 def _training(checkpoint: Checkpoint, training_args: Optional[Dict[str, Any]]) -> str:
-    lines: List[str] = [f'{checkpoint.origin[0].upper()}{checkpoint.origin[1:]}.']
+    lines = [f'{checkpoint.origin[0].upper()}{checkpoint.origin[1:]}.']
     if checkpoint.source_repo:
         authors = f', by the authors of the paper: {AUTHORS}' if checkpoint.kind == 'paper' else ''
         lines.append(
@@ -297,7 +264,8 @@ def _figures(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> str:
 
 
 def _limits(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> str:
-    lines = ['- Images need at least 32 pixels a side.'] if _is_mlfm(checkpoint) else []
+    is_mlfm = 'mlfm_' in checkpoint.model
+    lines = ['- Images need at least 32 pixels a side.'] if is_mlfm else []
     if dataset == DIGITS:
         lines.append('- It knows 8 x 8 handwritten digits, enlarged, and nothing else.')
     elif dataset == IMAGENETTE:
@@ -306,7 +274,7 @@ def _limits(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> str:
         lines.append('- The memory has learned nothing yet: in eval mode the network returns what its trunk returns.')
     elif checkpoint.kind == 'initialisation':
         lines.append('- It has not been trained on DCT coefficients: its outputs mean nothing until it is.')
-    elif dataset == IMAGENET100 and _is_mlfm(checkpoint):
+    elif dataset == IMAGENET100 and is_mlfm:
         lines.append(
             '- ImageNet100 has 100 classes and 5,000 validation images: they cannot distinguish accuracies of single '
             'runs that differ by less than about 1.3 to 1.9 points.')

@@ -161,7 +161,7 @@ def half_interval(top1: float, num_images: int) -> float:
     Returns:
         Half the width of the interval, in points.
 
-    Example:
+    Examples:
         >>> round(half_interval(80, num_images=5000), 2)
         1.11
     """
@@ -180,7 +180,7 @@ def difference_interval(a: float, b: float, num_images: int) -> Tuple[float, flo
     Returns:
         Low and high end of the interval, in points.
 
-    Example:
+    Examples:
         >>> [round(end, 2) for end in difference_interval(80, 82, num_images=5000)]
         [0.46, 3.54]
     """
@@ -274,7 +274,7 @@ def num_classes_of(model: str, weights: Mapping[str, torch.Tensor]) -> int:
     Raises:
         ValueError: The weights have no classifier.
 
-    Example:
+    Examples:
         >>> num_classes_of('mlfm_resnet18', {'fc.weight': torch.zeros(100, 512)})
         100
     """

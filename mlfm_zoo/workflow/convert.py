@@ -1,6 +1,5 @@
 """Convert a released checkpoint to a folder that timm loads as `local-dir:FOLDER`."""
 
-import filecmp
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,8 +24,8 @@ def convert_checkpoint(
 
     Args:
         path: The checkpoint, see `convert.read_checkpoint`.
-        output: The folder to make, which must be missing or empty, except for leftovers of a killed run. Files appear
-            only when complete, config.json last.
+        output: The folder to make, which must be missing or empty, except for unfinished files of a killed run. Files
+            appear only when complete, config.json last.
         model_args: Arguments of the network that no checkpoint reveals, such as `thumbnail` of GSSDNet.
 
     Returns:
@@ -53,18 +52,13 @@ def convert_checkpoint(
         save_model(model, Path(made), model_args=conversion.model_args)
         output.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(output):
-            _refuse_others(output, Path(made, 'model.safetensors'))
+            _refuse_others(output)
             with written_whole(output / 'config.json') as config, written_whole(output / 'model.safetensors') as file:
                 shutil.copyfile(Path(made, 'model.safetensors'), file)
                 shutil.copyfile(Path(made, 'config.json'), config)
     return conversion
 
 
-def _refuse_others(output: Path, weights: Optional[Path] = None) -> None:
-    """Raise if a folder holds more than unfinished files or the same weights alone."""
-    names = [p.name for p in output.iterdir() if not p.name.startswith(UNFINISHED)] if output.is_dir() else []
-    if names == ['model.safetensors'] and (
-            weights is None or filecmp.cmp(weights, output / names[0], shallow=False)):
-        return
-    if names or output.is_file():
+def _refuse_others(output: Path) -> None:
+    if output.is_file() or output.is_dir() and any(not p.name.startswith(UNFINISHED) for p in output.iterdir()):
         raise FileExistsError(f'{output} exists and is not empty: name another folder, or remove it.')

@@ -38,7 +38,7 @@ def count_cost(name: str, input_size: Optional[Tuple[int, int, int]] = None, **k
     Returns:
         The cost of one image.
 
-    Example:
+    Examples:
         >>> cost = count_cost('mlfm_mobilenetv2_010', num_classes=100)
         >>> cost.input_size, cost.params < 1e6
         ((3, 224, 224), True)
@@ -57,7 +57,7 @@ def cost_of(model: nn.Module, input_size: Tuple[int, int, int]) -> Cost:
     Returns:
         The cost of one image.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('test_mlfm_resnet', device='meta')
         >>> cost_of(model, (3, 64, 64)).input_size
         (3, 64, 64)

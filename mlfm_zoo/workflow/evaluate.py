@@ -48,7 +48,7 @@ def evaluate(
         FileNotFoundError: `root` is not a folder, or holds no images of these classes.
         ValueError: The classes are not the model's, an image cannot be decoded, or there is no such device.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
         >>> accuracy = evaluate(model, 'digits/val', num_workers=0)
         >>> accuracy.top1, accuracy.total

@@ -23,6 +23,7 @@ from .._folding import fuse_trunk
 from .._timm import config_of, model_name
 from ..data.folders import data_config, image_mode
 from ..data.images import open_image
+from .build import first_line
 from .predict import find_images
 
 __all__ = [
@@ -102,7 +103,7 @@ def require_format(form: str, file: Union[str, Path], int8: bool = False) -> Non
         ValueError: The file cannot be written under this name, or the format has no int8.
         RuntimeError: A library is missing.
 
-    Example:
+    Examples:
         >>> require_format('torchscript', 'network.onnx')
         Traceback (most recent call last):
         ValueError: network.onnx cannot be written: name a file that ends with .pt, in an existing folder.
@@ -149,7 +150,7 @@ def export_network(
         ValueError: The format, the file's name or the image size is wrong, or the network cannot be exported like this.
         RuntimeError: A library is missing, or the outputs differ. Nothing is then written.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
         >>> check = export_network(model, 'network.pt', 'torchscript')
         >>> ExportedNetwork('network.pt', model)(torch.randn(2, 3, 64, 64)).shape
@@ -171,16 +172,16 @@ def export_network(
             quantize(source, made, list(_batches(calibration, fixed_batch or BATCH)))
         exported = ExportedNetwork(made, model, fixed_batch)
         check = _compare(expected, [exported(batch) for batch in images], 0 if photos is None else len(photos))
-        if calibration is None and not check.difference <= TOLERANCE:
+        error, limit, of = check.difference, TOLERANCE, 'largest logit'
+        if calibration is not None:
+            error, limit, of = check.error, INT8_TOLERANCE, 'norm of the logits'
+        if not error <= limit:
             raise RuntimeError(
-                f'The {form} file of {model_name(model)} is wrong by {check.difference:.1e} of the largest logit, '
-                f'expected at most {TOLERANCE:.0e}, and was not written: export to another format.')
-        if calibration is not None and not check.error <= INT8_TOLERANCE:
-            raise RuntimeError(
-                f'The int8 file of {model_name(model)} is wrong by {check.error:.0%} of the norm of the logits, '
-                f'expected at most {INT8_TOLERANCE:.0%}, and was not written: export in float32, or calibrate on other '
-                'images.')
-        _move(made, file)
+                f'The {form} file of {model_name(model)} is wrong by {error:.2g} of the {of}, expected at most '
+                f'{limit}, and was not written: export to another format, or calibrate int8 on other images.')
+        for ending in ('.bin', '.xml') if form == 'openvino' else (file.suffix,):  # weights before their graph
+            with written_whole(file.with_suffix(ending)) as unfinished:
+                shutil.copyfile(made.with_suffix(ending), unfinished)
     return check
 
 
@@ -194,7 +195,7 @@ def input_size(model: nn.Module, img_size: Optional[int] = None) -> Tuple[int, i
     Returns:
         Channels, height and width.
 
-    Example:
+    Examples:
         >>> input_size(timm.create_model('test_mlfm_resnet'))
         (3, 64, 64)
     """
@@ -218,13 +219,12 @@ def read_photos(folder: Union[str, Path], model: nn.Module, count: int, img_size
         FileNotFoundError: The folder holds no images.
         ValueError: An image cannot be decoded, or the model does not take images.
 
-    Example:
+    Examples:
         >>> read_photos('digits/val', timm.create_model('test_mlfm_resnet'), count=8).shape
         torch.Size([8, 3, 64, 64])
     """
     files = find_images([folder])
-    config = data_config(model)
-    config['input_size'] = input_size(model, img_size)
+    config = data_config(model, img_size)
     transform, mode = create_transform(**config), image_mode(config)
     files = random.Random(0).sample(files, min(count, len(files)))
     return torch.stack([transform(open_image(file, mode)) for file in files])
@@ -262,7 +262,10 @@ def write_graph(
                 return
             program = torch.export.export(model, (example,), dynamic_shapes=(dict.fromkeys(dims, Dim.DYNAMIC),))
             if form == 'onnx':
-                _write_onnx(program, file)
+                graph = torch.onnx.export(
+                    program, dynamo=True, input_names=['image'], output_names=['logits'], verbose=False)
+                assert graph is not None
+                graph.save(str(file))
             elif form == 'openvino':
                 _write_openvino(program, file, [-1 if i in dims else n for i, n in enumerate(example.shape)])
             else:
@@ -270,14 +273,8 @@ def write_graph(
     except Exception as error:  # of any kind: the compilers run the network's own code
         less = f', or leave out dynamic={dynamic!r}' if dims else ''
         raise ValueError(
-            f'{model_name(model)} cannot be exported to {form} ({_first_line(error)}): choose another format{less}.'
+            f'{model_name(model)} cannot be exported to {form} ({first_line(error)}): choose another format{less}.'
         ) from error
-
-
-def _write_onnx(program: Any, file: Path) -> None:
-    graph = torch.onnx.export(program, dynamo=True, input_names=['image'], output_names=['logits'], verbose=False)
-    assert graph is not None
-    graph.save(str(file))
 
 
 def _write_openvino(program: Any, file: Path, shape: List[int]) -> None:
@@ -335,7 +332,6 @@ def _quantize_onnx(source: Path, target: Path, arrays: List[Any]) -> None:
 
 
 def _open_file(file: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Load an exported file into its engine, to run on batches."""
     if file.suffix == ENDINGS['onnx']:
         onnxruntime = require_extra('onnxruntime', 'export', str(file))
         session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
@@ -355,24 +351,21 @@ def _open_file(file: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 def _random_images(size: Tuple[int, int, int], batch_size: int, dynamic: str) -> List[torch.Tensor]:
     """Batches to compare outputs on; if sides are dynamic, other and odd ones too."""
     channels, height, width = size
-    shapes = {
-        'none': [(batch_size, height, width)],
-        'batch': [(1, height, width), (3, height, width)],
-        'all': [(1, height, width), (3, height + 1, width + 33)],
-    }[dynamic]
+    shapes = [(batch_size, height, width)] if dynamic == 'none' else [(1, height, width), (3, height, width)]
+    if dynamic == 'all':
+        shapes[1] = (3, height + 1, width + 33)
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(n, channels, *sides, generator=generator) for n, *sides in shapes]
 
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The network's outputs; a ValueError of one sentence if it fails on these images."""
     try:
         with torch.inference_mode():
             logits = model(images)
     except Exception as error:  # of any kind: the network's own code fails on this size
         raise ValueError(
             f'{model_name(model)} does not take images of {images.shape[2]} x {images.shape[3]} pixels '
-            f'({_first_line(error)}): give another image size, or do not make it dynamic.') from error
+            f'({first_line(error)}): give another image size, or do not make it dynamic.') from error
     if not isinstance(logits, torch.Tensor):
         raise ValueError(
             f'{model_name(model)} returns a {type(logits).__name__}, expected logits: leave features_only out.')
@@ -396,14 +389,3 @@ def _batches(images: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
     """Batches of one size; copies of the last image fill the last one."""
     for batch in images.split(batch_size):
         yield torch.cat([batch, batch[-1:].expand(batch_size - len(batch), -1, -1, -1)])
-
-
-def _move(made: Path, file: Path) -> None:
-    """Copy a file to its place, OpenVINO's weights before the graph that needs them."""
-    for ending in ('.bin', '.xml') if made.suffix == '.xml' else (made.suffix,):
-        with written_whole(file.with_suffix(ending)) as unfinished:
-            shutil.copyfile(made.with_suffix(ending), unfinished)
-
-
-def _first_line(error: Exception) -> str:
-    return f'{type(error).__name__}: {error}'.splitlines()[0][:200]

@@ -53,7 +53,7 @@ def is_here(checkpoint: Checkpoint) -> bool:
     Returns:
         Whether its file was found; it is not verified.
 
-    Example:
+    Examples:
         >>> is_here(trained_checkpoints()[0])
         True
     """
@@ -69,7 +69,7 @@ def trained_checkpoints() -> List[Checkpoint]:
     Returns:
         The checkpoints.
 
-    Example:
+    Examples:
         >>> trained_checkpoints()[0].memory
         True
     """
@@ -86,7 +86,7 @@ def better_checkpoints(than: Checkpoint) -> List[Checkpoint]:
     Returns:
         The others, the best first.
 
-    Example:
+    Examples:
         >>> any(is_here(c) for c in better_checkpoints(trained_checkpoints()[0]))
         False
     """
@@ -109,7 +109,7 @@ def class_labels(model: nn.Module) -> List[str]:
         A label for each output. It comes from the model's config; from ImageNet-1k or ImageNet100 if the tag of
         registered weights names them, as in `a1_in1k`; and is the index otherwise.
 
-    Example:
+    Examples:
         >>> class_labels(timm.create_model('test_mlfm_resnet'))[:3]
         ['0', '1', '2']
     """
@@ -141,7 +141,7 @@ def find_images(paths: Sequence[Union[str, Path]]) -> List[Path]:
     Raises:
         FileNotFoundError: A path is not there, or a folder holds no images.
 
-    Example:
+    Examples:
         >>> find_images(['photo.jpg'])[0].name
         'photo.jpg'
     """
@@ -182,7 +182,7 @@ def predict(
     Raises:
         ValueError: There is no such device, the network has no classifier, or labels and outputs differ in number.
 
-    Example:
+    Examples:
         >>> model = timm.create_model('test_mlfm_resnet', pretrained=True)
         >>> [(file, prediction)] = predict(model, find_images(['digits/val/3'])[:1])
         >>> prediction.answers[0].label
@@ -223,7 +223,7 @@ def draw_predictions(predictions: Sequence[Prediction], output: Union[str, Path]
         OSError: The file cannot be written.
         ValueError: The extension is unknown, the file is one of the images, or there are too many images.
 
-    Example:
+    Examples:
         >>> prediction = Prediction(Path('photo.jpg'), [Answer(0, 'pavilion', 0.9)])
         >>> draw_predictions([prediction], 'predictions.png')
     """

@@ -7,7 +7,9 @@ last, so that it never refers to a missing repository.
 import dataclasses
 import os
 import re
+import shutil
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple, Union
 
@@ -16,7 +18,6 @@ import torch
 import torch.nn as nn
 import yaml
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 from timm.data import resolve_data_config, resolve_model_data_config
 
@@ -24,10 +25,11 @@ from .._files import one_at_a_time, written_whole
 from .._timm import config_of, save_model
 from ..convert import read_checkpoint
 from ..data import imagenet100
+from ..data.folders import label_names
 from ..hub.files import CheckpointError, file_digest
 from ..hub.loading import fetch_checkpoint
 from ..hub.manifest import Checkpoint, Key, ManifestError, load_manifest, manifest_path, read_manifest
-from .build import build_network
+from .build import build_network, first_line
 from .card import IMAGENET100, dataset_of, make_card
 from .collect import find_runs, num_classes_of, publish_args, read_args
 from .evaluate import evaluate
@@ -84,7 +86,7 @@ def build_repository(
         The repository.
 
     Raises:
-        ManifestError: The manifest cannot be written, or does not allow the value of a field, such as the license.
+        ManifestError: The manifest is broken, or does not allow the value of a field, such as the license.
         ValueError: The name, the weights or the origin is missing or wrong, or the accuracy is not reproduced.
         RuntimeError: The weights do not fit, or the saved ones give other outputs.
         OSError: The folder cannot be written.
@@ -95,10 +97,7 @@ def build_repository(
     if not is_ours or not re.fullmatch(r'[a-z0-9_]+', tag):
         raise ValueError(f'{name!r} is no name for weights, expected a registered network and a tag, like '
                          'mlfm_resnet50.in100.')
-    try:
-        validate_repo_id(f'{namespace}/{name}')
-    except ValueError as error:
-        raise ValueError(f'{namespace!r} is no name of an organization or user of the Hub: correct it.') from error
+    validate_repo_id(f'{namespace}/{name}')
     known = load_manifest().get((model_name, tag, True))
     if weights is None:
         if known is None or known.kind != 'paper' or 'authors' not in known.places:
@@ -120,26 +119,26 @@ def build_repository(
         _take_data_config(model, training_args)
         (folder / 'args.yaml').write_text(yaml.safe_dump(training_args), encoding='utf-8')
     of_imagenet100 = dataset_of(tag, num_classes, training_args) == IMAGENET100
-    save_model(model, folder, _labels(model, of_imagenet100), model_args)
+    labels: Dict[str, Any] = dict(label_names=label_names(model)) if label_names(model) else {}
+    if of_imagenet100:
+        labels = dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
+    save_model(model, folder, labels, model_args)
     _verify_outputs(model, folder)
 
     file = folder / 'model.safetensors'
-    entry: Dict[str, Any] = dict(
-        model=model_name, tag=tag, repo=f'{namespace}/{name}', file=file.name,
-        sha256=file_digest(file), size=file.stat().st_size, num_params=sum(p.numel() for p in model.parameters()),
-        num_classes=model.num_classes, input_size=tuple(config_of(model)['input_size']),
-    )
-    if origin is not None:
-        entry['origin'] = origin
-    if known is not None:
-        places = ('hub', *(place for place in known.places if place == 'authors'))
-        checkpoint = dataclasses.replace(known, recipe=None, places=places, commit=None, **entry)
-    else:
-        checkpoint = Checkpoint(kind='trained', license=license, places=('hub',), **entry)
-    _check_manifest(checkpoint, manifest)
+    input_size: Any = tuple(config_of(model)['input_size'])
+    base = known or Checkpoint(model_name, tag, 'trained', (), license, str(origin), num_classes, input_size)
+    checkpoint = dataclasses.replace(
+        base, origin=origin or base.origin, places=('hub', *(place for place in base.places if place == 'authors')),
+        repo=f'{namespace}/{name}', file=file.name, sha256=file_digest(file), size=file.stat().st_size,
+        num_params=sum(p.numel() for p in model.parameters()), num_classes=num_classes, input_size=input_size,
+        commit=None, recipe=None)
+    with tempfile.TemporaryDirectory() as scratch:  # faults of the entry are found before the upload
+        if manifest.exists():
+            shutil.copy(manifest, scratch)
+        write_manifest_entry(dataclasses.replace(checkpoint, commit='0' * 40), Path(scratch, manifest.name))
     if data is not None:
-        result = evaluate(
-            model, data, class_names=imagenet100.SYNSETS if of_imagenet100 else None, progress=progress)
+        result = evaluate(model, data, class_names=imagenet100.SYNSETS if of_imagenet100 else None, progress=progress)
         measured = {which: round(100 * correct / result.total, 2)
                     for which, correct in (('top-1', result.top1), ('top-5', result.top5))}
         if top1 is not None and abs(measured['top-1'] - top1) > tolerance:
@@ -148,17 +147,6 @@ def build_repository(
         checkpoint = dataclasses.replace(checkpoint, measured=measured, command=f'mlfm-zoo evaluate {name} DATA')
     (folder / 'README.md').write_text(make_card(checkpoint, model_args, training_args), encoding='utf-8')
     return Repository(folder, checkpoint)
-
-
-def _check_manifest(checkpoint: Checkpoint, path: Path) -> None:
-    """Write an entry into a copy of a manifest, to find faults before the upload."""
-    if not os.access(path.parent, os.W_OK):
-        raise ManifestError(f'{path} cannot be written: name a manifest in a folder that you may write to.')
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch, path.name)
-        if path.exists():
-            copy.write_bytes(path.read_bytes())
-        write_manifest_entry(dataclasses.replace(checkpoint, commit='0' * 40), copy)
 
 
 def upload_repository(repository: Repository) -> Checkpoint:
@@ -180,13 +168,10 @@ def upload_repository(repository: Repository) -> Checkpoint:
         api.create_repo(repo, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo, folder_path=repository.folder, commit_message=f'Add {repository.checkpoint.name}')
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        what = f'log in with `hf auth login`, with a token that may write to {repo}' if status in (
-            401, 403) else 'try again later'
-        raise CheckpointError(f'{repo} was not published, the Hub answered with status {status}: {what}.') from error
     except Exception as error:  # of any kind: the client's HTTP library differs between its versions
-        raise CheckpointError(f'{repo} was not published ({type(error).__name__}): try again.') from error
+        raise CheckpointError(
+            f'{repo} was not published ({first_line(error)}): log in with `hf auth login`, with a token that may write '
+            'there, or try again later.') from error
     return dataclasses.replace(repository.checkpoint, commit=commit.oid)
 
 
@@ -200,9 +185,11 @@ def target_manifest(path: Optional[Union[str, Path]] = None) -> Path:
         The path of a valid or missing file.
 
     Raises:
-        ManifestError: The file exists and is broken.
+        ManifestError: The file exists and is broken, or its folder cannot be written to.
     """
     path = Path(path or os.environ.get('MLFM_ZOO_MANIFEST') or manifest_path())
+    if not os.access(path.parent, os.W_OK):
+        raise ManifestError(f'{path} cannot be written: name a manifest in a folder that you may write to.')
     if path.exists():
         read_manifest(path)
     return path
@@ -219,33 +206,23 @@ def write_manifest_entry(checkpoint: Checkpoint, path: Path) -> None:
         OSError: The manifest cannot be written.
         ManifestError: The manifest is broken; it stays as it was.
     """
-    lines = _entry_lines(checkpoint)
-    third = '(?!    memory: false$)' if checkpoint.memory else '    memory: false\n'
+    fields = {
+        field.name: list(value) if isinstance(value, tuple) else value for field in dataclasses.fields(checkpoint)
+        if (value := getattr(checkpoint, field.name)) not in (None, {}, field.default)}
+    dumped = yaml.safe_dump([fields], sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    entry = textwrap.indent(dumped, '  ')
     block = re.compile(
-        rf'^  - model: {re.escape(checkpoint.model)}\n    tag: {re.escape(checkpoint.tag)}\n{third}(?:    .*\n)*',
-        re.MULTILINE)
+        rf'^  - model: {re.escape(checkpoint.model)}\n    tag: {re.escape(checkpoint.tag)}\n(?!    memory: false$)'
+        r'(?:    .*\n)*', re.MULTILINE)
     with one_at_a_time(path.parent), written_whole(path) as unfinished:
         text = path.read_text(encoding='utf-8') if path.exists() else 'version: 2\n\ncheckpoints:\n'
         if block.search(text):
-            text = block.sub(lambda _: lines, text, count=1)
+            text = block.sub(lambda _: entry, text, count=1)
         else:
-            text = f'{text.rstrip()}\n\n{lines}'
+            text = f'{text.rstrip()}\n\n{entry}'
         unfinished.write_text(text, encoding='utf-8')
         if read_manifest(unfinished).checkpoints.get(checkpoint.key) != checkpoint:
             raise ManifestError(f'{path} is not in the form that this program writes: add {checkpoint.name} by hand.')
-
-
-def _entry_lines(checkpoint: Checkpoint) -> str:
-    fields = {
-        field.name: value for field in dataclasses.fields(checkpoint)
-        if (value := getattr(checkpoint, field.name)) not in (None, {}) and field.name != 'memory'
-    }
-    fields.update(input_size=list(checkpoint.input_size), places=list(checkpoint.places))
-    if not checkpoint.memory:  # the third line, where `write_manifest_entry` looks for it
-        fields = dict(model=checkpoint.model, tag=checkpoint.tag, memory=False, **{
-            name: value for name, value in fields.items() if name not in ('model', 'tag')})
-    dumped = yaml.safe_dump([fields], sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
-    return ''.join(f'  {line}\n' for line in dumped.splitlines())
 
 
 def runs_to_publish(
@@ -317,14 +294,6 @@ def _take_data_config(model: nn.Module, training_args: Dict[str, Any]) -> None:
                 f'The weights were trained with {name} {trained[name]}, and the network has {own[name]}, which '
                 'pretrained=True would take: train with that, or save them with timm.models.push_to_hf_hub.')
     config_of(model)['input_size'] = trained['input_size']
-
-
-def _labels(model: nn.Module, of_imagenet100: bool) -> Dict[str, Any]:
-    """Names and descriptions of the classes, where they are known."""
-    if of_imagenet100:
-        return dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
-    names = config_of(model).get('label_names') or ()
-    return dict(label_names=list(names)) if len(names) == model.num_classes else {}
 
 
 def _verify_outputs(model: nn.Module, folder: Path) -> None:

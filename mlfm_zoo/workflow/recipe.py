@@ -5,7 +5,7 @@ A file is named after a family of networks and, unless for ImageNet100, the data
 
 import shlex
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 import timm
 import yaml
@@ -54,7 +54,7 @@ def load_recipe(model: str, dataset: Optional[str] = None) -> Recipe:
     Raises:
         ValueError: There is no such network, or no recipe for it on these data.
 
-    Example:
+    Examples:
         >>> load_recipe('mlfm_resnet50').global_batch_size
         256
     """
@@ -102,38 +102,29 @@ def training_command(
     Raises:
         ValueError: There is no recipe, or its batch cannot be divided by the number of GPUs.
 
-    Example:
+    Examples:
         >>> training_command('mlfm_resnet50', 'IMAGENET100', memory=False)
         'mlfm-zoo run train.py --config ...resnet.yaml --model mlfm_resnet50 ... --model-kwargs memory=False'
     """
     recipe = load_recipe(model, dataset)
     processes = gpus * nodes
-    overrides = dict(recipe.overrides)
     batch_size, steps = recipe.settings['batch_size'], recipe.settings.get('grad_accum_steps', 1)
-    sync = False
-    if processes > 1 and steps % processes == 0:
-        overrides['grad_accum_steps'] = steps // processes
-    elif processes > 1 and steps == 1 and batch_size % processes == 0:
-        overrides['batch_size'] = batch_size // processes
-        sync = True  # norms see the recipe's batch, not a part of it
-    elif processes > 1:
-        raise ValueError(
-            f'{processes} GPUs cannot share the batch of {recipe.global_batch_size} of {model} evenly: take a number '
-            f'that divides {batch_size if steps == 1 else steps}.')
-    launcher = ['mlfm-zoo', 'run']
+    launcher, settings = ['mlfm-zoo', 'run'], dict(recipe.overrides)
+    flags = ['--model-kwargs', 'memory=False'] if memory is False else []
     if processes > 1:
-        launcher = ['torchrun', f'--nproc-per-node={gpus}', '-m', 'mlfm_zoo', 'run']
-    if nodes > 1:
-        launcher[1:1] = [f'--nnodes={nodes}', '--rdzv-backend=c10d', '--rdzv-endpoint=HOST:29500']
+        machines = [f'--nnodes={nodes}', '--rdzv-backend=c10d', '--rdzv-endpoint=HOST:29500'] if nodes > 1 else []
+        launcher = ['torchrun', *machines, f'--nproc-per-node={gpus}', '-m', 'mlfm_zoo', 'run']
+        if steps % processes == 0:
+            settings['grad_accum_steps'] = steps // processes
+        elif steps == 1 and batch_size % processes == 0:
+            settings['batch_size'] = batch_size // processes
+            flags.insert(0, '--sync-bn')  # norms see the recipe's batch, not a part of it
+        else:
+            raise ValueError(
+                f'{processes} GPUs cannot share the batch of {recipe.global_batch_size} of {model} evenly: take a '
+                f'number that divides {batch_size if steps == 1 else steps}.')
     kind = recipe.dataset if memory is None else 'memory' if memory else 'baseline'
-    experiment = f'{model}-{kind}-seed{seed}'
-    arguments: List[str] = [
-        script, '--config', str(recipe.path), '--model', model, '--data-dir', data, '--seed', str(seed),
-        '--experiment', experiment]
-    for name, value in overrides.items():
-        arguments += [f'--{name.replace("_", "-")}', str(value)]
-    if sync:
-        arguments.append('--sync-bn')
-    if memory is False:
-        arguments += ['--model-kwargs', 'memory=False']
-    return shlex.join([*launcher, *arguments])
+    return shlex.join([
+        *launcher, script, '--config', str(recipe.path), '--model', model, '--data-dir', data, '--seed', str(seed),
+        '--experiment', f'{model}-{kind}-seed{seed}',
+        *(part for name, value in settings.items() for part in (f'--{name.replace("_", "-")}', str(value))), *flags])

@@ -9,7 +9,6 @@ import yaml
 
 from mlfm_zoo.app import page
 from mlfm_zoo.app.answers import HIGH, LOW
-from mlfm_zoo_cli import main
 
 ROOT = Path(__file__).parents[2]
 NETWORK = 'test_mlfm_resnet.digits'
@@ -37,13 +36,11 @@ def test_page_is_built():
     assert len([c for c in config['components'] if c['type'] == 'button']) == 6
 
 
-def test_port_in_use(capsys):
+def test_port_in_use(fail):
     with socket.socket() as other:
         other.bind(('127.0.0.1', 0))
         other.listen()
-        assert main(['app', '--port', str(other.getsockname()[1])]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith('error: ') and error.count('\n') == 1 and 'port' in error
+        assert 'port' in fail('app', '--port', other.getsockname()[1])
 
 
 def test_space_installs_what_the_extra_does():

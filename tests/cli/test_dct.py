@@ -8,16 +8,15 @@ import torch
 from PIL import Image
 
 from helpers.smooth_pictures import write_smooth
-from mlfm_zoo_cli import main
 from mlfm_zoo_cli.arguments import key_value
 
 
-def test_statistics_of_a_folder(tmp_path, capsys):
+def test_statistics_of_a_folder(tmp_path, run, fail):
     """The command, and a network that takes what it wrote; timm's own transform gives the images to compare with."""
     data, file = write_smooth(tmp_path / 'data'), tmp_path / 'statistics.json'
     arguments = ['--img-size', '48', '--workers', '0', '--batch-size', '3']
-    assert main(['dct-statistics', str(data), '--output', str(file), *arguments]) == 0
-    assert 'dct_statistics="$(cat' in capsys.readouterr().out and len(file.read_text()) < 10_000
+    assert 'dct_statistics="$(cat' in run('dct-statistics', data, '--output', file, *arguments)
+    assert len(file.read_text()) < 10_000
     model = timm.create_model('dct_resnet50_24s', **dict([key_value(f'dct_statistics={file.read_text()}')]))
     config = timm.data.resolve_data_config(dict(img_size=48), model=model)
     transform = timm.data.create_transform(**config)
@@ -34,31 +33,29 @@ def test_statistics_of_a_folder(tmp_path, capsys):
     for command in (
             [tmp_path / 'empty'], [data, '--model', 'no_such'], [data, '--output', tmp_path / 'none' / 'a.json'],
             [data, '--output', tmp_path / 'a.txt'], [bad, '--workers', '1', '--img-size', '32']):
-        assert main(['dct-statistics', '--output', str(tmp_path / 'no.json'), *map(str, command)]) == 1
-        assert capsys.readouterr().err.count('\n') == 1
+        fail('dct-statistics', '--output', tmp_path / 'no.json', *command)
     assert {path.name for path in tmp_path.iterdir()} == {'data', 'statistics.json', 'empty', 'bad'}
 
 
-def test_gate_command(tmp_path, capsys):
+def test_gate_command(tmp_path, run, fail):
     torch.manual_seed(0)
     model = timm.create_model('dct_mobilenetv2_100_192_gate', num_classes=2)
     model_args = dict(channel_multiplier=1.0)
     timm.models.save_for_hf(model, str(tmp_path / 'model'), model_args=model_args, safe_serialization=True)
     data, picture = write_smooth(tmp_path / 'data'), tmp_path / 'open.png'
-    command = ['dct-gate', f'local-dir:{tmp_path / "model"}', str(data), '--img-size', '64', '--workers', '0']
-    assert main([*command, '--output', str(picture)]) == 0
+    command = ['dct-gate', f'local-dir:{tmp_path / "model"}', data, '--img-size', '64', '--workers', '0', '--output']
+    said = run(*command, picture)
     share = json.loads((tmp_path / 'open.json').read_text())
-    assert len(share) == 192 and f'{sum(share):.1f} of 192 channels' in capsys.readouterr().out
+    assert len(share) == 192 and f'{sum(share):.1f} of 192 channels' in said
     with Image.open(picture) as image:
         assert min(image.size) > 200
-    assert main([*command, '--output', str(tmp_path / 'a.json')]) == 1
-    assert main([*command, '--output', str(picture), '--model-kwargs', 'dct_input=coefficients']) == 1
-    assert 'takes 192 channels, expected images' in capsys.readouterr().err
+    fail(*command, tmp_path / 'a.json')
+    error = fail(*command, picture, '--model-kwargs', 'dct_input=coefficients')
+    assert 'takes 192 channels, expected images' in error
 
 
-@pytest.mark.parametrize('command', [['predict', 'IMAGE', '--model'], ['evaluate']])
-def test_an_initialisation_is_no_classifier(command, tmp_path, capsys):
-    data = write_smooth(tmp_path)
-    arguments = [str(data) if a == 'IMAGE' else a for a in command] + ['dct_resnet50_24s.init_a1_in1k']
-    assert main([*arguments, *([str(data)] if command == ['evaluate'] else [])]) == 1
-    assert 'is an initialisation, which has yet to be trained' in capsys.readouterr().err
+@pytest.mark.parametrize('command', ['predict DATA --model NAME', 'evaluate NAME DATA'])
+def test_an_initialisation_is_no_classifier(command, tmp_path, fail):
+    words = dict(DATA=write_smooth(tmp_path), NAME='dct_resnet50_24s.init_a1_in1k')
+    error = fail(*(words.get(word, word) for word in command.split()))
+    assert 'is an initialisation, which has yet to be trained' in error

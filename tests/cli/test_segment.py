@@ -20,64 +20,51 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp('shapes'))
 
 
-def test_commands(data, tmp_path, capsys):
+def test_commands(data, tmp_path, run, fail):
     """Train until shapes are found, measure and draw, and write masks that read as what was predicted."""
-    run = str(tmp_path / 'run')
-    assert main([
-        'segment', 'train', str(data), '--output', run, '--labels', str(data / 'labels.json'), '--model', 'unet',
+    output = tmp_path / 'run'
+    said = run(
+        'segment', 'train', data, '--output', output, '--labels', data / 'labels.json', '--model', 'unet',
         '--encoder', 'none', '--model-kwargs', 'base_width=8', '--crop-size', '48', '64', '--scale', '0.9', '1.1',
-        '--epochs', '12', '--batch-size', '4', '--lr', '0.01', '--warmup', '4', '--workers', '0', '--device', 'cpu',
-    ]) == 0
-    best = float(re.search(r'best epoch \d+: mIoU ([\d.]+) %', capsys.readouterr().out)[1])
+        '--epochs', '12', '--batch-size', '4', '--lr', '0.01', '--warmup', '4', '--workers', '0', '--device', 'cpu')
+    best = float(re.search(r'best epoch \d+: mIoU ([\d.]+) %', said)[1])
     assert best > 60
-    assert main([
-        'segment', 'evaluate', f'{run}/best', str(data), '--pictures', str(tmp_path / 'pictures'), '--num-pictures',
-        '2', '--json', str(tmp_path / 'scores.json'), '--workers', '0', '--device', 'cpu']) == 0
-    printed = dict(re.findall(r'^(.+): (.+) %$', capsys.readouterr().out, re.MULTILINE))
+    evaluate = ['segment', 'evaluate', output / 'best', data, '--workers', '0', '--device', 'cpu']
+    printed = dict(re.findall(r'^(.+): (.+) %$', run(
+        *evaluate, '--pictures', tmp_path / 'pictures', '--num-pictures', '2', '--json', tmp_path / 'scores.json'),
+        re.MULTILINE))
     assert float(printed['miou']) == pytest.approx(best, abs=0.02) and 'boundary f' in printed
     assert {'iou ground', 'iou disc', 'iou square', 'pixel accuracy'} < printed.keys()
     scores = json.loads((tmp_path / 'scores.json').read_text())
     assert sum(map(sum, scores['confusion'])) == 4 * 46 * 64
     assert sorted(f.name for f in (tmp_path / 'pictures').iterdir()) == ['000.png', '001.png']
-    record = tmp_path / 'run' / 'best' / 'run.json'
+    record = output / 'best' / 'run.json'
     before = record.read_text()
     record.write_text(before.replace('"disc"', '"disc\\u001b[31m\\n"'))  # anyone may name a class
-    assert main([
-        'segment', 'evaluate', f'{run}/best', str(data), '--window', '32', '32', '--flip', '--workers', '0',
-        '--device', 'cpu']) == 0
-    assert '\niou disc\\x1b[31m\\n: ' in capsys.readouterr().out
+    assert '\niou disc\\x1b[31m\\n: ' in run(*evaluate, '--window', '32', '32', '--flip')
     record.write_text(before)
-    assert main([
-        'segment', 'predict', f'{run}/last', str(data / 'val' / '000.png'), '--output', str(tmp_path / 'masks'),
-        '--device', 'cpu']) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / 'masks' / '000.png')
-    labels = Labels.from_json(LABELS)
-    truth, mask = (read_labels(f / '000.png', labels) for f in (data / 'valannot', tmp_path / 'masks'))
+
+    def predict(folder, *images):
+        return ['segment', 'predict', output / 'last', *images, '--output', folder, '--device', 'cpu']
+
+    masks = tmp_path / 'masks'
+    assert run(*predict(masks, data / 'val' / '000.png')).strip() == str(masks / '000.png')
+    model, labels, settings = load_run(output / 'best')
+    assert labels == Labels.from_json(LABELS) and settings.epochs == 12 and not model.training
+    truth, mask = (read_labels(f / '000.png', labels) for f in (data / 'valannot', masks))
     assert (mask[2:] == truth[2:]).float().mean() > 0.9
-    assert np.array(Image.open(tmp_path / 'masks' / '000.picture.png')).shape == (48, 3 * 64 + 8, 3)
-    model, labels_, settings = load_run(f'{run}/best')
-    assert labels_ == labels and settings.epochs == 12 and not model.training
-    file = tmp_path / 'photo.png'
-    Image.new('RGB', (70, 33)).save(file)
-
-    def predict(output, *images):
-        command = ['segment', 'predict', f'{run}/best', *map(str, images), '--device', 'cpu']
-        return main([*command, '--output', str(output)])
-
-    assert predict(tmp_path / 'masks', file) == 0
+    assert np.array(Image.open(masks / '000.picture.png')).shape == (48, 3 * 64 + 8, 3)
     # a mask in the place of its image, or of another's mask
-    other = tmp_path / 'photo.picture.png'
-    Image.new('RGB', (70, 33)).save(other)
+    file, other = tmp_path / 'photo.png', tmp_path / 'photo.picture.png'
+    for path in (file, other):
+        Image.new('RGB', (70, 33)).save(path)
     (tmp_path / 'link.jpg').symlink_to(file)
-    for output, images in ((tmp_path, [file]), (tmp_path / 'two', [file, tmp_path / 'masks' / 'photo.png']),
-                           (tmp_path / 'two', [file, other]), (tmp_path / 'two', [other, file]),
-                           (tmp_path, [tmp_path / 'link.jpg', file])):
-        capsys.readouterr()
-        assert predict(output, *images) == 1
-        assert 'name another folder, or give images of other names' in capsys.readouterr().err
+    run(*predict(masks, file))
+    for folder, *images in ((tmp_path, file), (tmp_path / 'two', file, masks / 'photo.png'),
+                            (tmp_path / 'two', file, other), (tmp_path, tmp_path / 'link.jpg', file)):
+        assert 'name another folder, or give images of other names' in fail(*predict(folder, *images))
     before = (data / 'val' / '000.png').read_bytes()
-    assert main([
-        'segment', 'evaluate', f'{run}/best', str(data), '--pictures', str(data / 'val'), '--device', 'cpu']) == 1
+    fail(*evaluate, '--pictures', data / 'val')
     assert (data / 'val' / '000.png').read_bytes() == before
     assert Image.open(file).size == (70, 33) and not (tmp_path / 'two').exists()
 
@@ -90,15 +77,13 @@ def test_commands(data, tmp_path, capsys):
     (['evaluate', 'nowhere', 'DATA'], 'nowhere has no network of a run'),
     (['predict', 'nowhere', 'photo.png', '--output', 'masks'], 'nowhere has no network of a run'),
 ])
-def test_commands_refuse_in_one_sentence(data, tmp_path, monkeypatch, capsys, arguments, message):
+def test_commands_refuse_in_one_sentence(data, tmp_path, monkeypatch, fail, arguments, message):
     monkeypatch.chdir(tmp_path)
-    names = {'DATA': str(data), 'LABELS': str(data / 'labels.json')}
+    names = {'DATA': data, 'LABELS': data / 'labels.json'}
     extra = ['--device', 'cpu', *(['--workers', '0'] if arguments[0] != 'predict' else [])]
     if arguments[0] == 'train' and '--model' not in arguments:
         extra += ['--model', 'unet', '--encoder', 'none', '--model-kwargs', 'base_width=2', '--crop-size', '16', '16']
-    assert main(['segment', *(names.get(a, a) for a in arguments), *extra]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith('error: ') and message in error and error.count('\n') == 1
+    assert message in fail('segment', *(names.get(a, a) for a in arguments), *extra)
 
 
 def test_help_explains_every_setting(capsys):

@@ -52,12 +52,6 @@ def test_snippets_run():
     assert results['embedding'].shape == (1, 40)
 
 
-def test_training_arguments():
-    training_args = dict(epochs=7, opt='sgd', mixup=None)
-    card = make_card(CHECKPOINTS['test_mlfm_resnet', 'digits', True], training_args=training_args)
-    assert 'epochs 7, opt sgd.' in card and 'mixup' not in card
-
-
 @pytest.mark.parametrize('model, words, tag, paper', [
     ('gssdnet_o2_050', 'fixed Gaussians', 'gssdnet', '2302.12477'),
     ('gssdnet_vanilla_050', 'VanillaNet', 'gssdnet', '2302.12477'),

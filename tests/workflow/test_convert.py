@@ -8,17 +8,12 @@ import torch
 
 from helpers.authors_form import mobilenetv2, released
 from mlfm_zoo.workflow.convert import convert_checkpoint
-from mlfm_zoo_cli import main
+
+WRITTEN = ['config.json', 'model.safetensors']
 
 
-def fails_on(weights, capsys, tmp_path):
-    """Message of a conversion that must fail: one line, and no output left behind."""
-    torch.save(weights, tmp_path / 'checkpoint.pth')
-    assert main(['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(tmp_path / 'converted')]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith('error: ') and message.count('\n') == 1, message
-    assert not (tmp_path / 'converted').exists()
-    return message
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize('update', ['cat', None])
@@ -30,45 +25,30 @@ def test_folder(update, tmp_path):
     assert all(torch.equal(v, conversion.state_dict[k]) for k, v in model.state_dict().items())
     assert hasattr(model, 'memory') == (update is not None) and model.num_classes == 37
     assert {p.stat().st_mode & 0o777 for p in (tmp_path / 'converted').iterdir()} == {0o644}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.pth.tar', 'converted']
-    assert sorted(p.name for p in (tmp_path / 'converted').iterdir()) == ['config.json', 'model.safetensors']
+    assert names(tmp_path) == ['checkpoint.pth.tar', 'converted'] and names(tmp_path / 'converted') == WRITTEN
 
 
-def test_weights_that_do_not_fit(tmp_path, capsys):
-    for update, lost, named in (
-        ('cat', 'wavelet_2.bnx.weight', 'memory.blocks.2.output_gate.weight'), (None, 'conv.1.bias', 'bn2.bias'),
-    ):
-        weights = mobilenetv2(0.1, update)
-        del weights[lost]
-        message = fails_on(weights, capsys, tmp_path)
-        assert f'do not fit mlfm_mobilenetv2_010: the file lacks {named}; get the file again' in message or (
-            update is None and f'the file lacks {named}; get the file again' in message), message
-    weights = mobilenetv2(0.1) | {'wavelet_3.bnx.weight': torch.zeros(5)}
-    message = fails_on(weights, capsys, tmp_path)
-    assert 'memory.blocks.3.output_gate.weight of shape (5,) where the model has (8,)' in message
+@pytest.mark.parametrize('update, lost, added, said', [
+    ('cat', 'wavelet_2.bnx.weight', {}, 'the file lacks memory.blocks.2.output_gate.weight; get the file again'),
+    (None, 'conv.1.bias', {}, 'the file lacks bn2.bias; get the file again'),
+    ('cat', None, {'wavelet_3.bnx.weight': torch.zeros(5)},
+     'memory.blocks.3.output_gate.weight of shape (5,) where the model has (8,)'),
+])
+def test_weights_that_do_not_fit(update, lost, added, said, tmp_path, fail):
+    weights = mobilenetv2(0.1, update) | added
+    weights.pop(lost, None)
+    torch.save(weights, tmp_path / 'checkpoint.pth')
+    assert said in fail('convert', tmp_path / 'checkpoint.pth', '--output', tmp_path / 'converted')
+    assert not (tmp_path / 'converted').exists()
 
 
-def test_output_that_is_there_is_kept(tmp_path, capsys):
+def test_output_that_is_there_is_kept(tmp_path, fail):
     torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
-    (tmp_path / 'converted').mkdir()
-    for name in ('mine', 'model.safetensors'):
-        file = tmp_path / 'converted' / name
-        file.write_text('kept')
-        assert main(['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(file.parent)]) == 1
-        assert 'exists and is not empty' in capsys.readouterr().err
-        assert file.read_text() == 'kept'
-        file.unlink()
-
-
-def test_a_killed_run_is_finished(tmp_path):
-    """One that was killed after it moved the weights to their place, and before config.json followed."""
-    torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
-    command = ['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(tmp_path / 'converted')]
-    assert main(command) == 0
-    config = tmp_path / 'converted' / 'config.json'
-    written = config.read_bytes()
-    config.unlink()
-    assert main(command) == 0 and config.read_bytes() == written
+    file = tmp_path / 'converted' / 'model.safetensors'
+    file.parent.mkdir()
+    file.write_text('kept')
+    assert 'exists and is not empty' in fail('convert', tmp_path / 'checkpoint.pth', '--output', file.parent)
+    assert file.read_text() == 'kept'
 
 
 def test_two_runs_into_one_folder(tmp_path):
@@ -89,21 +69,15 @@ def test_two_runs_into_one_folder(tmp_path):
     assert torch.equal(model.conv_stem.weight, conversion.state_dict['conv_stem.weight'])
 
 
-def test_output_may_be_an_empty_folder(tmp_path, monkeypatch):
-    torch.save(mobilenetv2(0.1), tmp_path / 'checkpoint.pth')
+def test_output_may_be_an_empty_folder(tmp_path, monkeypatch, run):
+    torch.save(mobilenetv2(0.35, 'add'), tmp_path / 'checkpoint.pth')
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty' / '.unfinished-1').write_bytes(b'of a killed run')
     (tmp_path / 'link').symlink_to('target')
     (tmp_path / 'target').mkdir()
     monkeypatch.chdir(tmp_path / 'empty')
     for output in ('.', '../link'):
-        assert main(['convert', '../checkpoint.pth', '--output', output]) == 0
-    for folder in ('empty', 'target'):
-        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == ['config.json', 'model.safetensors']
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.pth', 'empty', 'link', 'target']
-
-
-def test_command_says_what_it_found(tmp_path, capsys):
-    torch.save(mobilenetv2(0.35, 'add'), tmp_path / 'checkpoint.pth')
-    assert main(['convert', str(tmp_path / 'checkpoint.pth'), '--output', str(tmp_path / 'converted')]) == 0
-    assert "mlfm_mobilenetv2_035 (num_classes=100, memory_update='add')" in capsys.readouterr().out
+        said = run('convert', '../checkpoint.pth', '--output', output)
+        assert "mlfm_mobilenetv2_035 (num_classes=100, memory_update='add')" in said
+    assert names(tmp_path / 'empty') == names(tmp_path / 'target') == WRITTEN
+    assert names(tmp_path) == ['checkpoint.pth', 'empty', 'link', 'target']

@@ -4,44 +4,32 @@ import pytest
 import timm
 import torch
 
-from digits import load_split, to_batch
+from digits import load_split, to_batch, write_digits
 from mlfm_zoo.workflow.evaluate import evaluate
-from mlfm_zoo_cli import main
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    """Fifty held-out digits as an image folder, of the digits 0 to 4 only."""
-    root = tmp_path_factory.mktemp('digits')
-    _, test = load_split()
-    for digit in range(5):
-        (root / str(digit)).mkdir()
-        for i in (test.labels == digit).nonzero().flatten().tolist()[:10]:
-            test.images[i].save(root / str(digit) / f'{i}.png')
-    return root
+def digits(tmp_path_factory):
+    """Sixty held-out digits as an image folder."""
+    return write_digits(tmp_path_factory.mktemp('digits'), 1, 60) / 'val'
 
 
-def test_counts(folder):
-    model = timm.create_model('test_mlfm_resnet', pretrained=True).eval()
-    result = evaluate(model, folder, class_names=[str(d) for d in range(10)], batch_size=16)
+def test_counts(digits):
+    torch.manual_seed(0)
+    model = timm.create_model('test_mlfm_resnet').eval()  # untrained, so that it errs
     _, test = load_split()
-    chosen = torch.cat([(test.labels == digit).nonzero().flatten()[:10] for digit in range(5)])
     with torch.inference_mode():
-        logits = model(to_batch([test.images[i] for i in chosen], model))
-    labels = test.labels[chosen]
-    assert result.total == 50
-    assert result.top1 == int((logits.argmax(1) == labels).sum())
-    assert result.top5 == int((logits.topk(5).indices == labels[:, None]).any(1).sum())
+        logits = model(to_batch(test.images[:60], model))
+    labels = test.labels[:60, None]
+    top1, top5 = (int((logits.topk(k).indices == labels).sum()) for k in (1, 5))
+    assert evaluate(model, digits, batch_size=16) == (top1, top5, 60) and top1 < top5
 
 
 @pytest.mark.parametrize('parallel', [False, True])
-def test_classes_are_matched_by_name(tmp_path, parallel):
+def test_classes_are_matched_by_name(digits, tmp_path, parallel):
     """Outputs in torchvision's order of folder names, digit1, digit10, digit2 ...: it knows them all."""
-    _, test = load_split()
     for digit in range(10):
-        (tmp_path / f'digit{digit + 1}').mkdir()
-        for i in (test.labels == digit).nonzero().flatten().tolist()[:3]:
-            test.images[i].save(tmp_path / f'digit{digit + 1}' / f'{i}.png')
+        (tmp_path / f'digit{digit + 1}').symlink_to(digits / str(digit))
     names = sorted(f'digit{i + 1}' for i in range(10))
     model = timm.create_model('test_mlfm_resnet', pretrained=True)
     order = [int(name[5:]) - 1 for name in names]  # which digit each output now stands for
@@ -50,12 +38,12 @@ def test_classes_are_matched_by_name(tmp_path, parallel):
             parameter.copy_(parameter[order])
     model.pretrained_cfg['label_names'] = names
     network = torch.nn.DataParallel(model) if parallel else model
-    assert evaluate(network, tmp_path) == (30, 30, 30)
+    assert evaluate(network, tmp_path) == (60, 60, 60)
 
 
-def test_missing_image(folder, tmp_path):
+def test_missing_image(digits, tmp_path):
     """One sentence from a loader's process, whatever the file is called."""
-    (tmp_path / '0').symlink_to(folder / '0')
+    (tmp_path / '0').symlink_to(digits / '0')
     (tmp_path / '1').mkdir()
     missing = tmp_path / '1' / 'a\nb\udcff.png'
     missing.symlink_to('nowhere')
@@ -65,29 +53,17 @@ def test_missing_image(folder, tmp_path):
         assert str(error.value) == f'There is no image at {missing}: give the path of an image file.'
 
 
-def test_command(tmp_path, capsys):
-    _, test = load_split()
-    for digit in range(10):
-        (tmp_path / str(digit)).mkdir()
-        test.images[int((test.labels == digit).nonzero()[0])].save(tmp_path / str(digit) / 'image.png')
-    assert main(['evaluate', 'test_mlfm_resnet', str(tmp_path), '--workers', '0']) == 0
-    assert 'of 10 (' in capsys.readouterr().out
+def test_command(digits, run):
+    assert run('evaluate', 'test_mlfm_resnet', digits, '--workers', '0').startswith('top-1: 60 of 60 (100.00 %)\n')
 
 
-def one_line_error(capsys, *args):
-    assert main(['evaluate', *map(str, args)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith('error: ') and error.count('\n') == 1, error
-    return error
-
-
-def test_damaged_folders(tmp_path, capsys):
+def test_damaged_folders(tmp_path, fail):
     timm.models.save_for_hf(timm.create_model('test_mlfm_resnet'), tmp_path, safe_serialization=True)
     weights, config = (tmp_path / 'model.safetensors'), (tmp_path / 'config.json')
     whole = weights.read_bytes()
     weights.write_bytes(whole[:200_000])
-    assert 'is damaged' in one_line_error(capsys, f'local-dir:{tmp_path}', tmp_path)
+    assert 'is damaged' in fail('evaluate', f'local-dir:{tmp_path}', tmp_path)
     weights.write_bytes(whole)
     for text in ('{"num_classes": 10}', '{"archi', '[]', ''):
         config.write_text(text)
-        assert 'could not be loaded' in one_line_error(capsys, f'local-dir:{tmp_path}', tmp_path)
+        assert 'could not be loaded' in fail('evaluate', f'local-dir:{tmp_path}', tmp_path)

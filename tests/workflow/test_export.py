@@ -15,9 +15,9 @@ from digits import load_split, to_batch
 from helpers.networks import SMALL, SMALL_GSSDNET, lived_in
 from mlfm_zoo.workflow.export import ENDINGS, ExportedNetwork, export_network, read_photos
 
-EVERY = {**SMALL, **SMALL_GSSDNET}
-# networks whose graph is of another kind: two units in a stage, larger kernels, no squeeze-and-excitation
-MORE = {
+EVERY = {
+    **SMALL, **SMALL_GSSDNET,
+    # networks whose graph is of another kind: two units in a stage, larger kernels, no squeeze-and-excitation
     'mlfm_resnet34': dict(channels=(8, 16, 24, 32)),
     'mlfm_convnext_tiny': dict(depths=(1, 1, 2, 1), dims=(16, 24, 32, 40)),
     'mlfm_regnetx_002': {},
@@ -49,26 +49,19 @@ def assert_same(model, file, shapes):
         assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize('name', [
-    name if name in AT_ONCE else pytest.param(name, marks=pytest.mark.slow) for name in EVERY | MORE])
-def test_onnx(name, tmp_path):
-    """One graph for any batch and size, odd ones too, to 1e-4 of the largest logit."""
+@pytest.mark.parametrize('form, name, fuse', [
+    *(('onnx', name, False) for name in AT_ONCE),
+    *((form, 'test_mlfm_resnet', True) for form in ('onnx', 'openvino', 'torchscript')),
+    *(pytest.param('onnx', name, False, marks=pytest.mark.slow) for name in EVERY if name not in AT_ONCE),
+    *(pytest.param('openvino', name, True, marks=pytest.mark.slow) for name in EVERY)])
+def test_any_batch_and_size(form, name, fuse, tmp_path):
+    """One graph for all, odd sizes too, to 1e-4 of the largest logit; the network stays as it is."""
     torch.manual_seed(0)
-    model = lived_in(timm.create_model(name, **(EVERY | MORE)[name]))
-    check = export_network(model, tmp_path / 'model.onnx', 'onnx', img_size=64, dynamic='all')
-    assert check.randoms == 4 and check.photos == 0 and check.difference <= 1e-4 and check.same == 4
-    assert_same(model, tmp_path / 'model.onnx', SIZES)
-
-
-@pytest.mark.parametrize('form, name', [
-    ('onnx', 'test_mlfm_resnet'), ('openvino', 'test_mlfm_resnet'), ('torchscript', 'test_mlfm_resnet'),
-    *(pytest.param('openvino', name, marks=pytest.mark.slow) for name in EVERY | MORE)])
-def test_fused_and_of_any_size(form, name, tmp_path):
-    torch.manual_seed(0)
-    model = lived_in(timm.create_model(name, **(EVERY | MORE)[name]))
+    model = lived_in(timm.create_model(name, **EVERY[name]))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     file = tmp_path / f'model{ENDINGS[form]}'
-    export_network(model, file, form, img_size=64, dynamic='all', fuse=True)
+    check = export_network(model, file, form, img_size=64, dynamic='all', fuse=fuse)
+    assert check.randoms == check.same == 4 and check.photos == 0 and check.difference <= 1e-4
     assert_same(model, file, SIZES)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 

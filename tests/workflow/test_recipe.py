@@ -15,7 +15,6 @@ from timm.data import create_transform
 
 from helpers.networks import ALL, GSSDNET
 from mlfm_zoo.workflow.recipe import RECIPES, load_recipe, training_command
-from mlfm_zoo_cli import main
 
 # The arguments of timm's train.py (at commit aa4b585) that a recipe may set.
 TRAIN_ARGUMENTS = set('''
@@ -118,28 +117,26 @@ def test_baseline_differs_in_the_memory_only():
     assert different == [('mlfm_resnet18-memory-seed42', 'mlfm_resnet18-baseline-seed42')]
 
 
-def test_data_of_gssdnet(capsys):
-    assert main(['recipe', 'gssdnet_o2_050', '--dataset', 'cifar100', '--seed', '7']) == 0
-    printed = capsys.readouterr().out
-    commands = [shlex.split(line) for line in printed.splitlines() if line and not line.startswith('#')]
-    assert len(commands) == 3 and 'gssdnet_o2_050 on CIFAR-100: 100 epochs, 1024 images an update' in printed
-    for command in commands:
+def commands(printed):
+    return [shlex.split(line) for line in printed.splitlines() if line and not line.startswith('#')]
+
+
+def test_data_of_gssdnet(run, fail):
+    printed = run('recipe', 'gssdnet_o2_050', '--dataset', 'cifar100', '--seed', '7')
+    assert 'gssdnet_o2_050 on CIFAR-100: 100 epochs, 1024 images an update' in printed
+    assert len(commands(printed)) == 3
+    for command in commands(printed):
         value = dict(zip(command, command[1:]))
         assert value['--data-dir'] == 'CIFAR100' and value['--experiment'] == 'gssdnet_o2_050-cifar100-seed7'
         assert Path(value['--config']).stem == 'gssdnet-cifar100' and '--model-kwargs' not in command
-    assert main(['recipe', 'gssdnet_o2_050', '--dataset', 'imagenet100']) == 1
-    assert 'expected imagenet or cifar100 or mnist' in capsys.readouterr().err
+    assert 'expected imagenet or cifar100 or mnist' in fail('recipe', 'gssdnet_o2_050', '--dataset', 'imagenet100')
 
 
-def test_command_line(capsys):
-    assert main(['recipe', 'mlfm_resnet18', '--data', '/data', '--gpus', '3']) == 0
-    printed = capsys.readouterr().out
-    commands = [line for line in printed.splitlines() if line and not line.startswith('#')]
-    assert [shlex.split(c)[0] for c in commands] == ['mlfm-zoo', 'mlfm-zoo']
+def test_command_line(run):
+    printed = run('recipe', 'mlfm_resnet18', '--data', '/data', '--gpus', '3')
+    assert [command[0] for command in commands(printed)] == ['mlfm-zoo', 'mlfm-zoo']
     assert '# 3 GPUs cannot share' in printed
-    assert main(['recipe', 'mlfm_resnet18']) == 0
-    assert len([line for line in capsys.readouterr().out.splitlines() if line and not line.startswith('#')]) == 6
-    assert main(['recipe', 'resnet18']) == 1
+    assert len(commands(run('recipe', 'mlfm_resnet18'))) == 6
 
 
 @pytest.mark.skipif('MLFM_ZOO_TIMM_SCRIPTS' not in os.environ, reason="timm's scripts are in no package")

@@ -91,15 +91,6 @@ def test_all_norms_become_synchronised(name):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in converted.modules())
 
 
-@pytest.mark.slow
-def test_same_seed_same_curve(few_digits, tmp_path):
-    """With augmentation and a worker process."""
-    for experiment, seed in (('a', '1'), ('b', '1'), ('c', '2')):
-        train(few_digits, tmp_path, experiment, '--seed', seed)
-    a, b, c = (curve(tmp_path / experiment) for experiment in 'abc')
-    assert len(a) == 2 and a == b != c
-
-
 def test_options_of_train(few_digits, tmp_path):
     """Moving average, clipping, accumulation, mixed precision, channels_last and checkpointing together."""
     name = 'mlfm_mobilenetv2_010'
