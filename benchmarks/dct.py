@@ -22,6 +22,7 @@ import timm
 import torch
 
 import mlfm_zoo
+from mlfm_zoo._files import written_whole
 from mlfm_zoo.workflow.cost import count_cost
 from mlfm_zoo_cli.launch import KEEP_MEMORY
 
@@ -45,32 +46,33 @@ NETWORKS: Dict[str, List[Tuple[str, int, Dict[str, Any]]]] = {
 }
 
 
-def network(name: str, size: int, arguments: Dict[str, Any], batch_size: int) -> Callable[[], Any]:
-    """A network on a batch of its own."""
-    model = timm.create_model(name, **arguments).eval().to(memory_format=torch.channels_last)
-    shape = (batch_size, 3, size, size)
-    if arguments.get('dct_input') == 'coefficients':
-        shape = (batch_size, model.in_chans, size // 8, size // 8)
-    x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+def on_batch(model: torch.nn.Module, *shape: int) -> Callable[[], Any]:
+    """A run of a network or stem on a random batch of its own."""
+    model, x = model.eval().to(memory_format=torch.channels_last), torch.randn(shape)
+    x = x.contiguous(memory_format=torch.channels_last)
     return lambda: model(x)
+
+
+def network(name: str, size: int, arguments: Dict[str, Any], batch_size: int) -> Callable[[], Any]:
+    model = timm.create_model(name, **arguments)
+    if arguments.get('dct_input') == 'coefficients':
+        return on_batch(model, batch_size, model.in_chans, size // 8, size // 8)
+    return on_batch(model, batch_size, 3, size, size)
 
 
 def stems(batch_size: int) -> Dict[str, Tuple[Callable[[], Any], float]]:
     """Runs of resnet50's stem and of DCT stems by name, each with its multiply-adds."""
     made: Dict[str, Tuple[Callable[[], Any], float]] = {}
     for size in (224, 448):
-        trunk = timm.create_model('resnet50').eval().to(memory_format=torch.channels_last)
+        trunk = timm.create_model('resnet50')
         stem = torch.nn.Sequential(trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool)
-        made[f'stem of resnet50 at {size}'] = _run(stem, size, batch_size), 7 * 7 * 3 * 64 * (size / 2) ** 2
+        made[f'stem of resnet50 at {size}'] = (
+            on_batch(stem, batch_size, 3, size, size), 7 * 7 * 3 * 64 * (size / 2) ** 2)
     for channels in ('24s', '64s', '192'):
-        stem = mlfm_zoo.dct.DCTStem(channels).to(memory_format=torch.channels_last)
-        made[f'DCT stem, {channels}, at 448'] = _run(stem, 448, batch_size), 3 * len(stem.channels) * 448 ** 2
+        stem = mlfm_zoo.dct.DCTStem(channels)
+        made[f'DCT stem, {channels}, at 448'] = (
+            on_batch(stem, batch_size, 3, 448, 448), 3 * len(stem.channels) * 448 ** 2)
     return made
-
-
-def _run(stem: torch.nn.Module, size: int, batch_size: int) -> Callable[[], Any]:
-    x = torch.randn(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
-    return lambda: stem(x)
 
 
 def measure(group: Dict[str, Callable[[], Any]], rounds: int) -> Dict[str, Dict[str, float]]:
@@ -123,11 +125,11 @@ def main() -> None:
                   f'{figures["ratio"]:.2f} ({figures["low"]:.2f} to {figures["high"]:.2f})')
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-        unfinished = args.output / '.results.json'
-        unfinished.write_text(json.dumps(dict(
+        found = dict(
             machine=platform.processor() or platform.machine(), torch=torch.__version__, timm=timm.__version__,
-            threads=args.threads, batch_size=args.batch_size, rounds=args.rounds, results=rows), indent=1))
-        unfinished.replace(args.output / 'results.json')
+            threads=args.threads, batch_size=args.batch_size, rounds=args.rounds, results=rows)
+        with written_whole(args.output / 'results.json') as unfinished:
+            unfinished.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == '__main__':

@@ -29,6 +29,7 @@ from PIL import Image
 from timm.optim import create_optimizer_v2
 
 import mlfm_zoo
+from mlfm_zoo.frequency.tables import write_table
 
 NETWORKS = ('gssdnet_o2_050', 'gssdnet_o1_050', 'gssdnet_vanilla_050')
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training pictures, as commonly given
@@ -64,12 +65,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def train(
-        name: str,
-        seed: int,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        args: argparse.Namespace,
-) -> torch.nn.Module:
+        name: str, seed: int, images: torch.Tensor, labels: torch.Tensor, args: argparse.Namespace) -> torch.nn.Module:
     torch.manual_seed(seed)
     model = timm.create_model(name, thumbnail=True, num_classes=int(labels.max()) + 1)
     model = model.to(memory_format=torch.channels_last).train()
@@ -144,12 +140,7 @@ def main() -> None:
             network=name, seed=str(seed), top1=f'{top1:.2f}', test_images=str(len(test_set[0])),
             seconds=f'{time.perf_counter() - start:.0f}', **settings))
         args.output.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix('.tmp')
-        with open(unfinished, 'w', newline='') as f:
-            writer = csv.DictWriter(f, rows[-1])
-            writer.writeheader()
-            writer.writerows(rows)
-        unfinished.replace(file)
+        write_table(file, list(rows[-1]), [[row[name] for name in rows[-1]] for row in rows])
         print(f'{name} seed {seed}: {top1:.2f} %', flush=True)
     print(summary(rows))
 

@@ -29,6 +29,7 @@ import torch
 from timm.data import ImageDataset, create_transform
 
 import mlfm_zoo
+from mlfm_zoo._files import written_whole
 from mlfm_zoo.dct import JPEGCoefficients, store_jpegs
 
 CHANNELS = '24s'
@@ -60,13 +61,7 @@ def seconds(read: Callable[[int], Any], count: int) -> float:
 
 
 def write_shares(datasets: Dict[str, Any], count: int, file: Path) -> None:
-    """Write the share of each dataset's CPU time that is spent inside jpeglib.
-
-    Args:
-        datasets: The datasets, by name.
-        count: Images.
-        file: CSV file.
-    """
+    """Write the share of each dataset's CPU time that is spent inside jpeglib."""
     rows = [('way', 'images', 'jpeglib_share')]
     for name, dataset in datasets.items():
         profile = cProfile.Profile(time.process_time)
@@ -74,7 +69,6 @@ def write_shares(datasets: Dict[str, Any], count: int, file: Path) -> None:
         stats = pstats.Stats(profile)
         own = sum(figures[2] for (path, *_), figures in stats.stats.items() if 'jpeglib' in Path(path).parts)
         rows.append((name, str(count), f'{own / stats.total_tt:.2f}'))
-    file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, 'w', newline='', encoding='utf-8') as f:
         csv.writer(f, lineterminator='\n').writerows(rows)
 
@@ -87,6 +81,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--shares', action='store_true', help='write jpeglib.csv alone')
     args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     before_crop = round(args.size / 0.875 / 8) * 8
     with tempfile.TemporaryDirectory() as folder:
@@ -100,8 +95,7 @@ def main() -> None:
             return
         times: Dict[str, List[float]] = {name: [] for name in datasets}
         for i in range(args.rounds + 1):
-            order = list(datasets) if i % 2 else list(reversed(datasets))
-            for name in order:
+            for name in list(datasets)[::1 if i % 2 else -1]:
                 taken = seconds(datasets[name].__getitem__, count)
                 if i:  # the first warms up
                     times[name].append(taken)
@@ -124,10 +118,8 @@ def main() -> None:
         mlfm_zoo=mlfm_zoo.__version__, torch=torch.__version__, timm=timm.__version__, pillow=PIL.__version__,
         machine=platform.machine(), cores=os.cpu_count(), images=count, size=args.size, channels=CHANNELS,
         rounds=args.rounds, kilobytes_per_file=kilobytes, rows=rows)
-    args.output.mkdir(parents=True, exist_ok=True)
-    unfinished = args.output / 'results.tmp'
-    unfinished.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
-    unfinished.replace(args.output / 'results.json')
+    with written_whole(args.output / 'results.json') as unfinished:
+        unfinished.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

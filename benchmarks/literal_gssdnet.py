@@ -8,11 +8,7 @@ from mlfm_zoo.models.gssdnet import FixedConv2d, GSSDBlock
 
 
 class LiteralOperator(nn.Module):
-    """An operator that filters the first channels and lets the others pass.
-
-    Args:
-        operator: The operator whose kernels are taken.
-    """
+    """An operator with the kernels of another that filters the first channels and lets the others pass."""
 
     def __init__(self, operator: FixedConv2d):
         super().__init__()

@@ -21,7 +21,6 @@ epoch, in the folder --work.
 import argparse
 import csv
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -29,10 +28,10 @@ from typing import Any, Dict, List, Tuple
 
 import torch
 from PIL import Image
-from study.report import student_interval
+from study.report import with_deviation, with_interval
 
 import mlfm_zoo
-from mlfm_zoo._files import written_whole
+from mlfm_zoo.frequency.tables import write_table
 from mlfm_zoo.segmentation.data import SegmentationDataset, eval_transform
 from mlfm_zoo.segmentation.evaluation import evaluate
 from mlfm_zoo.segmentation.metrics import as_row
@@ -111,21 +110,11 @@ def table(rows: List[Dict[str, str]]) -> str:
                 continue
             cells = []
             for name in ('miou', 'boundary_f', 'pixel_accuracy'):
-                values = [float(r[name]) for r in found.values()]
-                spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
-                cells.append(f'{statistics.fmean(values):.2f}{spread}')
                 differences = [float(found[s][name]) - float(plain[s][name]) for s in found if s in plain]
-                cells.append('' if variant == 'none' else _difference(differences))
+                cells.append(with_deviation([float(r[name]) for r in found.values()]))
+                cells.append('' if variant == 'none' else with_interval(differences))
             lines.append(f'| {data} | `{network}` | {variant} | {len(found)} | {" | ".join(cells)} |')
     return '\n'.join(lines)
-
-
-def _difference(values: List[float]) -> str:
-    if not values:
-        return ''
-    interval = student_interval(values)
-    ends = f' ({interval[0]:+.2f} to {interval[1]:+.2f})' if interval else ''
-    return f'{statistics.fmean(values):+.2f}{ends}'
 
 
 def main() -> None:
@@ -173,10 +162,7 @@ def main() -> None:
                 print(name, flush=True)
                 found = run(data, folder, network, kwargs, seed, args.work / name.replace(' ', '_'))
                 rows.append({k: str(v) for k, v in {**key, **found}.items()})
-                with written_whole(file) as unfinished, open(unfinished, 'w', newline='', encoding='utf-8') as f:
-                    writer = csv.DictWriter(f, rows[-1])
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write_table(file, list(rows[-1]), [[row[name] for name in rows[-1]] for row in rows])
                 print(f'{name}: mIoU {found["miou"]:.2f} %, {found["seconds"]} s', flush=True)
     print(table(rows))
 

@@ -25,14 +25,10 @@ from mlfm_zoo.segmentation import create_model
 from mlfm_zoo.workflow.cost import cost_of
 
 RESULTS = Path(__file__).parent / 'results' / 'segmentation-cost'
-FCN, UNET = ('fcn8s', 'mlfm_resnet50'), ('unet', None)
+FCN, UNET = dict(name='fcn8s', encoder='mlfm_resnet50'), dict(name='unet', encoder=None)
 NETWORKS: Dict[str, Dict[str, Any]] = {
-    'FCN-8s ResNet50': {
-        'none': dict(zip(('name', 'encoder'), FCN), memory=False), 'memory': dict(zip(('name', 'encoder'), FCN))},
-    'U-Net': {
-        'none': dict(zip(('name', 'encoder'), UNET), memory=False),
-        'memory': dict(zip(('name', 'encoder'), UNET)),
-        'memory and decoder': dict(zip(('name', 'encoder'), UNET), memory_decoder=True)},
+    'FCN-8s ResNet50': {'none': dict(FCN, memory=False), 'memory': FCN},
+    'U-Net': {'none': dict(UNET, memory=False), 'memory': UNET, 'memory and decoder': dict(UNET, memory_decoder=True)},
 }
 
 

@@ -53,6 +53,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mlfm_zoo
+from mlfm_zoo._files import written_whole
 from mlfm_zoo.workflow.cost import count_cost
 from mlfm_zoo_cli.launch import KEEP_MEMORY
 
@@ -100,22 +101,12 @@ def variants_of(name: str, args: argparse.Namespace) -> List[str]:
 
 
 def build(name: str, variant: str, args: argparse.Namespace) -> nn.Module:
-    """Build one variant of a network.
-
-    Args:
-        name: Registered name.
-        variant: Name of the variant, see the top of this file.
-        args: The command's arguments.
-
-    Returns:
-        The network, on its device and in its mode.
-    """
-    dtype = getattr(torch, args.model_dtype)
+    """Build one variant of a network, on its device and in its mode."""
     if is_gssdnet(name):
         model = timm.create_model(MOBILENETV1 if 'plain' in variant else name)
     else:
         model = timm.create_model(name, memory='plain' not in variant)
-    model = model.to(args.device, dtype).train(args.train)
+    model = model.to(args.device, getattr(torch, args.model_dtype)).train(args.train)
     if 'folded' in variant:
         mlfm_zoo.fuse_trunk(model)
     elif 'fused' in variant:
@@ -132,14 +123,7 @@ def build(name: str, variant: str, args: argparse.Namespace) -> nn.Module:
 
 
 class Step:
-    """A network and one batch for it, ready to run.
-
-    Args:
-        make: Builds the network.
-        size: Side of the images.
-        args: The command's arguments.
-        compiled: Compile the network.
-    """
+    """A network and one batch of images of a size for it, ready to run."""
 
     def __init__(self, make: Callable[[], nn.Module], size: int, args: argparse.Namespace, compiled: bool = False):
         torch.manual_seed(0)
@@ -231,8 +215,7 @@ class Step:
 class RemoteStep:
     """A step in its own process, where the allocator is as a user has it.
 
-    Args:
-        *args: Those of `Step`, which can be pickled.
+    It takes the arguments of `Step`, and has its methods.
     """
 
     def __init__(self, *args: Any):
@@ -250,24 +233,11 @@ class RemoteStep:
         while method := connection.recv():
             connection.send(getattr(step, method)())
 
-    def _ask(self, method: str) -> Any:
-        self.connection.send(method)
-        return self.connection.recv()
-
-    def logits(self) -> torch.Tensor:
-        return self._ask('logits')
-
-    def warm(self) -> None:
-        self._ask('warm')
-
-    def seconds(self) -> float:
-        return self._ask('seconds')
-
-    def page_faults(self) -> Optional[int]:
-        return self._ask('page_faults')
-
-    def peak_mib(self) -> Optional[float]:
-        return self._ask('peak_mib')
+    def __getattr__(self, method: str) -> Callable[[], Any]:
+        def call() -> Any:
+            self.connection.send(method)
+            return self.connection.recv()
+        return call
 
     def close(self) -> None:
         self.connection.send(None)
@@ -363,8 +333,7 @@ def table(result: Dict[str, Any]) -> str:
         if row['page_faults'] is not None:
             space += f'{row["page_faults"]:8} faults'
         speed = f'{1000 * row["seconds"]["median"]:9.1f} ms {row["images_per_second"]:9.1f} images/s'
-        lines.append(f'  {variant:22} {speed} '
-                     f'{space}  {cost}')
+        lines.append(f'  {variant:22} {speed} {space}  {cost}')
     return '\n'.join(lines)
 
 
@@ -440,9 +409,8 @@ def main() -> None:
         torch.compiler.reset()
         if args.output:  # what is there so far outlives an interruption
             args.output.mkdir(parents=True, exist_ok=True)
-            unfinished = args.output / 'results.json.tmp'
-            unfinished.write_text(json.dumps(dict(setting, results=list(results.values())), indent=1) + '\n')
-            unfinished.replace(args.output / 'results.json')
+            with written_whole(args.output / 'results.json') as unfinished:
+                unfinished.write_text(json.dumps(dict(setting, results=list(results.values())), indent=1) + '\n')
     if args.output:
         kind = 'training step' if args.train else 'inference'
         draw(list(results.values()), args.output / 'cost.png', f'{kind}, {args.device}, batch {args.batch_size}')

@@ -15,11 +15,7 @@ from mlfm_zoo.memory import LowFrequencyMemory, LowFrequencyMemoryUnit
 
 
 class WaveletUnit(nn.Module):
-    """A unit with the parameters of another.
-
-    Args:
-        unit: The unit whose parameters are taken.
-    """
+    """A unit with the parameters of another."""
 
     def __init__(self, unit: LowFrequencyMemoryUnit):
         super().__init__()

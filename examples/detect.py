@@ -13,14 +13,13 @@ import argparse
 import csv
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from timm.layers import convert_sync_batchnorm
-from timm.utils import ParseKwargs
+from timm.utils import ParseKwargs, init_distributed_device
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
@@ -33,28 +32,12 @@ from mlfm_zoo_cli.arguments import best_device, positive, whole
 LOSSES = ('loss_classifier', 'loss_box_reg', 'loss_mask', 'loss_objectness', 'loss_rpn_box_reg')
 
 
-class Batches:
-    """Indices of one process's images for each step, reshuffled on each pass."""
-
-    def __init__(self, num_images: int, args: argparse.Namespace, start: int, rank: int, world: int):
-        self.num_images, self.start, self.rank, self.world = num_images, start, rank, world
-        self.steps, self.size, self.seed = args.steps, args.batch_size, args.seed
-
-    def __len__(self) -> int:
-        return self.steps - self.start
-
-    def __iter__(self):
-        orders = {}  # by pass over the images, so that a resumed run sees the images that it would have seen
-        for step in range(self.start, self.steps):
-            indices = []
-            for i in range(step * self.size + self.rank, (step + 1) * self.size, self.world):
-                epoch, place = divmod(i, self.num_images)
-                if epoch not in orders:
-                    generator = torch.Generator().manual_seed(self.seed + epoch)
-                    orders = {e: o for e, o in orders.items() if e >= epoch - 1}
-                    orders[epoch] = torch.randperm(self.num_images, generator=generator).tolist()
-                indices.append(orders[epoch][place])
-            yield indices
+def batches(num_images: int, args: argparse.Namespace, start: int, rank: int, world: int) -> list[list[int]]:
+    """Indices of one process's images for each step, reshuffled on each pass; a resumed run sees those left."""
+    size, order = args.batch_size, []
+    for n in range(math.ceil(args.steps * size / num_images)):
+        order += torch.randperm(num_images, generator=torch.Generator().manual_seed(args.seed + n)).tolist()
+    return [order[step * size + rank:(step + 1) * size:world] for step in range(start, args.steps)]
 
 
 def build(args: argparse.Namespace, num_classes: int, pretrained: bool) -> torch.nn.Module:
@@ -80,13 +63,9 @@ def measure(model: torch.nn.Module, dataset: CocoImages, args: argparse.Namespac
 
 def train(args: argparse.Namespace) -> None:
     """Train from the start, or from where an earlier call was cut off."""
-    rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    device = torch.device(args.device)
-    if device.type == 'cuda':
-        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
-        torch.cuda.set_device(device)
-    if world > 1:
-        distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    process = argparse.Namespace(device=args.device)
+    device = init_distributed_device(process)
+    rank, world = process.rank, process.world_size
     if args.batch_size % world:
         raise SystemExit(f'--batch-size is {args.batch_size}, expected a multiple of the {world} processes.')
     output = Path(args.output)
@@ -120,8 +99,9 @@ def train(args: argparse.Namespace) -> None:
         (output / 'log.csv').unlink(missing_ok=True)
     ddp = DistributedDataParallel(model, [device] if device.type == 'cuda' else None) if world > 1 else model
 
-    batches = Batches(len(dataset), args, start, rank, world)
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=args.workers, collate_fn=collate)
+    loader = DataLoader(
+        dataset, batch_sampler=batches(len(dataset), args, start, rank, world), num_workers=args.workers,
+        collate_fn=collate)
     sums, since, steps = dict.fromkeys(LOSSES, 0.0), time.time(), 0
     model.train()
     for step, (images, targets) in enumerate(loader, start=start + 1):
@@ -156,10 +136,9 @@ def train(args: argparse.Namespace) -> None:
             row.update({name: round(value / steps, 4) for name, value in sums.items()})
             row.update({f'{kind}_{name}': round(scores.get(kind, {}).get(name, float('nan')), 4)
                         for kind in ('box', 'mask') for name in ('AP', 'AP50', 'AP75')})
-            new = not (output / 'log.csv').exists()
             with open(output / 'log.csv', 'a', newline='', encoding='utf-8') as file:
                 writer = csv.DictWriter(file, row)
-                if new:
+                if not file.tell():
                     writer.writeheader()
                 writer.writerow(row)
             print(', '.join(f'{k} {v}' for k, v in row.items()), flush=True)
@@ -194,19 +173,16 @@ def evaluate_run(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    files = list(map(Path, args.files))
-    pictures = [Path(args.pictures) / f'{file.stem}.png' for file in files]
-    if len(set(pictures)) < len(pictures):
-        raise SystemExit('Two files of the same name would be drawn into one picture: give them in two calls.')
-    if {picture.resolve() for picture in pictures} & {file.resolve() for file in files}:
-        raise SystemExit(f'A picture would replace an image in {args.pictures}: give another folder for --pictures.')
+    files = {Path(args.pictures, f'{Path(file).stem}.png'): Path(file) for file in args.files}
+    if len(files) < len(args.files) or set(map(Path.resolve, files)) & set(map(Path.resolve, files.values())):
+        raise SystemExit('A picture would replace another, or an image: give another --pictures, or two calls.')
     model, said = load(args)
     if args.min_size:
         model.transform.min_size, model.transform.max_size = (args.min_size,), max(said.max_size, 2 * args.min_size)
     names = {int(label): name for label, name in said.names.items()}
-    for file, picture in zip(files, pictures):
-        image = open_image(file, {1: 'L', 3: 'RGB'}[said.in_chans])
-        pixels = v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True)
+    for picture, file in files.items():
+        image = v2.functional.pil_to_tensor(open_image(file, {1: 'L', 3: 'RGB'}[said.in_chans]))
+        pixels = v2.functional.to_dtype(image, torch.float32, scale=True)
         with torch.inference_mode():
             prediction = model([pixels.to(args.device)])[0]
         draw_predictions(pixels, prediction, picture, names, args.min_score)

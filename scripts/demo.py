@@ -25,17 +25,6 @@ NETWORK = 'mlfm_mobilenetv2_010.imagenette'
 PHOTO = Path(mlfm_zoo.__file__).parent / 'app' / 'photos' / 'cathedral.jpg'
 
 
-def record_memory(model: torch.nn.Module):
-    """List of (site, memory that its unit wrote), filled at each forward pass."""
-    written = []
-    for name, module in model.named_modules():
-        if isinstance(module, mlfm_zoo.LowFrequencyMemoryUnit):
-            site = name.removeprefix('memory.')
-            module.register_forward_hook(
-                lambda module, args, output, site=site: written.append((site, output[1])))
-    return written
-
-
 def print_table(predictions: torch.Tensor, labels: torch.Tensor) -> None:
     print('digit   right   of')
     for digit in range(10):
@@ -43,26 +32,29 @@ def print_table(predictions: torch.Tensor, labels: torch.Tensor) -> None:
         print(f'{digit:>5}   {(predictions[of_digit] == digit).sum():>5}   {of_digit.sum():>2}')
 
 
-def draw(images, labels, probabilities, written, output: Path) -> None:
+def draw_digits(model: torch.nn.Module, images, labels, batch, output: Path) -> None:
     """Draw a row per image: image, prediction, and the mean memory after each unit."""
+    found = [answers.memories(model, image) for image in batch]
+    columns = 1 + len(found[0][1])
     fig, axes = plt.subplots(
-        len(images), 1 + len(written), figsize=(1.5 * (1 + len(written)), 1.9 * len(images)),
-        layout='constrained')
-    for row, image in enumerate(images):
-        confidence, digit = probabilities[row].max(0)
-        axes[row, 0].imshow(image, interpolation='nearest')
-        right = digit == labels[row]
-        axes[row, 0].set_title(
-            f'predicted {digit}, {100 * confidence:.0f} %\n(label {labels[row]})', fontsize=8,
-            color='black' if right else 'crimson')
-        for column, (site, memory) in enumerate(written, start=1):
-            axes[row, column].imshow(memory[row].mean(0), cmap='viridis', interpolation='nearest')
-            height, width = memory.shape[-2:]
-            axes[row, column].set_title(f'{site}\n{memory.shape[1]} x {height} x {width}', fontsize=8)
+        len(images), columns, figsize=(1.5 * columns, 1.9 * len(images)), layout='constrained')
+    for row, image, label, (probabilities, memories) in zip(axes, images, labels, found):
+        confidence, digit = probabilities.max(0)
+        row[0].imshow(image, interpolation='nearest')
+        row[0].set_title(
+            f'predicted {digit}, {100 * confidence:.0f} %\n(label {label})', fontsize=8,
+            color='black' if digit == label else 'crimson')
+        for axis, memory in zip(row[1:], memories):
+            show_memory(axis, memory, fontsize=8)
     for axis in axes.flat:
         axis.set_axis_off()
     fig.suptitle('Held-out digits, and the memory after each unit (mean of its channels)', fontsize=11)
     save(fig, output)
+
+
+def show_memory(axis: plt.Axes, memory: answers.Memory, fontsize: int) -> None:
+    axis.imshow(memory.mean, cmap='viridis', interpolation='nearest')
+    axis.set_title(f'{memory.layer}\n{" x ".join(map(str, memory.shape))}', fontsize=fontsize)
 
 
 def draw_photo(output: Path) -> None:
@@ -81,8 +73,7 @@ def draw_photo(output: Path) -> None:
     axes.flat[0].imshow(pair.pixels(image))
     axes.flat[0].set_title('\n'.join(lines), fontsize=10)
     for axis, memory in zip(axes.flat[1:], written):
-        axis.imshow(memory.mean, cmap='viridis', interpolation='nearest')
-        axis.set_title(f'{memory.layer}\n{" x ".join(map(str, memory.shape))}', fontsize=10)
+        show_memory(axis, memory, fontsize=10)
     for axis in axes.flat:
         axis.set_axis_off()
     save(fig, output)
@@ -115,12 +106,8 @@ def main() -> None:
     # one image of each of five digits, and any that the model gets wrong
     wrong = (predictions != test.labels).nonzero().flatten().tolist()
     chosen = (wrong + [int((test.labels == digit).nonzero()[0]) for digit in (0, 2, 3, 5, 8)])[:5]
-    written = record_memory(model)
-    with torch.inference_mode():
-        model(images[chosen])
-    draw(
-        [test.images[i] for i in chosen], test.labels[chosen], probabilities[chosen], written,
-        args.output / 'digits.png')
+    draw_digits(
+        model, [test.images[i] for i in chosen], test.labels[chosen], images[chosen], args.output / 'digits.png')
     draw_photo(args.output / 'photograph.png')
 
 

@@ -43,16 +43,7 @@ def _digits(pixels: np.ndarray, labels: np.ndarray) -> Digits:
 
 
 def write_digits(root: Path, num_train: Optional[int] = None, num_val: Optional[int] = None) -> Path:
-    """Write digits as PNG files into `root/train/<digit>` and `root/val/<digit>`.
-
-    Args:
-        root: The folder, made if it is missing.
-        num_train: How many of the images to train on; all if None.
-        num_val: How many of the held-out ones; all if None.
-
-    Returns:
-        The folder.
-    """
+    """Write digits as PNG files into `root/train/<digit>` and `root/val/<digit>`: the first of each split, or all."""
     for split, digits, count in zip(('train', 'val'), load_split(), (num_train, num_val)):
         for i, (image, label) in enumerate(zip(digits.images[:count], digits.labels.tolist())):
             (root / split / str(label)).mkdir(parents=True, exist_ok=True)

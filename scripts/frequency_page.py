@@ -22,19 +22,12 @@ import timm
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 
-from digits import load_split
+from digits import write_digits
 from mlfm_zoo_cli import main as command_line
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'frequency.md'
 PICTURES = ROOT / 'docs' / 'frequency'
-
-
-def write_test_digits(folder: Path) -> None:
-    _, test = load_split()
-    for i, (image, label) in enumerate(zip(test.images, test.labels.tolist())):
-        (folder / str(label)).mkdir(parents=True, exist_ok=True)
-        image.save(folder / str(label) / f'{i:04}.png')
 
 
 def save_plain(weights: Path, folder: Path) -> None:
@@ -86,11 +79,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         os.chdir(work)  # for names of models that say no more than they should
-        write_test_digits(work / 'digits')
+        digits = write_digits(work, num_train=0) / 'val'
         save_plain(plain_weights, work / 'plain')
         plain = 'local-dir:plain'
-        sample = min(str(p.relative_to(work / 'digits')) for p in (work / 'digits' / '3').iterdir())
-        analyse(['test_mlfm_resnet', plain], work / 'digits', work / 'd', '--samples', sample, '--scales', '1', '1.2',
+        sample = min(str(p.relative_to(digits)) for p in (digits / '3').iterdir())
+        analyse(['test_mlfm_resnet', plain], digits, work / 'd', '--samples', sample, '--scales', '1', '1.2',
                 '1.4', '--fourier', '8', '--fourier-extent', '6', '--radii', *'1 2 3 4 5 6 8 12 20'.split())
         for name in ('overall', 'bands', 'classes-test_mlfm_resnet', 'fourier'):
             shutil.copy(work / 'd' / f'{name}.png', PICTURES / f'digits-{name.split("-")[0]}.png')

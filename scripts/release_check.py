@@ -93,9 +93,7 @@ def write_licenses(rows: List[Dict[str, str]], file: Path) -> None:
     unknown = [row['Name'] for row in rows if row['License'] == 'UNKNOWN']
     if unknown:
         lines += ['', f'Without a license in what they say of themselves: {", ".join(unknown)}.']
-    unfinished = file.with_suffix('.tmp')
-    unfinished.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    unfinished.replace(file)
+    file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
 def main() -> None:

@@ -30,16 +30,14 @@ def draw_accuracies(file: Path) -> None:
     fig, axis = plt.subplots(figsize=(9, 5), layout='constrained')
     colors = plt.get_cmap('tab10').colors
     for (prefix, family), color in zip(FAMILIES.items(), colors):
-        names = [name for name in paper_accuracies() if name.startswith(prefix)]
-        points = []
-        for name in names:
-            trunk, memory = paper_accuracies()[name]
-            points.append((count_cost(name, memory=False).madds / 1e9, trunk, count_cost(name).madds / 1e9, memory))
-        for x, y, x2, y2 in points:
-            axis.annotate('', (x2, y2), (x, y), arrowprops=dict(arrowstyle='->', color=color, shrinkA=2, shrinkB=2))
-        trunk_x, trunk_y, x, y = zip(*points)
-        axis.scatter(trunk_x, trunk_y, s=28, facecolors='white', edgecolors=[color], zorder=3)
-        axis.scatter(x, y, s=28, color=color, zorder=3, label=family)
+        for name, (trunk, memory) in paper_accuracies().items():
+            if name.startswith(prefix):
+                start = count_cost(name, memory=False).madds / 1e9, trunk
+                end = count_cost(name).madds / 1e9, memory
+                axis.annotate('', end, start, arrowprops=dict(arrowstyle='->', color=color, shrinkA=2, shrinkB=2))
+                axis.scatter(*start, s=28, facecolors='white', edgecolors=[color], zorder=3)
+                axis.scatter(*end, s=28, color=color, zorder=3)
+        axis.scatter([], [], s=28, color=color, label=family)
     axis.scatter([], [], s=28, facecolors='white', edgecolors='gray', label='trunk alone')
     axis.set_xscale('log')
     axis.set_xlabel('multiply-adds of one image (G), counted')

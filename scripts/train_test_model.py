@@ -71,9 +71,7 @@ def main() -> None:
 
     held_out = accuracy(model, to_batch(test.images, model), test.labels)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = args.output.with_suffix('.tmp')
-    save_file(model.state_dict(), unfinished)
-    unfinished.replace(args.output)
+    save_file(model.state_dict(), args.output)
     parameters = sum(p.numel() for p in model.parameters())
     print(f'{args.output}: {parameters:,} parameters, {args.output.stat().st_size:,} bytes')
     print(f'held-out accuracy: {100 * held_out:.2f} % of {len(test.labels)}')

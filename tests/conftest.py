@@ -8,9 +8,33 @@ import torch
 import torch.nn.functional as F
 
 from digits import load_split, to_batch
+from mlfm_zoo_cli import main
 
 # A shell's background job ignores Ctrl-C, and so would the programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command that must end with exit code 0, and returns what it prints."""
+    def run(*command):
+        capsys.readouterr()
+        assert main([*map(str, command)]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+    return run
+
+
+@pytest.fixture
+def fail(capsys):
+    """Runs a command that must fail with one sentence, and returns it."""
+    def fail(*command):
+        capsys.readouterr()
+        assert main([*map(str, command)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith('error: ') and error.count('\n') == 1 and len(error) < 600, error
+        assert 'Errno' not in error, error
+        return error
+    return fail
 
 
 @pytest.fixture(scope='session')

@@ -7,18 +7,13 @@ import bisect
 import functools
 import json
 from pathlib import Path
-from typing import Any, Collection, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import timm
 import yaml
 
 from mlfm_zoo.workflow.cost import Cost, count_cost
 from mlfm_zoo.workflow.recipe import load_recipe
-
-PARTS = ('recipes', 'settings', 'seeds', 'radii', 'sizes', 'arms', 'networks')
-ENTRY = ('model', 'kwargs', 'arms', 'settings')
-NEEDED = ('epochs', 'num_classes', 'val_split')  # settings that run.py reads too
-OWN = ('model', 'model_kwargs', 'data_dir', 'seed', 'output', 'experiment', 'resume')  # settings that run.py gives
 
 # Seconds to train on one image on an RTX 3090 in mixed precision, by multiply-adds and by activations. Fitted to the
 # 25 trunks of the paper's table that timm's results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv has: RegNets take
@@ -27,27 +22,14 @@ SECONDS_PER_MADD = 5.5e-14
 SECONDS_PER_ACTIVATION = 8.0e-11
 
 
-class PlanError(ValueError):
-    """A plan cannot be read, or cannot be carried out."""
-
-
 class Job(NamedTuple):
-    """One run of a plan.
-
-    Attributes:
-        network: Name of the network in the plan.
-        arm: Name of the arm.
-        seed: Seed of the run.
-        model: Registered name.
-        kwargs: Arguments of the network.
-        settings: Arguments of train.py, except for the network, the seed and the folders.
-    """
-    network: str
+    """One run of a plan."""
+    network: str  # its name in the plan
     arm: str
     seed: int
-    model: str
-    kwargs: Dict[str, Any]
-    settings: Dict[str, Any]
+    model: str  # registered name
+    kwargs: Dict[str, Any]  # arguments of the network
+    settings: Dict[str, Any]  # arguments of train.py, except for the network, the seed and the folders
 
     @property
     def name(self) -> str:
@@ -76,64 +58,33 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A plan.
-
-    Attributes:
-        jobs: The runs, seed by seed.
-        radii: Radii of the low-pass filters, in cycles per image, that finished networks are tested with.
-        sizes: Other sizes of the test images, in pixels, that they are tested on.
-    """
+    """The runs, seed by seed, and what finished networks are tested on."""
     jobs: List[Job]
-    radii: List[float]
-    sizes: List[int]
+    radii: List[float]  # of low-pass filters, in cycles per image
+    sizes: List[int]  # other sizes of the test images, in pixels
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan, and search the widths that it leaves open.
-
-    Args:
-        path: YAML file.
-
-    Returns:
-        The plan.
-
-    Raises:
-        PlanError: The plan has parts that are unknown, or contradicts itself.
-    """
+    """Read a plan, and search the widths that it leaves open."""
     plan = yaml.safe_load(path.read_text(encoding='utf-8'))
-    check_names(plan, PARTS, path.name)
     arms: List[Tuple[str, str, str, Dict[str, Any], Dict[str, Any]]] = []
     for network, entry in plan['networks'].items():
         entry = entry or {}
-        check_names(entry, ENTRY, f'{path.name}, {network}')
         model = entry.get('model', network)
         recipe = load_recipe(model, plan['recipes']).settings if 'recipes' in plan else {}
         settings = {**recipe, **plan.get('settings', {}), **entry.get('settings', {})}
         settings.setdefault('img_size', timm.get_pretrained_cfg_value(model, 'input_size')[-1])
-        missing, own = [name for name in NEEDED if name not in settings], [name for name in OWN if name in settings]
-        if missing or own:
-            raise PlanError(
-                f'{path.name}, {network}: the settings must have {", ".join(NEEDED)} and none of {", ".join(OWN)}, but '
-                f'{", ".join(missing)} is missing and {", ".join(own)} is there.')
         done: Dict[str, Dict[str, Any]] = {}
         for arm, changes in entry.get('arms', plan.get('arms', {})).items():
             kwargs = {**entry.get('kwargs', {}), **changes}
             for name, value in kwargs.items():
                 if isinstance(value, dict):
-                    if value['match'] not in done:
-                        raise PlanError(f'{path.name}, {network} {arm}: {name} must match an arm above it.')
                     target = Job(network, arm, 0, model, done[value['match']], settings).cost.madds
                     kwargs[name] = match_width(model, kwargs, name, settings, target)
             done[arm] = kwargs
             arms.append((network, arm, model, kwargs, settings))
     jobs = [Job(network, arm, seed, *rest) for seed in plan['seeds'] for network, arm, *rest in arms]
     return Plan(jobs, sorted(map(float, plan.get('radii', []))), sorted(plan.get('sizes', [])))
-
-
-def check_names(mapping: Dict[str, Any], known: Collection[str], where: str) -> None:
-    """Refuse a misspelled part of a plan, which would be ignored otherwise."""
-    if unknown := [name for name in mapping if name not in known]:
-        raise PlanError(f'{where}: {", ".join(unknown)} is unknown, expected {", ".join(known)}.')
 
 
 @functools.lru_cache(maxsize=None)
@@ -145,17 +96,8 @@ def count(model: str, kwargs: str, img_size: int, num_classes: int) -> Cost:
 def match_width(model: str, kwargs: Dict[str, Any], name: str, settings: Dict[str, Any], madds: int) -> Any:
     """Find the width at which a network's multiply-adds are nearest to a number.
 
-    Candidates are 1 to 4 times the start, in steps of one percent of it.
-
-    Args:
-        model: Registered name.
-        kwargs: Arguments of the network.
-        name: The argument that is a width. Its value has `start`, a number or a list of numbers that grow together.
-        settings: Settings of the runs.
-        madds: The multiply-adds to match.
-
-    Returns:
-        The width. Whole numbers stay whole.
+    Candidates are 1 to 4 times `kwargs[name]['start']`, a width or a list of widths that grow together, in steps of one
+    percent of it. Whole numbers stay whole.
     """
     start = kwargs[name]['start']
 
@@ -174,18 +116,10 @@ def match_width(model: str, kwargs: Dict[str, Any], name: str, settings: Dict[st
 
 
 def share(jobs: Sequence[Job], number: int, of: int) -> List[Job]:
-    """Choose one process's runs, so that all processes have about the same work.
+    """The runs of process `number` (from 1) of `of`, in the order of the plan.
 
-    The largest runs are dealt first, each to the process with the least work so far. All processes come to the same
-    result on their own, so they need not talk to each other.
-
-    Args:
-        jobs: All runs.
-        number: Number of the process, from 1.
-        of: How many processes there are.
-
-    Returns:
-        Its runs, in the order of the plan.
+    All processes have about the same work. The largest runs are dealt first, each to the process with the least work so
+    far. All processes come to the same result on their own, so they need not talk to each other.
     """
     work, mine = [0.0] * of, set()
     for job in sorted(jobs, key=lambda job: job.estimate_hours(1), reverse=True):

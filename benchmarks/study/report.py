@@ -28,37 +28,21 @@ Interval = Tuple[float, float]
 
 
 class Difference(NamedTuple):
-    """Memory minus another arm, in points.
-
-    Attributes:
-        mean: Mean over seeds.
-        seeds: Number of seeds.
-        over_seeds: 95 % interval by Student's t, None for one seed.
-        over_images: 95 % interval by the bootstrap.
-    """
-    mean: float
+    """Memory minus another arm, in points."""
+    mean: float  # over seeds
     seeds: int
-    over_seeds: Optional[Interval]
-    over_images: Interval
+    over_seeds: Optional[Interval]  # by Student's t, None for one seed
+    over_images: Interval  # by the bootstrap
 
 
 class Study(NamedTuple):
-    """What run.py wrote.
-
-    Attributes:
-        runs: Lines of runs.csv by network, arm and seed.
-        right: Whether each test image is answered right, by network, arm, seed and epoch, 'best' or 'last'.
-        lowpass: Accuracy by network, arm and seed, then by radius.
-        curves: Accuracy of each epoch by network, arm and seed.
-        sizes: Accuracy by network, arm and seed, then by size of the test images.
-        times: Lines of times.csv by network and arm; empty if nothing was timed.
-    """
-    runs: Dict[Key, Dict[str, str]]
-    right: Dict[Tuple[str, str, str, str], np.ndarray]
-    lowpass: Dict[Key, Dict[float, float]]
-    curves: Dict[Key, List[float]]
-    sizes: Dict[Key, Dict[float, float]]
-    times: Dict[Tuple[str, str], Dict[str, str]]
+    """What run.py wrote: accuracies in percent."""
+    runs: Dict[Key, Dict[str, str]]  # lines of runs.csv
+    right: Dict[Tuple[str, str, str, str], np.ndarray]  # each test image, by run and epoch, 'best' or 'last'
+    lowpass: Dict[Key, Dict[float, float]]  # by run, then by radius
+    curves: Dict[Key, List[float]]  # of each epoch
+    sizes: Dict[Key, Dict[float, float]]  # by run, then by size of the test images
+    times: Dict[Tuple[str, str], Dict[str, str]]  # lines of times.csv by network and arm; empty if nothing was timed
 
     @property
     def arms(self) -> Dict[str, List[str]]:
@@ -82,14 +66,7 @@ class Study(NamedTuple):
 
 
 def read_study(folder: Path) -> Study:
-    """Read what run.py wrote.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        The finished runs.
-    """
+    """Read what run.py wrote."""
     def rows(name: str) -> List[Dict[str, str]]:
         if not (folder / name).exists():
             return []
@@ -126,19 +103,27 @@ def student_interval(differences: Sequence[float]) -> Optional[Interval]:
     return mean - half, mean + half
 
 
-def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> Interval:
+def with_deviation(values: Sequence[float]) -> str:
+    """Mean ± standard deviation."""
+    deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.fmean(values):.2f}{deviation}'
+
+
+def with_interval(differences: Sequence[float]) -> str:
+    """Mean of differences (its interval by Student's t); '' for none."""
+    ends = student_interval(differences)
+    interval = f' ({ends[0]:+.2f} to {ends[1]:+.2f})' if ends else ''
+    return f'{statistics.fmean(differences):+.2f}{interval}' if differences else ''
+
+
+def bootstrap_interval(differences: np.ndarray) -> Interval:
     """95 % interval of the mean over images, in points, by bootstrap percentiles.
 
-    Args:
-        differences: What each image adds to the difference (images,): a sum over seeds of -1, 0 and 1.
-        resamples: Samples of as many images, drawn with replacement.
-
-    Returns:
-        Lower and upper end.
+    `differences` (images,) are sums over seeds of -1, 0 and 1.
     """
     # images have a few values only, so how often each value is drawn follows a multinomial law
     values, counts = np.unique(differences, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(differences), counts / len(differences), resamples)
+    drawn = np.random.default_rng(0).multinomial(len(differences), counts / len(differences), RESAMPLES)
     low, high = np.percentile(100 * (drawn @ values) / len(differences), [2.5, 97.5])
     return float(low), float(high)
 
@@ -172,9 +157,7 @@ def arm_table(study: Study) -> str:
             line = [f'`{network}`', arm, f'{int(rows[0]["madds"]) / 1e6:.2f}', f'{int(rows[0]["params"]) / 1e6:.2f}',
                     str(len(rows))]
             for epoch in EPOCHS:
-                top1 = [float(row[f'{epoch}_top1']) for row in rows]
-                deviation = f' ± {statistics.stdev(top1):.2f}' if len(top1) > 1 else ''
-                line.append(f'{statistics.fmean(top1):.2f}{deviation}')
+                line.append(with_deviation([float(row[f'{epoch}_top1']) for row in rows]))
             if study.times:
                 row = study.times[network, arm]
                 line += [row['train_ms'], row['train_ratio'], row['infer_ms'], row['infer_ratio']]
@@ -211,15 +194,7 @@ def difference_table(study: Study) -> str:
 
 
 def condition_table(study: Study, accuracy: Dict[Key, Dict[float, float]]) -> str:
-    """Accuracy by condition (radius or size), and memory minus each other arm there.
-
-    Args:
-        study: What run.py wrote.
-        accuracy: Accuracy by run and condition: `study.lowpass` or `study.sizes`.
-
-    Returns:
-        The table, as Markdown.
-    """
+    """Accuracy by condition, a radius or size, and memory minus each other arm there."""
     conditions = sorted({condition for row in accuracy.values() for condition in row})
     lines = []
     for network, arms in study.arms.items():
@@ -228,26 +203,16 @@ def condition_table(study: Study, accuracy: Dict[Key, Dict[float, float]]) -> st
             means = [f'{statistics.fmean(row[c] for row in rows):.2f}' for c in conditions]
             lines.append([f'`{network}`', arm, *means])
         for _, other in (pair for pair in study.pairs if pair[0] == network):
-            seeds, cells = study.seeds(network, 'memory', other), []
-            for c in conditions if seeds else ():
-                values = [accuracy[network, 'memory', s][c] - accuracy[network, other, s][c] for s in seeds]
-                ends = student_interval(values)
-                cells.append(
-                    f'{statistics.fmean(values):+.2f}' + (f' ({ends[0]:+.2f} to {ends[1]:+.2f})' if ends else ''))
+            seeds = study.seeds(network, 'memory', other)
+            cells = [with_interval([accuracy[network, 'memory', s][c] - accuracy[network, other, s][c] for s in seeds])
+                     for c in conditions]
             if seeds:
                 lines.append([f'`{network}`', f'memory minus {other}', *cells])
     return markdown(('network', 'arm', *(f'{c:g}' for c in conditions)), 2, lines)
 
 
 def report(folder: Path) -> str:
-    """The tables, as Markdown.
-
-    Args:
-        folder: What run.py wrote.
-
-    Returns:
-        The text.
-    """
+    """The tables of what run.py wrote into a folder, as Markdown."""
     study = read_study(folder)
     row = next(iter(study.runs.values()))
     threads = f', {row["threads"]} thread' if row['device'] == 'cpu' else ''
@@ -278,15 +243,9 @@ def report(folder: Path) -> str:
 
 
 def draw(study: Study, folder: Path) -> List[Path]:
-    """Draw the accuracy of each arm, a panel for each network.
+    """Draw the accuracy of each arm, a panel for each network: by epoch, and by radius and time if there are such.
 
-    Args:
-        study: What run.py wrote.
-        folder: Folder of the pictures.
-
-    Returns:
-        The files: curves.png by epoch and lowpass.png by radius, with the range of seeds shaded; times.png against the
-        milliseconds of a training step, if the arms were timed.
+    The range of seeds is shaded.
     """
     def plot_range(panel: Any, color: str, label: str, x: Sequence[float], y: np.ndarray) -> None:
         panel.plot(x, y.mean(0), f'{color}.-', markersize=4, label=label)

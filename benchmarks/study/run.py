@@ -36,7 +36,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import timm
 import torch
-from plan import Job, Plan, PlanError, read_plan, share
+from plan import Job, Plan, read_plan, share
 from timm.models import load_state_dict
 
 import mlfm_zoo
@@ -55,17 +55,15 @@ PREPARATION = ('crop_pct', 'mean', 'std', 'interpolation')  # settings that chan
 TOLERANCE = 0.5  # points between train.py's accuracy and the one measured here: rounding, more in half precision
 
 
-class Figures(NamedTuple):
-    """What a finished run gets right.
+class PlanError(ValueError):
+    """A plan cannot be carried out."""
 
-    Attributes:
-        right: For 'last' and 'best', whether each test image is answered right.
-        lowpass: Accuracy of the last epoch in percent by radius.
-        sizes: Accuracy of the last epoch in percent by image size.
-    """
-    right: Dict[str, np.ndarray]
-    lowpass: Dict[float, float]
-    sizes: Dict[int, float]
+
+class Figures(NamedTuple):
+    """What a finished run gets right."""
+    right: Dict[str, np.ndarray]  # for 'last' and 'best', whether each test image is answered right
+    lowpass: Dict[float, float]  # accuracy of the last epoch in percent by radius
+    sizes: Dict[int, float]  # and by image size
 
 
 def check_timm(folder: Path) -> None:
@@ -82,13 +80,8 @@ def check_timm(folder: Path) -> None:
 def held(lock: Path, wait: bool = False) -> Iterator[Optional[int]]:
     """Hold a lock against other processes, also on machines that share the folder.
 
-    Args:
-        lock: The file that stands for the lock.
-        wait: Whether to wait for a process that holds it.
-
-    Yields:
-        The lock's file descriptor: a child process that inherits it holds the lock too. None if another process holds
-        the lock.
+    Yields the lock's file descriptor: a child process that inherits it holds the lock too. Yields None if another
+    process holds the lock, unless this one waits for it.
     """
     with open(lock, 'ab') as file:
         try:
@@ -128,16 +121,7 @@ def read_curve(folder: Path) -> List[Dict[str, str]]:
 
 
 def train(job: Job, args: argparse.Namespace, lock: int) -> Run:
-    """Train, or resume a training that was stopped.
-
-    Args:
-        job: The run.
-        args: Arguments of this script.
-        lock: File descriptor of the run's lock, which train.py keeps held if this process is killed.
-
-    Returns:
-        The finished run.
-    """
+    """Train, or resume a training that was stopped; train.py inherits the lock, should this process be killed."""
     folder = args.output / job.name
     if (folder / 'args.yaml').exists() and read_json(folder / 'study.json') != job.record:
         raise PlanError(f'{folder} was run with other arguments than the plan has: name another output folder.')
@@ -172,16 +156,7 @@ def train(job: Job, args: argparse.Namespace, lock: int) -> Run:
 
 
 def follow(process: subprocess.Popen, job: Job, folder: Path) -> int:
-    """Until the process ends, print each epoch and keep its seconds in times.json.
-
-    Args:
-        process: The process that trains.
-        job: The run.
-        folder: Its folder.
-
-    Returns:
-        The number of epochs that ended.
-    """
+    """Print each epoch and keep its seconds in times.json; returns how many epochs ended with the process."""
     begun = seen = len(read_curve(folder))
     times, last, running = read_json(folder / 'times.json'), time.time(), True
     while running:
@@ -201,17 +176,7 @@ def follow(process: subprocess.Popen, job: Job, folder: Path) -> int:
 
 @torch.inference_mode()
 def examine(job: Job, run: Run, data: Path, plan: Plan) -> Figures:
-    """Test a run on the test images: as they are, low-pass filtered, of other sizes.
-
-    Args:
-        job: The run.
-        run: Its outputs.
-        data: Folder of the data.
-        plan: The plan, which has the radii and sizes.
-
-    Returns:
-        The figures.
-    """
+    """Test a run on the test images: as they are, low-pass filtered, of other sizes."""
     epochs = {'last': run.last, 'best': run.best}
     if run.best.number == run.last.number:
         del epochs['best']
@@ -285,15 +250,7 @@ def read_rows(file: Path) -> List[Dict[str, str]]:
 
 
 def put(file: Path, plan: Plan, job: Job, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a run's rows into a table in place of its old ones, in the plan's order.
-
-    Args:
-        file: The table.
-        plan: The plan.
-        job: The run.
-        columns: The columns that follow network, arm and seed.
-        rows: Their values.
-    """
+    """Write a run's rows into a table in place of its old ones, in the plan's order."""
     columns = ('network', 'arm', 'seed', *columns)
     all_rows = [[row[name] for name in columns] for row in read_rows(file)]
     all_rows = [row for row in all_rows if tuple(row[:3]) != job.key] + [[*job.key, *row] for row in rows]
@@ -302,15 +259,7 @@ def put(file: Path, plan: Plan, job: Job, columns: Sequence[str], rows: Sequence
 
 
 def keep(job: Job, run: Run, figures: Figures, plan: Plan, args: argparse.Namespace) -> None:
-    """Write a finished run's figures; its line in runs.csv comes last.
-
-    Args:
-        job: The run.
-        run: Its outputs.
-        figures: Its figures.
-        plan: The plan.
-        args: Arguments of this script.
-    """
+    """Write a finished run's figures; its line in runs.csv comes last."""
     curve = read_curve(run.folder)
     columns = [name for name in CURVE_COLUMNS if name in curve[0]]
     times = read_json(run.folder / 'times.json')
@@ -336,18 +285,7 @@ def keep(job: Job, run: Run, figures: Figures, plan: Plan, args: argparse.Namesp
 
 
 def missing(jobs: Sequence[Job], results: Path) -> List[Job]:
-    """The runs that are not finished.
-
-    Args:
-        jobs: Runs of the plan.
-        results: Folder of results.
-
-    Returns:
-        Those that are not in runs.csv.
-
-    Raises:
-        PlanError: One was made with other arguments.
-    """
+    """The runs that are not in runs.csv; a PlanError if one was made with other arguments."""
     rows = {(row['network'], row['arm'], row['seed']): row for row in read_rows(results / 'runs.csv')}
     for job in jobs:
         row = rows.get(job.key)
@@ -357,16 +295,7 @@ def missing(jobs: Sequence[Job], results: Path) -> List[Job]:
 
 
 def run_jobs(jobs: Sequence[Job], plan: Plan, args: argparse.Namespace) -> List[str]:
-    """Train and measure runs one after another; a failure does not stop the others.
-
-    Args:
-        jobs: The runs.
-        plan: The plan.
-        args: Arguments of this script.
-
-    Returns:
-        What is left to do, a sentence for each run.
-    """
+    """Train and measure runs, past failures; returns a sentence for each that is not finished."""
     left = []
     for number, job in enumerate(jobs, 1):
         folder = args.output / job.name

@@ -32,15 +32,9 @@ COLUMNS = (
 
 
 def measure(jobs: List[Job], train: bool, rounds: int) -> List[List[str]]:
-    """Time the arms of one network.
+    """Time the arms of one network, in a training step or a forward pass in eval mode.
 
-    Args:
-        jobs: One run of each arm.
-        train: A training step, or else a forward pass in eval mode.
-        rounds: Number of rounds.
-
-    Returns:
-        For each arm the median in milliseconds, and the median and the quartiles of its ratio to the baseline.
+    Returns for each arm the median in milliseconds, and the median and the quartiles of its ratio to the baseline.
     """
     settings = jobs[0].settings
     args = argparse.Namespace(

@@ -45,15 +45,11 @@ def mobilenetv2(width=1.0, update='cat', num_classes=100):
             block += 1
             prefix = f'features{group}.{i}.conv' if update else f'features.{block}.conv'
             hidden = chs * expand
-            if expand == 1:
-                parts = [conv(f'{prefix}.0', hidden, 1, 3), norm(f'{prefix}.1', hidden),
-                         conv(f'{prefix}.3', out_chs, hidden), norm(f'{prefix}.4', out_chs)]
-            else:
-                parts = [conv(f'{prefix}.0', hidden, chs), norm(f'{prefix}.1', hidden),
-                         conv(f'{prefix}.3', hidden, 1, 3), norm(f'{prefix}.4', hidden),
-                         conv(f'{prefix}.6', out_chs, hidden), norm(f'{prefix}.7', out_chs)]
-            for part in parts:
-                weights |= part
+            depthwise = 0 if expand == 1 else 3
+            if depthwise:
+                weights |= conv(f'{prefix}.0', hidden, chs) | norm(f'{prefix}.1', hidden)
+            weights |= conv(f'{prefix}.{depthwise}', hidden, 1, 3) | norm(f'{prefix}.{depthwise + 1}', hidden)
+            weights |= conv(f'{prefix}.{depthwise + 3}', out_chs, hidden) | norm(f'{prefix}.{depthwise + 4}', out_chs)
             chs = out_chs
         if update and 1 <= group <= 5:
             weights |= unit(f'wavelet_{group}', chs, memory_chs)

@@ -9,17 +9,15 @@ import hashlib
 import json
 import os
 import re
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import constants
 
-__all__ = ['TOKEN', 'HubServer', 'environment', 'git_oid', 'point_client_at']
+from helpers.loopback import LoopbackServer
 
 TOKEN = 'hf_token_of_the_tests'
-FAULTS = ('cut', 'wrong_bytes', 'short', 'truncated', 'error_500')
 
 
 def environment(endpoint, home, token=None, offline=False):
@@ -57,24 +55,21 @@ def git_oid(content):
 @dataclass
 class Repo:
     """A repository: the files of each of its commits, and the latest commit."""
-    name: str
     gated: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     main: str = ''
 
     def commit(self, files):
         """Make these files the latest commit; the same files have the same id."""
-        tree = [(path, hashlib.sha256(content).hexdigest()) for path, content in sorted(files.items())]
-        self.main = hashlib.sha1(json.dumps([self.name, tree]).encode()).hexdigest()
+        self.main = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
         self.commits[self.main] = dict(files)
         return self.main
 
 
-class HubServer:
-    """The server; as a context manager it runs in a thread.
+class HubServer(LoopbackServer):
+    """The server.
 
     Attributes:
-        endpoint: Its address.
         repos: The repositories by id.
         requests: Method and path of each request.
         fault: None, or what is wrong with downloads: 'cut' closes the connection before the body, 'wrong_bytes' changes
@@ -84,35 +79,18 @@ class HubServer:
     """
 
     def __init__(self):
+        super().__init__(Handler)
         self.repos = {}
         self.requests = []
         self.fault = None
         self.cut_uploads = False
-        hub = self
-
-        class BoundHandler(Handler):
-            server_of_tests = hub
-
-        self.http = ThreadingHTTPServer(('127.0.0.1', 0), BoundHandler)
-        self.endpoint = f'http://127.0.0.1:{self.http.server_port}'
-
-    def __enter__(self):
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={'poll_interval': 0.05}, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
 
     def clear(self):
-        """Forget the requests seen so far."""
         self.requests.clear()
 
     def add_repo(self, repo_id, files):
         """Create a repository of these files and return its commit."""
-        self.repos[repo_id] = Repo(repo_id)
+        self.repos[repo_id] = Repo()
         return self.repos[repo_id].commit(files)
 
     def commit(self, repo_id, files):
@@ -125,8 +103,6 @@ class HubServer:
 
 
 class HubError(Exception):
-    """An answer that is no success."""
-
     def __init__(self, status, message, code=None):
         super().__init__(message)
         self.status = status
@@ -134,9 +110,6 @@ class HubError(Exception):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the requests of one connection."""
-
-    server_of_tests: HubServer
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True  # headers and body go out in two writes, which would take 40 ms
 
@@ -144,14 +117,15 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def dispatch(self):
-        self.hub = self.server_of_tests
         path = urlsplit(self.path).path
-        self.hub.requests.append((self.command, path))
+        self.server.requests.append((self.command, path))
         body = self.read_body()
         try:
+            if self.command == 'POST' and self.headers.get('Authorization') != f'Bearer {TOKEN}':
+                raise HubError(401, 'Invalid credentials in Authorization header')
             for method, pattern, action in ROUTES:
                 if self.command in method.split() and (match := re.fullmatch(pattern, path)):
-                    return action(self, body, *map(unquote, match.groups('')))
+                    return action(self, body, *map(unquote, match.groups()))
             raise HubError(404, f'{self.command} {path} is not part of the Hub of the tests')
         except HubError as error:
             self.answer({'error': str(error)}, error.status, error.headers)
@@ -179,29 +153,17 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != 'HEAD':
             self.wfile.write(content)
 
-    def repo(self, repo_id):
-        if repo_id not in self.hub.repos:
-            raise HubError(404, 'Repository not found', 'RepoNotFound')
-        return self.hub.repos[repo_id]
-
-    def check_token(self):
-        if self.headers.get('Authorization') != f'Bearer {TOKEN}':
-            raise HubError(401, 'Invalid credentials in Authorization header')
-
-    def revision(self, repo, revision):
-        sha = repo.main if revision in ('main', '') else revision
-        if sha not in repo.commits:
-            raise HubError(404, f'Invalid rev id: {revision}', 'RevisionNotFound')
-        return sha
-
     def resolve(self, body, repo_id, revision, path):
-        fault = self.hub.fault
+        fault, repo = self.server.fault, self.server.repos.get(repo_id)
         if fault == 'error_500':
             raise HubError(500, 'Internal Error')
-        repo = self.repo(repo_id)
+        if repo is None:
+            raise HubError(404, 'Repository not found', 'RepoNotFound')
         if repo.gated:
             raise HubError(403, f'Access to model {repo_id} is restricted.', 'GatedRepo')
-        sha = self.revision(repo, revision)
+        sha = repo.main if revision == 'main' else revision
+        if sha not in repo.commits:
+            raise HubError(404, f'Invalid rev id: {revision}', 'RevisionNotFound')
         if path not in repo.commits[sha]:
             raise HubError(404, 'Entry not found', 'EntryNotFound')
         content = repo.commits[sha][path]
@@ -218,54 +180,38 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(b'', headers=headers | {'Content-Length': len(content)})
         self.answer(content, headers=headers)
 
-    def info(self, body, repo_id, revision):
-        repo = self.repo(repo_id)
-        sha = self.revision(repo, revision)
-        siblings = [{'rfilename': path} for path in sorted(repo.commits[sha])]
-        self.answer({'id': repo_id, 'sha': sha, 'private': False, 'tags': [], 'siblings': siblings})
-
-    def tree(self, body, repo_id, revision):
-        repo = self.repo(repo_id)
-        files = repo.commits[self.revision(repo, revision)]
-        self.answer([{'type': 'file', 'path': path, 'size': len(content), 'oid': git_oid(content)}
-                     for path, content in sorted(files.items())])
-
     def create(self, body):
-        self.check_token()
         wanted = json.loads(body)
         repo_id = f'{wanted.get("organization") or "tester"}/{wanted["name"]}'
-        if repo_id in self.hub.repos:
-            return self.answer({'error': 'You already created this repo', 'url': f'{self.hub.endpoint}/{repo_id}'}, 409)
-        self.hub.add_repo(repo_id, {'.gitattributes': b''})
-        self.answer({'url': f'{self.hub.endpoint}/{repo_id}', 'name': repo_id})
+        url = f'{self.server.endpoint}/{repo_id}'
+        if repo_id in self.server.repos:
+            return self.answer({'error': 'You already created this repo', 'url': url}, 409)
+        self.server.add_repo(repo_id, {'.gitattributes': b''})
+        self.answer({'url': url, 'name': repo_id})
 
     def validate_yaml(self, body):
         self.answer({'errors': [], 'warnings': []})
 
     def preupload(self, body, repo_id, revision):
-        self.check_token()
         files = [{'path': file['path'], 'uploadMode': 'regular', 'shouldIgnore': False}
                  for file in json.loads(body)['files']]
         self.answer({'files': files})
 
     def commit(self, body, repo_id, revision):
-        self.check_token()
-        if self.hub.cut_uploads:
+        if self.server.cut_uploads:
             self.close_connection = True
             return
         operations = [json.loads(line) for line in body.splitlines()]
-        sha = self.hub.commit(repo_id, {
+        sha = self.server.commit(repo_id, {
             operation['value']['path']: base64.b64decode(operation['value']['content'])
             for operation in operations if operation['key'] == 'file'})
-        url = f'{self.hub.endpoint}/{repo_id}/commit/{sha}'
-        self.answer({'success': True, 'commitOid': sha, 'commitUrl': url, 'hookOutput': ''})
+        self.answer({'success': True, 'commitOid': sha, 'hookOutput': '',
+                     'commitUrl': f'{self.server.endpoint}/{repo_id}/commit/{sha}'})
 
 
 REPO = '([^/]+/[^/]+)'
 ROUTES = [  # the first that fits is taken
     ('GET HEAD', rf'/{REPO}/resolve/([^/]+)/(.+)', Handler.resolve),
-    ('GET', rf'/api/models/{REPO}(?:/revision/([^/]+))?', Handler.info),
-    ('GET', rf'/api/models/{REPO}/tree/([^/]+)', Handler.tree),
     ('POST', '/api/repos/create', Handler.create),
     ('POST', '/api/validate-yaml', Handler.validate_yaml),
     ('POST', rf'/api/models/{REPO}/preupload/([^/]+)', Handler.preupload),

@@ -48,7 +48,6 @@ def make_files():
         dict(quality=70, exif=b'Exif\0\0II'), dict(quality=70, icc_profile=bytes(range(256)))]
     files = []
     for i, kind in enumerate(kinds):
-        kind = dict(kind)
         image = photo(*((24, 40), (65, 43), (33, 70))[i % 3], i).convert(kind.pop('mode', 'RGB'))
         files.append(as_jpeg(image, **kind))
     return files
@@ -80,36 +79,30 @@ def mutate(seed, files):
     content = bytearray(rng.choice(files))
     places = segments(content)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        kind = rng.randrange(9)
-        at = rng.randrange(len(content)) if len(content) else 0
+        kind = rng.randrange(7)
+        at = rng.randrange(len(content)) if content else 0
         if kind == 0:  # one bit anywhere
             content[at:at + 1] = bytes([content[at] ^ 1 << rng.randrange(8)]) if content else b'\0'
-        elif kind == 1:  # a byte in the headers
-            head = rng.randrange(min(len(content), places[-2] + 14)) if len(content) > 2 else 0
-            content[head:head + 1] = bytes([rng.randrange(256)])
+        elif kind == 1:  # a field of a segment
+            at = rng.choice(places) + rng.randrange(2, 20)
+            fields = (0, 1, 2, 3, 4, 8, 16, 0x11, 0x22, 0x41, 63, 64, 255, rng.randrange(256))
+            content[at:at + 1] = bytes([rng.choice(fields)])
         elif kind == 2:  # truncated, with an end marker or without
             del content[at:]
             content += rng.choice((b'', b'\xff\xd9'))
-        elif kind == 3:  # a piece is missing
-            del content[at:at + rng.choice((1, 2, 16, 200))]
+        elif kind == 3:  # a piece or a segment is missing
+            i = rng.randrange(len(places) - 1)
+            start, end = rng.choice(((at, at + rng.choice((1, 2, 16, 200))), (places[i], places[i + 1])))
+            del content[start:end]
         elif kind == 4:  # a piece twice, or of another file
             other = rng.choice((bytes(content), rng.choice(files)))
             start = rng.randrange(max(1, len(other)))
             content[at:at] = other[start:start + rng.choice((1, 8, 100, 1000))]
-        elif kind == 5:  # segments change places, go, or come from another file
-            original = rng.choice(files)
+        elif kind == 5:  # a segment of this or another file in another place
+            original, at = rng.choice(files), rng.choice(places)
             cuts = segments(original)
             i = rng.randrange(len(cuts) - 1)
-            j = rng.choice(places)
-            content[j:j] = original[cuts[i]:cuts[i + 1]]
-        elif kind == 6:
-            i = rng.randrange(len(places) - 1)
-            del content[places[i]:places[i + 1]]
-        elif kind == 7:  # fields of the frame and the scans
-            headers = [p for p in places if content[p + 1:p + 2] and content[p + 1] in b'\xc0\xc2\xda\xdd\xc4\xdb']
-            if headers:
-                p = rng.choice(headers) + rng.randrange(2, 20)
-                content[p:p + 1] = bytes([rng.choice((0, 1, 2, 3, 4, 8, 16, 0x11, 0x22, 0x41, 63, 64, 255))])
+            content[at:at] = original[cuts[i]:cuts[i + 1]]
         else:  # a large size
             for p in places:
                 if p + 9 < len(content) and content[p + 1] in (0xc0, 0xc1, 0xc2):
@@ -176,17 +169,11 @@ def main():
     warnings.simplefilter('ignore')
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     first, count = map(int, sys.argv[1:])
-    files, read, failed = make_files(), 0, []
+    files, read = make_files(), 0
     for number in range(first, first + count):
         print(number, flush=True)
-        try:
-            read += check(mutate(number, files), f'mutation {number}')
-        except AssertionError as error:
-            failed.append(str(error))
-    for sentence in failed[:20]:
-        print(sentence)
-    print(f'{count} mutations, {read} read, {count - read - len(failed)} refused, {len(failed)} failed')
-    sys.exit(bool(failed))
+        read += check(mutate(number, files), f'mutation {number}')
+    print(f'{count} mutations, {read} read, {count - read} refused')
 
 
 if __name__ == '__main__':

@@ -69,6 +69,12 @@ def lived_in(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
+def assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    """Compares two tensors, to a part of the largest value."""
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
 @torch.inference_mode()
 def assert_nothing_overwritten(model: torch.nn.Module) -> None:
     """Fails if a feature, memory or band that a memory unit is given changes during a pass."""
@@ -78,11 +84,7 @@ def assert_nothing_overwritten(model: torch.nn.Module) -> None:
         x, memory, bands = args
         handed.extend((tensor, tensor.clone()) for tensor in (memory, *bands, x))
 
-    def compare(unit, args, output):
-        assert torch.equal(*handed[-1])
-
     for unit in model.memory.units():
         unit.register_forward_pre_hook(keep)
-        unit.register_forward_hook(compare)
     model(torch.randn(2, 3, 64, 96))
     assert handed and all(torch.equal(tensor, copy) for tensor, copy in handed)

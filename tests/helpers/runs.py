@@ -11,7 +11,7 @@ TOP1 = [50.0, 70.0, 90.0, 90.0, 80.0]
 MODEL = 'test_mlfm_resnet'
 
 
-def write_run(folder, top1=TOP1, epochs=None, model=MODEL, weights=None, ema=None, **args):
+def write_run(folder, top1=TOP1, epochs=None, model=MODEL, weights=None, **args):
     """A run's folder, with the checkpoints that timm's own saver keeps."""
     folder.mkdir(parents=True)
     kwargs = args.get('model_kwargs', {})
@@ -21,8 +21,7 @@ def write_run(folder, top1=TOP1, epochs=None, model=MODEL, weights=None, ema=Non
     args = dict(dict(model=model, epochs=epochs or len(top1), model_kwargs=kwargs, seed=1, eval_metric='top1'), **args)
     (folder / 'args.yaml').write_text(yaml.safe_dump(args))
     saver = CheckpointSaver(
-        network, torch.optim.SGD(network.parameters(), 0.1), checkpoint_dir=folder, recovery_dir=folder, max_history=2,
-        model_ema=ema)
+        network, torch.optim.SGD(network.parameters(), 0.1), checkpoint_dir=folder, recovery_dir=folder, max_history=2)
     with open(folder / 'summary.csv', 'w', newline='') as f:
         writer = csv.writer(f)
         writer.writerow(['epoch', 'train_loss', 'eval_loss', 'eval_top1', 'lr'])

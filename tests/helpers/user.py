@@ -21,8 +21,7 @@ class User:
         self.manifest = home / 'manifest.yaml'
 
     def _run(self, command, offline=False, cache=None):
-        env = dict(os.environ, **environment(self.server.endpoint, cache or self.home, self.token, offline=offline))
-        env = {k: v for k, v in env.items() if v is not None}
+        env = environment(self.server.endpoint, cache or self.home, self.token, offline)
         env['PYTHONPATH'] = os.pathsep.join(IMPORTS)
         if self.manifest.exists():
             env['MLFM_ZOO_MANIFEST'] = str(self.manifest)

@@ -22,7 +22,6 @@ def run(script, *args):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-
 @pytest.mark.slow
 def test_deploy(tmp_path, monkeypatch):
     """Each cell is measured once: the same command has nothing left to do, and one more thread is added."""

@@ -1,7 +1,6 @@
 """benchmarks/study: a killed study resumes, parts of a plan run at once, widths match, figures agree with scipy's."""
 
 import argparse
-import csv
 import importlib
 import json
 import multiprocessing
@@ -24,6 +23,7 @@ from timm.models import load_state_dict
 from torch.utils.flop_counter import FlopCounterMode
 
 from digits import write_digits
+from helpers.tables import read_table
 from mlfm_zoo.hub.manifest import paper_accuracies
 from mlfm_zoo.workflow.collect import Epoch, Run
 from mlfm_zoo.workflow.recipe import load_recipe
@@ -63,11 +63,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def rows(path):
-    with open(path, newline='') as f:
-        return list(csv.DictReader(f))
-
-
 @pytest.mark.slow
 def test_killed_study_resumes(folder):
     """Two arms of the same network: the run that was killed ends where the one that was not ends."""
@@ -81,7 +76,7 @@ def test_killed_study_resumes(folder):
     os.killpg(killed.pid, signal.SIGSTOP)
     other = subprocess.run(command(plan, folder), capture_output=True, text=True)
     assert other.returncode == 1 and other.stderr.startswith(f'Another process works in {run}.\n')
-    assert [row['arm'] for row in rows(folder / 'results' / 'runs.csv')] == ['same']
+    assert [row['arm'] for row in read_table(folder / 'results' / 'runs.csv')] == ['same']
     os.kill(killed.pid, signal.SIGKILL)  # train.py, which still holds the lock, lives on
     killed.wait()
     with runner.held(run / 'lock') as lock:
@@ -94,12 +89,12 @@ def test_killed_study_resumes(folder):
     assert done.returncode == 0, done.stderr
     resumed = yaml.safe_load((run / 'args.yaml').read_text())
     assert resumed['resume'] == str(run / 'last.pth.tar')
-    curves = [rows(folder / 'results' / 'curves' / f'tiny-{arm}-seed0.csv') for arm in ('memory', 'same')]
+    curves = [read_table(folder / 'results' / 'curves' / f'tiny-{arm}-seed0.csv') for arm in ('memory', 'same')]
     assert [[int(row['epoch']) for row in curve] for curve in curves] == [[*range(30)]] * 2
     resumed, whole = ([float(row['train_loss']) for row in curve] for curve in curves)
     assert resumed == pytest.approx(whole, rel=0.01) and whole[-1] < 0.5 * whole[0]  # sums of a batch in another order
 
-    [memory, same] = rows(folder / 'results' / 'runs.csv')
+    [memory, same] = read_table(folder / 'results' / 'runs.csv')
     assert (memory['arm'], same['arm'], memory['epochs']) == ('memory', 'same', '30')
     assert json.loads(same['kwargs']) == {'memory_update': 'add'} and float(same['seconds']) > 0
     # answers of the network, computed here once more
@@ -125,7 +120,7 @@ def test_killed_study_resumes(folder):
 
     assert not runner.missing(plans.read_plan(plan).jobs, folder / 'results')  # nothing is run twice
     write_plan(plan, {'memory': {}}, epochs=30, lr=0.1)
-    with pytest.raises(plans.PlanError, match='was run with other arguments'):
+    with pytest.raises(runner.PlanError, match='was run with other arguments'):
         runner.missing(plans.read_plan(plan).jobs, folder / 'results')
 
 
@@ -139,37 +134,35 @@ def test_whole_study_in_two_parts(folder, capsys):
     for part in parts:
         _, errors = part.communicate()
         assert part.returncode == 0, errors
-    order = [row['arm'] for row in rows(folder / 'results' / 'runs.csv')]
-    assert order == list(arms)
+    rows = read_table(folder / 'results' / 'runs.csv')
+    assert [row['arm'] for row in rows] == list(arms)
     assert mlfm_zoo_main(['collect', *map(str, sorted((folder / 'output').glob('tiny-*'))), '--num-images', '64']) == 0
     collected = capsys.readouterr().out
     printed = subprocess.run(
         [sys.executable, STUDY / 'report.py', folder / 'results'], capture_output=True, text=True)
     assert printed.returncode == 0, printed.stderr
-    for arm in ('memory', 'baseline'):
-        mean = statistics.fmean(float(r['last_top1']) for r in rows(folder / 'results' / 'runs.csv') if r['arm'] == arm)
-        assert f'{mean:.2f}' in printed.stdout and f'{mean:.2f}' in collected
+    for row in rows[:2]:
+        top1 = f'{float(row["last_top1"]):.2f}'
+        assert top1 in printed.stdout and top1 in collected
     for name in ('curves.png', 'lowpass.png'):
         assert (folder / 'results' / name).stat().st_size > 1000
 
 
-def multiply_adds(model, **kwargs):
+def multiply_adds(model, size=64, **kwargs):
     with torch.device('meta'), FlopCounterMode(display=False) as counter:
-        timm.create_model(model, num_classes=10, **kwargs).eval()(torch.empty(1, 3, 64, 64))
+        timm.create_model(model, num_classes=10, **kwargs).eval()(torch.empty(1, 3, size, size))
     return counter.get_total_flops() / 2
 
 
-def test_widened_arms(tmp_path):
-    """Of the plan that comes along: within 2 % of the memory's multiply-adds."""
-    jobs, radii, sizes = plans.read_plan(STUDY / 'cifar10-cpu.yaml')
-    assert (radii, sizes) == ([2, 3, 4, 6, 8, 12, 16], [])
-    assert [(job.seed, job.network, job.arm) for job in jobs] == [
-        (seed, network, arm) for seed in range(3) for network in ('mobilenetv2_035', 'resnet10')
-        for arm in ('memory', 'baseline', 'wide')]
-    for memory, baseline, wide in (jobs[:3], jobs[3:6]):
-        counts = [multiply_adds(job.model, **job.kwargs) for job in (memory, baseline, wide)]
-        assert counts == [job.cost.madds for job in (memory, baseline, wide)]
-        assert counts[1] < 0.9 * counts[0] and counts[2] / counts[0] == pytest.approx(1, abs=0.02)
+@pytest.mark.parametrize('plan', [
+    'cifar10-cpu', *(pytest.param(plan, marks=pytest.mark.slow) for plan in ('cifar10-gpu', 'imagenette-cpu'))])
+def test_widened_arms(plan):
+    """Within 2 % of the memory's multiply-adds."""
+    jobs = {(job.network, job.arm): job for job in plans.read_plan(STUDY / f'{plan}.yaml').jobs}
+    for (network, arm), job in jobs.items():
+        assert job.cost.madds == multiply_adds(job.model, job.settings['img_size'], **job.kwargs)
+        if arm == 'wide':
+            assert job.cost.madds / jobs[network, 'memory'].cost.madds == pytest.approx(1, abs=0.02)
 
 
 def test_nearest_width():
@@ -179,14 +172,6 @@ def test_nearest_width():
     width = plans.match_width(MODEL, kwargs, 'stem_width', dict(img_size=64, num_classes=10), target)
     distance = {w: abs(multiply_adds(MODEL, memory=False, stem_width=w) - target) for w in range(8, 20)}
     assert width == min(distance, key=distance.__getitem__) > 8
-
-
-@pytest.mark.slow
-def test_all_plans():
-    for plan in STUDY.glob('*.yaml'):
-        jobs = plans.read_plan(plan).jobs
-        madds = {(job.network, job.arm): job.cost.madds for job in jobs}
-        assert all(madds[n, a] / madds[n, 'memory'] == pytest.approx(1, abs=0.02) for n, a in madds if a == 'wide')
 
 
 def test_imagenet100_plan():
@@ -209,24 +194,21 @@ def test_command_of_a_recipe(tmp_path):
     line = runner.training_command(job, argparse.Namespace(data=Path('DATA'), timm=tmp_path, output=Path('OUTPUT')))
     assert line[1:5] == ['-m', 'mlfm_zoo', 'run', str(tmp_path / 'train.py')]
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    for name in ('opt-kwargs', 'model-kwargs'):
-        parser.add_argument(f'--{name}', nargs='*', action=timm.utils.ParseKwargs)
+    parser.add_argument('--model-kwargs', nargs='*', action=timm.utils.ParseKwargs)
     parser.add_argument('--decay-milestones', nargs='+', type=int)
     parser.add_argument('--amp', action='store_true')
-    for name in ('batch-size', 'experiment'):
-        parser.add_argument(f'--{name}')
+    parser.add_argument('--experiment')
     args, _ = parser.parse_known_args(line[5:])
     assert vars(args) == dict(
-        opt_kwargs={'filter_bias_and_bn': False}, model_kwargs={'memory': False}, decay_milestones=[30, 60], amp=True,
-        batch_size='256', experiment='mlfm_resnet50-baseline-seed0')
+        model_kwargs={'memory': False}, decay_milestones=[30, 60], amp=True,
+        experiment='mlfm_resnet50-baseline-seed0')
 
 
 # Images a second of training on an RTX 3090, from timm's results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv.
-@pytest.mark.parametrize('model, size, speed', [
-    ('mobilenetv2_035', 224, 4789), ('regnety_008', 224, 993), ('efficientnet_b0', 224, 1752), ('resnet18', 224, 3482),
-    ('convnext_tiny', 224, 819)])
-def test_estimate(model, size, speed):
-    job = plans.Job(model, '', 0, model, {}, dict(img_size=size, num_classes=1000, epochs=2))
+@pytest.mark.parametrize('model, speed', [
+    ('mobilenetv2_035', 4789), ('regnety_008', 993), ('convnext_tiny', 819)])
+def test_estimate(model, speed):
+    job = plans.Job(model, '', 0, model, {}, dict(img_size=224, num_classes=1000, epochs=2))
     assert 1 / 2.2 < job.estimate_hours(1000) / (2 * 1000 / speed / 3600) < 1.4
 
 
@@ -261,45 +243,23 @@ def test_processes_write_at_once(tmp_path):
     jobs = [plans.Job('tiny', 'memory', seed, MODEL, {}, settings) for seed in range(80)]
     plan = plans.Plan(jobs, [2.0], [48])
     assert jobs[0].cost.params > 0
-    fork = multiprocessing.get_context('fork')
-    writers = [fork.Process(target=keep_all, args=(jobs[i::4], plan, tmp_path)) for i in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0] * 4
+    with multiprocessing.get_context('fork').Pool(4) as writers:
+        writers.starmap(keep_all, [(jobs[i::4], plan, tmp_path) for i in range(4)], chunksize=1)
     for name, lines in (('runs', 1), ('images', 2), ('lowpass', 1), ('sizes', 1)):
-        found = rows(tmp_path / 'results' / f'{name}.csv')
+        found = read_table(tmp_path / 'results' / f'{name}.csv')
         assert [int(row['seed']) for row in found] == [seed for seed in range(80) for _ in range(lines)]
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(size=[48]), 'size is unknown'),
-    (dict(networks=dict(tiny=dict(modle=MODEL))), 'modle is unknown'),
-    (dict(settings=dict(epochs=1, seed=3)), 'num_classes, val_split is missing and seed is there'),
-    (dict(networks=dict(tiny=dict(model=MODEL, arms=dict(wide=dict(channels=dict(match='other')))))), 'match'),
-])
-def test_refused_plans(tmp_path, change, message):
-    plan = write_plan(tmp_path / 'plan.yaml', {'memory': {}}, epochs=1)
-    plan.write_text(yaml.safe_dump({**yaml.safe_load(plan.read_text()), **change}))
-    with pytest.raises(plans.PlanError, match=message) as error:
-        plans.read_plan(plan)
-    assert '\n' not in str(error.value)
-
-
-def test_another_timm_is_refused(folder):
+def test_another_timm_is_refused(tmp_path):
     """train.py would import the timm beside it, and not the one whose version is written down."""
-    plan = write_plan(folder / 'plan.yaml', {'memory': {}}, epochs=1)
-    version = folder / 'timm' / 'timm' / 'version.py'
+    runner.check_timm(tmp_path)
+    version = tmp_path / 'timm' / 'version.py'
     version.parent.mkdir()
-    version.write_text("__version__ = '0.9.1'\n")
-    done = subprocess.run(command(plan, folder), capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.count('\n') == 1 and 'holds timm 0.9.1' in done.stderr
-    assert not (folder / 'output').exists()
     version.write_text(f"__version__ = '{timm.__version__}'\n")
-    runner.check_timm(folder / 'timm')
-    version.unlink()
-    runner.check_timm(folder / 'timm')
+    runner.check_timm(tmp_path)
+    version.write_text("__version__ = '0.9.1'\n")
+    with pytest.raises(runner.PlanError, match='holds timm 0.9.1'):
+        runner.check_timm(tmp_path)
 
 
 @pytest.fixture
@@ -329,17 +289,14 @@ def figures(tmp_path):
     return tmp_path, right
 
 
-@pytest.mark.parametrize('other, seeds', [('baseline', 3), ('wide', 2)])
-@pytest.mark.parametrize('epoch', ['best', 'last'])
+@pytest.mark.parametrize('other, seeds, epoch', [('baseline', 3, 'last'), ('wide', 2, 'best')])
 def test_differences(figures, other, seeds, epoch):
     folder, right = figures
-    study = reporter.read_study(folder)
-    found = reporter.difference(study, 'tiny', other, epoch)
+    found = reporter.difference(reporter.read_study(folder), 'tiny', other, epoch)
     memory, without = (
         np.stack([right[arm, seed, epoch] for seed in range(seeds)]).astype(float) for arm in ('memory', other))
-    by_seed = 100 * memory.mean(1), 100 * without.mean(1)
-    assert found.seeds == seeds and found.mean == pytest.approx((by_seed[0] - by_seed[1]).mean())
-    differences = by_seed[0] - by_seed[1]
+    differences = 100 * memory.mean(1) - 100 * without.mean(1)
+    assert found.seeds == seeds and found.mean == pytest.approx(differences.mean())
     interval = stats.t.interval(0.95, seeds - 1, loc=differences.mean(), scale=stats.sem(differences))
     assert found.over_seeds == pytest.approx(interval)
     images = 100 * (memory - without).mean(0)
@@ -363,9 +320,3 @@ def test_arms_and_pictures(figures, tmp_path):
         assert f'| `tiny` | {arm} | {low:.2f} |' in text
     assert [file.name for file in reporter.draw(reporter.read_study(folder), tmp_path / 'pictures')] == [
         'curves.png', 'lowpass.png']
-
-
-def test_no_runs_yet(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['report.py', str(tmp_path)])
-    with pytest.raises(SystemExit, match='no run is finished'):
-        reporter.main()

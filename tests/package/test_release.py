@@ -30,42 +30,33 @@ def test_lower_bounds_are_those_that_are_tested():
                 assert Version(bound.version) == Version(pin.version), requirement.name
 
 
-@pytest.mark.parametrize('file, old', [
-    ('mlfm_zoo/__init__.py', "__version__ = '"), ('CHANGELOG.md', '## ['), ('CITATION.cff', 'version: '),
-    ('CITATION.cff', 'date-released: '),
-])
-def test_versions_that_differ_are_told(file, old, tmp_path, monkeypatch):
+def test_versions_that_differ_are_told(tmp_path, monkeypatch):
     (tmp_path / 'mlfm_zoo').mkdir()
     for name in ('mlfm_zoo/__init__.py', 'CHANGELOG.md', 'CITATION.cff'):
         shutil.copy(release_check.ROOT / name, tmp_path / name)
     monkeypatch.setattr(release_check, 'ROOT', tmp_path)
     release_check.check_version()
-    text = (tmp_path / file).read_text()
-    (tmp_path / file).write_text(re.sub(rf'^({re.escape(old)})\d', r'\g<1>9', text, count=1, flags=re.MULTILINE))
-    with pytest.raises(release_check.ReleaseError, match='expected the same version and date'):
-        release_check.check_version()
+    for file, old in (('CITATION.cff', 'date-released: '), ('CHANGELOG.md', '## ['), ('mlfm_zoo/__init__.py', " = '")):
+        text = (tmp_path / file).read_text()
+        (tmp_path / file).write_text(re.sub(rf'{re.escape(old)}(?=\d)', f'{old}9', text, count=1))
+        with pytest.raises(release_check.ReleaseError, match='expected the same version and date'):
+            release_check.check_version()
+        (tmp_path / file).write_text(text)
 
 
 @pytest.mark.parametrize('license, taken', [
-    ('MIT License', True), ('LGPL-2.1', True), ('GNU Lesser General Public License v3 (LGPLv3)', True),
-    ('Mozilla Public License 2.0 (MPL 2.0)', True), ('GPL-3.0-or-later', False), ('AGPLv3', False),
-    ('GNU General Public License v2 (GPLv2)', False), ('GNU Affero General Public License v3', False),
+    ('MIT License', True), ('GNU Lesser General Public License v3 (LGPLv3)', True), ('UNKNOWN', True),
+    ('GPL-3.0-or-later', False), ('AGPLv3', False), ('GNU Affero General Public License v3', False),
 ])
 def test_strong_copyleft_is_refused(license, taken, tmp_path):
-    rows = [{'Name': 'something', 'Version': '1', 'License': license}]
+    rows, file = [{'Name': 'something', 'Version': '1', 'License': license}], tmp_path / 'licenses.md'
     if taken:
-        release_check.write_licenses(rows, tmp_path / 'licenses.md')
-        assert f'| something | 1 | {license} |' in (tmp_path / 'licenses.md').read_text()
+        release_check.write_licenses(rows, file)
+        assert f'| something | 1 | {license} |' in file.read_text()
+        assert ('say of themselves: something.' in file.read_text()) == (license == 'UNKNOWN')
     else:
         with pytest.raises(release_check.ReleaseError, match=r'^something \('):
-            release_check.write_licenses(rows, tmp_path / 'licenses.md')
-        assert not list(tmp_path.iterdir())
-
-
-def test_a_distribution_that_says_no_license_is_named(tmp_path):
-    rows = [{'Name': name, 'Version': '1', 'License': license} for name, license in (('a', 'MIT'), ('b', 'UNKNOWN'))]
-    release_check.write_licenses(rows, tmp_path / 'licenses.md')
-    assert (tmp_path / 'licenses.md').read_text().endswith('say of themselves: b.\n')
+            release_check.write_licenses(rows, file)
 
 
 def test_installed_distributions_have_licenses():
@@ -73,12 +64,8 @@ def test_installed_distributions_have_licenses():
     assert 'Apache' in rows['timm'] and 'BSD' in rows['torch']
 
 
-@pytest.mark.parametrize('reach', [
-    'import socket; socket.create_connection(("127.0.0.1", 9))', 'import socket; socket.getaddrinfo("localhost", 80)',
-    'import urllib.request; urllib.request.urlopen("http://127.0.0.1:9")',
-])
-def test_network_is_refused(reach):
-    code = f'import sys, smoke; sys.addaudithook(smoke.refuse_network); {reach}'
+def test_network_is_refused():
+    code = 'import socket, sys, smoke; sys.addaudithook(smoke.refuse_network); socket.getaddrinfo("localhost", 80)'
     ran = subprocess.run(
         [sys.executable, '-c', code], cwd=smoke.__file__.rpartition('/')[0], capture_output=True, text=True)
     assert ran.returncode == 1 and ran.stderr.startswith('Something reached for the network')

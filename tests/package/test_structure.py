@@ -4,6 +4,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -17,64 +18,48 @@ ORDER = (
     '_timm', '_extras', '_files', '_terminal', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub', 'dct',
     'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'app', 'mlfm_zoo_cli', '__main__')
 
-# Imported by themselves, by the __init__ of their folder, and by functions of the command line.
-LEAVES = (
-    ('app',), ('frequency',), ('detection',), ('segmentation',),
-    ('dct/jpeg.py', 'dct/jpeg_file.py', 'dct/store.py'))
+# Imported by themselves and by the command line.
+LEAVES = ('app', 'frequency', 'detection', 'segmentation')
 
 FILES = {
-    str(path.relative_to(ROOT)).removeprefix('mlfm_zoo/'): path
+    '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for package in ('mlfm_zoo', 'mlfm_zoo_cli') for path in sorted((ROOT / package).rglob('*.py'))
     if 'hook' not in path.parts}
 
 
-def imports(name):
-    """Files of the packages that a file imports, anywhere in it, each with whether a function does it."""
-    here = FILES[name].relative_to(ROOT).with_suffix('').parts
-    for node in ast.walk(ast.parse(FILES[name].read_text(encoding='utf-8'))):
-        modules = []
+def imports(module):
+    """Modules of the packages that a module imports, anywhere in it."""
+    package = module if FILES[module].name == '__init__.py' else module.rpartition('.')[0]
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding='utf-8'))):
+        names = []
         if isinstance(node, ast.Import):
-            modules = [tuple(alias.name.split('.')) for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = (*here[:-node.level], *filter(None, (node.module or '').split('.'))) if node.level else tuple(
-                node.module.split('.'))
-            modules = [(*base, alias.name) for alias in node.names]
-        for first, *rest in modules:
-            if first in ('mlfm_zoo', 'mlfm_zoo_cli'):
-                rest = rest if first == 'mlfm_zoo' else [first, *rest]
-                # a.b.c is the file c.py, the package c, or the name c in b
-                found = ('/'.join(rest) + '.py', '/'.join([*rest, '__init__.py']), '/'.join(rest[:-1]) + '.py',
-                         '/'.join([*rest[:-1], '__init__.py']))
-                yield next(file for file in found if file in FILES), node.col_offset > 0
+            base = resolve_name('.' * node.level + (node.module or ''), package)
+            names = [f'{base}.{alias.name}' for alias in node.names]
+        for name in names:
+            if name.partition('.')[0] in ('mlfm_zoo', 'mlfm_zoo_cli'):
+                yield name if name in FILES else name.rpartition('.')[0]  # b.c is a module, or the name c in b
 
 
-GRAPH = {name: dict(sorted(imports(name), reverse=True)) for name in FILES}  # with functions only if all are
+GRAPH = {module: set(imports(module)) for module in FILES}
 
 
-def room(name):
-    return Path(name).with_suffix('').parts[0]
+def place(module):
+    """The folder, or the file beside the folders, that a module is in."""
+    return '__init__' if module == 'mlfm_zoo' else module.removeprefix('mlfm_zoo.').partition('.')[0]
 
 
 def test_no_circles():
-    order = list(graphlib.TopologicalSorter(GRAPH).static_order())  # raises CycleError with the files of a circle
+    order = list(graphlib.TopologicalSorter(GRAPH).static_order())  # raises CycleError with the modules of a circle
     assert set(order) == set(FILES)
 
 
-@pytest.mark.parametrize('name', FILES)
-def test_nothing_lower_imports_something_higher(name):
-    for target in GRAPH[name]:
-        assert ORDER.index(room(target)) <= ORDER.index(room(name)), f'{name} imports {target}'
-
-
-@pytest.mark.parametrize('leaf', LEAVES, ids=lambda leaf: leaf[0])
-def test_nothing_imports_a_leaf(leaf):
-    inside = {name for name in FILES if name in leaf or room(name) in leaf}
-    assert inside
-    for name, targets in GRAPH.items():
-        for target in inside & targets.keys():
-            of_its_folder = name == str(Path(target).with_name('__init__.py'))
-            by_a_command = room(name) == 'mlfm_zoo_cli' and targets[target]
-            assert name in inside or of_its_folder or by_a_command, f'{name} imports {target}'
+def test_nothing_imports_what_is_higher_or_a_leaf():
+    imported = [(module, place(module), target, place(target)) for module, found in GRAPH.items() for target in found]
+    wrong = [(module, target) for module, own, target, other in imported if ORDER.index(other) > ORDER.index(own)
+             or other in LEAVES and own not in (other, 'mlfm_zoo_cli')]
+    assert not wrong
 
 
 def test_import_loads_the_networks_alone():

@@ -18,17 +18,7 @@ MISSING = 'There is no browser to test the site with: install Chromium or Chrome
 
 
 def launch(playwright: Playwright) -> Browser:
-    """Start a browser without a window.
-
-    Args:
-        playwright: What starts it.
-
-    Returns:
-        The browser.
-
-    Raises:
-        RuntimeError: There is none that starts.
-    """
+    """Start a browser without a window; a RuntimeError if there is none that starts."""
     found = [path for path in map(shutil.which, INSTALLED) if path]
     # a container's root has no namespaces of its own for Chromium's sandbox, and the pages are ours
     args = ['--no-sandbox'] if hasattr(os, 'geteuid') and os.geteuid() == 0 else []

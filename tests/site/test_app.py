@@ -45,44 +45,27 @@ def address(tmp_path_factory):
         assert server.stdout.read() == ''
 
 
-@pytest.fixture
-def open_page(browser, address):
-    """Opens the page; what it complains of, and what it asks of other hosts, fails the test at its end."""
-    complaints, contexts = [], []
-
-    def make(width=1440, height=900, scheme='light'):
-        contexts.append(browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme))
-        page = contexts[-1].new_page()
-        page.on('pageerror', lambda error: complaints.append(str(error)))
-        page.on('console', lambda message: complaints.append(message.text) if message.type == 'error' else None)
-        page.on('request', lambda request: complaints.append(f'asks {request.url}')
-                if not request.url.startswith((address, 'data:', 'blob:')) else None)
-        page.goto(address)
-        page.locator('.results').wait_for(timeout=WAIT)
-        return page
-
-    yield make
-    for context in contexts:
-        context.close()
-    assert not complaints, '\n'.join(complaints)
+def open_app(page, address):
+    page.goto(address)
+    page.locator('.results').wait_for(timeout=WAIT)
+    return page
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-@pytest.mark.parametrize('width', [1440, 390])
-def test_page(open_page, width, scheme):
+def test_page(open_page, address, size, scheme):
     """Fits the screen, and axe finds nothing serious."""
-    page = open_page(width, scheme=scheme)
-    assert page.evaluate('document.documentElement.scrollWidth') <= width
+    page = open_app(open_page(size, color_scheme=scheme), address)
+    assert page.evaluate('document.documentElement.scrollWidth') <= page.viewport_size['width']
     assert page.evaluate('document.body.classList.contains("dark")') == (scheme == 'dark')
     serious = [f'{found["id"]}: {found["nodes"][0]["html"]}' for found in Axe().run(page).response['violations']
                if found['impact'] in ('serious', 'critical')]
     assert not serious, '\n'.join(serious)
     if SCREENSHOTS:
-        page.screenshot(path=Path(SCREENSHOTS) / f'app-{width}-{scheme}.png', full_page=True)
+        page.screenshot(path=Path(SCREENSHOTS) / f'app-{size}-{scheme}.png', full_page=True)
 
 
-def test_upload_and_slider(open_page, tmp_path):
-    page = open_page()
+def test_upload_and_slider(open_page, address, tmp_path):
+    page = open_app(open_page(), address)
     answers, photo = page.locator('.results ol').first, page.locator('.results img').first
     assert answers.locator('li').count() == 5 and page.locator('.maps img').count() > 1
     before = photo.get_attribute('src')
@@ -102,17 +85,17 @@ def test_upload_and_slider(open_page, tmp_path):
     expect(photo).to_have_attribute('src', whole)  # at 0, nothing low is taken away
 
 
-def test_photograph_of_the_page(open_page):
-    page = open_page()
+def test_photograph_of_the_page(open_page, address):
+    page = open_app(open_page(), address)
     photo = page.locator('.results img').first
     before = photo.get_attribute('src')
     page.get_by_role('button', name='hat').click()
     expect(photo).not_to_have_attribute('src', before, timeout=WAIT)
 
 
-def test_bad_files_and_missing_weights(open_page, tmp_path):
+def test_bad_files_and_missing_weights(open_page, address, tmp_path):
     """One sentence, and what was shown stays."""
-    page = open_page()
+    page = open_app(open_page(), address)
     shown = page.locator('.results').inner_text()
     (tmp_path / 'letter.txt').write_text('no image')
     page.locator('input[type=file]').set_input_files(tmp_path / 'letter.txt')
