@@ -98,6 +98,7 @@ for code in ({inner!r}, 'import sys; print("torch" in sys.modules)'):
     assert start(LAUNCHER, path, cwd=tmp_path).stdout.split() == ['True', 'False']
 
 
+@pytest.mark.slow
 def test_loader_workers(script):
     path = script('''
 import timm, torch
@@ -115,6 +116,7 @@ if __name__ == '__main__':
     assert result.stdout.split() == ['89522'] * 6, result.stderr
 
 
+@pytest.mark.slow
 def test_torchrun(script):
     path = script('import os, sys, timm; print(os.environ["RANK"], timm.is_model("mlfm_resnet18"), sys.argv[1])')
     result = subprocess.run(
