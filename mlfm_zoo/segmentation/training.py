@@ -194,7 +194,7 @@ def load_run(folder: Union[str, Path], device: str = 'cpu') -> Tuple[Segmentatio
         The network in eval mode, its labels, and the settings of its run.
 
     Raises:
-        ValueError: The folder was not written by training, or its files are damaged.
+        ValueError: The folder was not written by training, or its files are damaged or of different runs.
 
     Examples:
         >>> settings = TrainSettings(
@@ -209,7 +209,12 @@ def load_run(folder: Union[str, Path], device: str = 'cpu') -> Tuple[Segmentatio
         raise ValueError(f'{folder} has no network of a run: give the folder best or last that training wrote.')
     labels, settings = read_json(
         file, lambda run: (Labels.from_json(run['labels']), TrainSettings.from_json(run['settings'])))
-    return SegmentationNetwork.from_pretrained(str(folder)).to(device), labels, settings
+    model = SegmentationNetwork.from_pretrained(str(folder)).to(device)
+    if (model.num_classes, model.in_chans) != (len(labels.names), settings.in_chans):
+        raise ValueError(
+            f'{file} has {len(labels.names)} classes and {settings.in_chans} channels, and the network beside it '
+            f'{model.num_classes} and {model.in_chans}, expected files of one run: copy the folder again.')
+    return model, labels, settings
 
 
 def _read_state(file: Path, settings: Dict[str, Any]) -> Dict[str, Any]:

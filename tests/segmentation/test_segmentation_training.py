@@ -118,6 +118,11 @@ def test_files_of_a_run(data, tmp_path):
         with pytest.raises(ValueError, match='run.json cannot be used') as error:
             load_run(tmp_path / 'best')
         assert '\n' not in str(error.value)
+    names = dict(run['labels'], names=[*run['labels']['names'], 'other'], values=[], colors=[])
+    for other in (dict(run, labels=names), dict(run, settings=dict(run['settings'], in_chans=1))):
+        file.write_text(json.dumps(other))
+        with pytest.raises(ValueError, match='the network beside it 3 and 3, expected files of one run'):
+            load_run(tmp_path / 'best')
     file = tmp_path / 'state.pth'
     bits = bytearray(file.read_bytes())
     bits[bits.index(torch.load(file)['model']['encoder.0.0.weight'].numpy().tobytes()) + 5] ^= 4
