@@ -6,11 +6,13 @@ from typing import IO, Optional, Union
 
 from PIL import Image, ImageOps
 
-__all__ = ['UnreadableImage', 'convert_pixels', 'open_image']
+__all__ = ['UnreadableImage', 'convert_pixels', 'is_signed', 'open_image']
 
 # Largest ratio of the sides. Transforms resize the shorter side to a few hundred pixels and the longer one with it, so
 # a file of 1 x 200,000 pixels, which has 500 bytes, would fill the memory.
 MAX_ASPECT = 200
+
+SAMPLE_FORMAT, SIGNED = 339, 2  # tag of TIFF, and its value for signed numbers
 
 
 class UnreadableImage(ValueError):
@@ -84,11 +86,12 @@ def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Ima
         raise UnreadableImage(
             f'{name} is {image.width} x {image.height} pixels, expected sides that differ by a factor of at most '
             f'{MAX_ASPECT}: crop it.')
-    if image.mode.startswith(('I', 'F')):
-        if not _is_gray_of_16_bits(image):
-            raise UnreadableImage(
-                f'{name} has pixels of mode {image.mode}, whose range is unknown, expected 8 or 16 bits a channel: '
-                'convert it.')
+    wide = image.mode.startswith(('I', 'F'))
+    if is_signed(image) or wide and not _is_gray_of_16_bits(image):
+        raise UnreadableImage(
+            f'{name} has pixels of mode {image.mode}, whose range is unknown, expected 8 or 16 bits a channel: '
+            'convert it.')
+    if wide:
         image = image.convert('I').point(lambda value: value / 257 + 0.5).convert('L')  # 65535 = 257 * 255
     try:
         return image if mode == image.mode else image.convert(mode)
@@ -96,10 +99,15 @@ def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Ima
         raise UnreadableImage(f'{name} has pixels of mode {image.mode}, expected gray or RGB: convert it.') from error
 
 
+def is_signed(image: Image.Image) -> bool:
+    """Whether an image is a TIFF of signed numbers; Pillow reads those of 8 bits as unsigned."""
+    return SIGNED in set(getattr(image, 'tag_v2', {}).get(SAMPLE_FORMAT, ()))
+
+
 def _is_gray_of_16_bits(image: Image.Image) -> bool:
-    """Whether pixels range from 0 (black) to 65535 (white), which not all TIFFs do."""
+    """Whether pixels range from 0 (black) to 65535 (white), which those of TIFFs and floats may not."""
     if image.format == 'TIFF':  # whose pixels may be signed, of 12 bits or inverted
         bits_per_sample, photometric = 258, 262
         tags = image.tag_v2  # type: ignore[attr-defined]
         return image.mode.startswith('I;16') and (tags[bits_per_sample], tags[photometric]) == ((16,), 1)
-    return image.format in ('PNG', 'PPM', 'JPEG2000')
+    return image.mode.startswith('I') and image.format in ('PNG', 'PPM', 'JPEG2000')

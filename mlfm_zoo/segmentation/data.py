@@ -14,7 +14,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..data.images import open_image
+from ..data.images import is_signed, open_image
 from .settings import JSONRecord, TrainSettings, read_json
 
 __all__ = [
@@ -37,7 +37,6 @@ LAYOUTS = (
 )
 ADE20K_SPLITS = {'train': 'training', 'val': 'validation'}
 
-SAMPLE_FORMAT = 339  # tag of TIFF
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
@@ -160,8 +159,8 @@ def read_labels(file: Path, labels: Labels) -> torch.Tensor:
     image = open_image(file, mode=None, upright=True)
     if len(image.getbands()) == 1:
         pixels = np.array(image)
-        if image.mode == 'L' and getattr(image, 'tag_v2', {}).get(SAMPLE_FORMAT) == (2,):
-            pixels = pixels.view(np.int8)  # a TIFF of signed numbers, which Pillow reads as unsigned
+        if image.mode == 'L' and is_signed(image):
+            pixels = pixels.view(np.int8)
         keys, what = [*labels.values, *labels.void], 'value'
     else:
         pixels = np.array(image.convert('RGB')).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])

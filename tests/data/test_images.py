@@ -59,7 +59,9 @@ def test_gray_of_16_bits(kind):
 @pytest.mark.parametrize('content, what', [
     (encoded('TIFF', GRAY.astype(np.int32) * 1000), 'has pixels of mode I, whose range is unknown'),
     (encoded('TIFF', GRAY.astype(np.float32) / 255), 'has pixels of mode F, whose range is unknown'),
+    (encoded('PPM', GRAY.astype(np.float32) / 255), 'has pixels of mode F, whose range is unknown'),
     (encoded('TIFF', GRAY.astype(np.uint16) * 257, tiffinfo={262: 0}), 'has pixels of mode I;16'),  # white is 0
+    (encoded('TIFF', GRAY, tiffinfo={339: 2}), 'has pixels of mode L, whose range is unknown'),  # signed
     (encoded('PNG', Image.new('L', (1, 200_000))), 'is 1 x 200000 pixels, expected sides that differ by a factor'),
 ])
 @pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA'])
