@@ -20,15 +20,14 @@ from ..memory.options import check_option
 from ._features import FeatureNet
 from ._weights import StateDict, classifier_prefixes, prepare_state_dict
 
-__all__ = ['base_cfg', 'create_mlfm_model', 'create_network']
+__all__ = ['BUILDER_ARGS', 'base_cfg', 'create_mlfm_model', 'create_network', 'without_saved']
 
 NetworkT = TypeVar('NetworkT', bound=nn.Module)
 
 # Fields of a pretrained config that say where weights are.
 SOURCES = {'url', 'file', 'state_dict', 'hf_hub_id', 'source'}
 
-# Arguments of timm's builder. The caller may give them; a config.json beside weights may not, since it describes the
-# network alone.
+# Arguments of timm's builder. The caller may give them.
 BUILDER_ARGS = {
     *inspect.signature(build_model_with_cfg).parameters, 'feature_cls', 'features_only', 'out_indices', 'pruned'}
 
@@ -42,6 +41,12 @@ def base_cfg(**kwargs: Any) -> Dict[str, Any]:
         'license': 'apache-2.0', 'paper_ids': 'arXiv:2403.08157',
         **kwargs
     }
+
+
+def without_saved(kwargs: Dict[str, Any]) -> Dict[str, Any]:
+    """Drop what a config.json beside weights passes to timm's builder: it describes the network alone."""
+    saved = kwargs.get('pretrained_model_args') or {}
+    return {k: v for k, v in kwargs.items() if k not in BUILDER_ARGS or k not in saved or v != saved[k]}
 
 
 def create_network(
@@ -66,7 +71,7 @@ def create_network(
     weights to load, those of the network with its memory or without.
     """
     saved = kwargs.get('pretrained_model_args') or {}
-    kwargs = {k: v for k, v in kwargs.items() if k not in BUILDER_ARGS or k not in saved or v != saved[k]}
+    kwargs = without_saved(kwargs)
     if isinstance(kwargs.get('pretrained_cfg'), dict):  # a folder's or repository's, or the caller's
         kwargs['pretrained_cfg_overlay'] = {
             'classifier': timm.get_pretrained_cfg_value(variant, 'classifier'),

@@ -15,6 +15,7 @@ from timm.models import register_model
 
 from .._timm import FeatureGetterNet, config_of
 from ..data.filters import FrequencyFilter
+from ._create import without_saved
 
 __all__ = ['mlfm_filtered']
 
@@ -56,6 +57,7 @@ def mlfm_filtered(
             'mlfm_filtered needs the name of a network to filter the images of, and a radius in cycles per image, such '
             'as network=resnet50 radius=65.')
     frequency_filter = FrequencyFilter(kind, radius, form)
+    kwargs = without_saved(kwargs)
     for name in ('pretrained_cfg', 'pretrained_cfg_overlay', 'cache_dir'):  # None overrides what the network has
         if kwargs.get(name, '') is None:
             del kwargs[name]

@@ -5,7 +5,9 @@ from typing import Any, Mapping, Optional
 import timm
 import torch.nn as nn
 
+from .._timm import config_of
 from ..hub.manifest import load_manifest
+from ..models._create import BUILDER_ARGS
 
 __all__ = ['build_network', 'first_line']
 
@@ -22,21 +24,45 @@ def build_network(name: str, model_args: Optional[Mapping[str, Any]] = None, pre
         The network.
 
     Raises:
-        ValueError: There is no such network, it takes no such arguments, or its folder is damaged.
-        RuntimeError: The weights are not available, or do not fit.
+        ValueError: There is no such network, it takes no such arguments, its folder is damaged, or its classifier would
+            be untrained.
+        RuntimeError: The weights are not available, do not fit, or are not finite.
     """
     if ':' not in name and not timm.is_model(name):
         raise ValueError(f'timm knows no model named {name}: give a registered name, or local-dir:FOLDER for a folder.')
     if pretrained and any(c.name == name and c.kind == 'initialisation' for c in load_manifest().values()):
         raise ValueError(f'{name} is an initialisation, which has yet to be trained on DCT coefficients: train it, and '
                          'give the trained weights.')
+    args = dict(model_args or {})
     try:
-        return timm.create_model(name, pretrained=pretrained, **(model_args or {}))
+        model = timm.create_model(name, pretrained=pretrained, **args)
     except (MemoryError, RuntimeError):
         raise
     except Exception as error:  # of any kind: arguments go unchecked into timm and torch
         raise ValueError(f'{name} could not be loaded ({first_line(error)}): correct its arguments, or give a whole '
                          'folder with config.json and weights.') from error
+    if pretrained:
+        _refuse_untrained(name, model, args)
+    return model
+
+
+def _refuse_untrained(name: str, model: nn.Module, args: Mapping[str, Any]) -> None:
+    """Raise if a part of a network has no trained weights. This package's networks raise earlier; timm's do not."""
+    steering = BUILDER_ARGS & {*getattr(model, 'pretrained_model_args', {})}
+    if steering:
+        raise ValueError(
+            f'{name} has {min(steering)} in the model_args of its config.json, expected arguments of the network: '
+            'remove it.')
+    broken = next((k for k, v in model.state_dict().items() if not v.isfinite().all()), None)
+    if broken:
+        raise RuntimeError(
+            f'The weights of {name} hold values in {broken} that are not finite: the training had diverged, or the '
+            'file is damaged.')
+    num_classes, trained = getattr(model, 'num_classes', 0), config_of(model).get('num_classes')
+    if trained is not None and num_classes not in (0, trained) and 'checkpoint_path' not in args:
+        raise ValueError(
+            f'{name} has weights for {trained} classes, and num_classes is {num_classes}, for which its classifier is '
+            'untrained: leave num_classes out, or give checkpoint_path.')
 
 
 def first_line(error: Exception) -> str:

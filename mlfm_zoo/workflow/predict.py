@@ -118,8 +118,9 @@ def class_labels(model: nn.Module) -> List[str]:
     if names is not None:
         descriptions: Dict[str, str] = config.get('label_descriptions') or {}
         return [descriptions.get(name, name) for name in names]
-    # a folder may hold fine-tuned weights under the tag of the original ones
-    official = config.get('source') != 'local-dir' and (config.get('hf_hub_id') or 'timm/').startswith('timm/')
+    # a folder or a file of the caller may hold fine-tuned weights under the tag of the original ones
+    given = config.get('source') == 'local-dir' or config.get('file') or config.get('state_dict')
+    official = not given and (config.get('hf_hub_id') or 'timm/').startswith('timm/')
     datasets = (config.get('tag') or '').split('_') if official else []
     if num_classes == 1000 and 'in1k' in datasets:
         info = ImageNetInfo('imagenet-1k')

@@ -67,9 +67,9 @@ def test_labels():
     assert class_labels(timm.create_model('test_mlfm_resnet', device='meta')) == list('0123456789')
     for name in ('gssdnet_o1_050', 'mlfm_resnet10', 'mlfm_mobilenetv2_100.paper_in100'):
         model = timm.create_model(name, num_classes=100, device='meta')
-        if name.startswith('mlfm_mobilenetv2'):  # trained further, and saved: the tag remains
-            model.pretrained_cfg['source'] = 'local-dir'
-        assert class_labels(model) == [f'class {index}' for index in range(100)]
+        for given in (dict(source='local-dir'), dict(source='', file='w.pth')) if 'paper' in name else ({},):
+            model.pretrained_cfg.update(given)  # weights of the caller: the tag remains
+            assert class_labels(model) == [f'class {index}' for index in range(100)]
     model = timm.create_model('resnet18', num_classes=3, device='meta')
     assert class_labels(model) == ['class 0', 'class 1', 'class 2']
     for names in (['a', 'b', 'c'], {'0': 'a', '1': 'b', '2': 'c'}):
