@@ -1,5 +1,6 @@
 """Folders of images, read as a timm model expects them."""
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -257,7 +258,7 @@ def data_config(model: nn.Module, img_size: Optional[int] = None) -> Dict[str, A
         The result of `timm.data.resolve_model_data_config`.
 
     Raises:
-        ValueError: The model does not take images of 1, 3 or 4 channels.
+        ValueError: The model does not take images of 1, 3 or 4 channels, or its mean and std are not finite.
 
     Examples:
         >>> data_config(timm.create_model('test_mlfm_resnet'))['input_size']
@@ -269,7 +270,12 @@ def data_config(model: nn.Module, img_size: Optional[int] = None) -> Dict[str, A
             f'The model takes {in_chans} channels, expected images of 1, 3 or 4: a network on DCT coefficients takes '
             "images if it is built with dct_input='rgb'.")
     # given a size alone, timm takes three channels
-    return resolve_model_data_config(model, args=dict(img_size=img_size, in_chans=in_chans) if img_size else None)
+    config = resolve_model_data_config(model, args=dict(img_size=img_size, in_chans=in_chans) if img_size else None)
+    if not all(map(math.isfinite, (*config['mean'], *config['std']))):
+        raise ValueError(
+            f'The mean and std of the model are {config["mean"]} and {config["std"]}, expected finite numbers: correct '
+            'its pretrained config.')
+    return config
 
 
 def usable_device(device: Union[str, torch.device]) -> torch.device:

@@ -100,12 +100,15 @@ def convert_pixels(image: Image.Image, mode: str, name: Union[str, Path]) -> Ima
 
 
 def is_signed(image: Image.Image) -> bool:
-    """Whether an image is a TIFF of signed numbers; Pillow reads those of 8 bits as unsigned."""
+    """Whether an image is a TIFF of signed numbers.
+
+    Pillow reads those of 8 bits as unsigned.
+    """
     return SIGNED in set(getattr(image, 'tag_v2', {}).get(SAMPLE_FORMAT, ()))
 
 
 def _is_gray_of_16_bits(image: Image.Image) -> bool:
-    """Whether pixels range from 0 (black) to 65535 (white), which those of TIFFs and floats may not."""
+    """Whether pixels range from 0 (black) to 65535 (white), which not all TIFFs do."""
     if image.format == 'TIFF':  # whose pixels may be signed, of 12 bits or inverted
         bits_per_sample, photometric = 258, 262
         tags = image.tag_v2  # type: ignore[attr-defined]

@@ -44,7 +44,10 @@ def base_cfg(**kwargs: Any) -> Dict[str, Any]:
 
 
 def without_saved(kwargs: Dict[str, Any]) -> Dict[str, Any]:
-    """Drop what a config.json beside weights passes to timm's builder: it describes the network alone."""
+    """Drop arguments of timm's builder that a config.json beside weights gives.
+
+    It describes the network alone.
+    """
     saved = kwargs.get('pretrained_model_args') or {}
     return {k: v for k, v in kwargs.items() if k not in BUILDER_ARGS or k not in saved or v != saved[k]}
 

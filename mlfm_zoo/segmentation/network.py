@@ -1,6 +1,7 @@
 """Base class of the segmentation networks, and timm's backbones as their encoders."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -77,7 +78,8 @@ class SegmentationNetwork(
         self._set_statistics(*_statistics(encoder_config, in_chans))
 
     def _set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        if not len(mean) == len(std) == self.in_chans or min(std) <= 0:
+        finite = all(map(math.isfinite, (*mean, *std)))
+        if not finite or not len(mean) == len(std) == self.in_chans or min(std) <= 0:
             raise ValueError(
                 f'mean and std are {mean} and {std}, expected {self.in_chans} numbers in each, those of std above 0.')
         self.mean, self.std = [float(value) for value in mean], [float(value) for value in std]

@@ -47,7 +47,7 @@ def build_network(name: str, model_args: Optional[Mapping[str, Any]] = None, pre
 
 
 def _refuse_untrained(name: str, model: nn.Module, args: Mapping[str, Any]) -> None:
-    """Raise if a part of a network has no trained weights. This package's networks raise earlier; timm's do not."""
+    """Raise if a part of a network has no trained weights, which timm allows."""
     steering = BUILDER_ARGS & {*getattr(model, 'pretrained_model_args', {})}
     if steering:
         raise ValueError(

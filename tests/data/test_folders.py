@@ -128,6 +128,10 @@ def test_models_and_devices():
     config = dict(input_size=(1, 28, 28), mean=(0.1,), std=(0.3,))
     gray = timm.create_model('resnet18', in_chans=1, pretrained_cfg_overlay=config, device='meta')
     assert [data_config(gray, size)['input_size'] for size in (None, 96)] == [(1, 28, 28), (1, 96, 96)]
+    for name, value in (('mean', [float('nan')]), ('std', [float('inf')])):  # as JSON may have them
+        gray.pretrained_cfg.update({**config, name: value})
+        with pytest.raises(ValueError, match='The mean and std of the model are .*, expected finite numbers'):
+            data_config(gray)
     assert usable_device('cpu') == torch.device('cpu')
     for name in ('nothing', 'cuda:99'):
         with pytest.raises(ValueError, match=f'There is no device {name} on this machine'):

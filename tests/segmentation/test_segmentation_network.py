@@ -181,7 +181,7 @@ def test_config_of_a_folder(tmp_path):
     loaded.save_pretrained(tmp_path / 'again')
     assert json.loads((tmp_path / 'again' / 'config.json').read_text())['mean'] == [0.25]
     for change in (dict(network=[]), dict(num_classes='x'), dict(num_classes=4), dict(mean='a'), dict(mean=[0.5, 0.5]),
-                   dict(std=[0]), dict(base_width=2.5), dict(unknown=1)):
+                   dict(std=[0]), dict(std=[float('nan')]), dict(base_width=2.5), dict(unknown=1)):
         file.write_text(json.dumps(dict(config, **change)))
         with pytest.raises(ValueError) as error:
             SegmentationNetwork.from_pretrained(tmp_path)
