@@ -24,8 +24,8 @@ def convert_checkpoint(
 
     Args:
         path: The checkpoint, see `convert.read_checkpoint`.
-        output: The folder to make, which must be missing or empty, except for unfinished files of a killed run. Files
-            appear only when complete, config.json last.
+        output: The folder to make, which must be missing or empty, except for what a killed run left. Files appear only
+            when complete, config.json last.
         model_args: Arguments of the network that no checkpoint reveals, such as `thumbnail` of GSSDNet.
 
     Returns:
@@ -53,6 +53,7 @@ def convert_checkpoint(
         output.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(output):
             _refuse_others(output)
+            (output / 'model.safetensors').unlink(missing_ok=True)
             with written_whole(output / 'config.json') as config, written_whole(output / 'model.safetensors') as file:
                 shutil.copyfile(Path(made, 'model.safetensors'), file)
                 shutil.copyfile(Path(made, 'config.json'), config)
@@ -60,5 +61,9 @@ def convert_checkpoint(
 
 
 def _refuse_others(output: Path) -> None:
-    if output.is_file() or output.is_dir() and any(not p.name.startswith(UNFINISHED) for p in output.iterdir()):
+    names = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    unfinished = {name for name in names if name.startswith(UNFINISHED)}
+    if unfinished:  # a run that was killed between its two files left the first one too
+        names -= {'model.safetensors'}
+    if output.is_file() or names - unfinished:
         raise FileExistsError(f'{output} exists and is not empty: name another folder, or remove it.')

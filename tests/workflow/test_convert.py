@@ -1,5 +1,7 @@
 """From a released file to a folder that timm loads, through the command line."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -67,6 +69,25 @@ def test_two_runs_into_one_folder(tmp_path):
     model = timm.create_model(f'local-dir:{tmp_path}/converted', pretrained=True)
     assert model.pretrained_cfg['architecture'] == conversion.architecture
     assert torch.equal(model.conv_stem.weight, conversion.state_dict['conv_stem.weight'])
+
+
+def test_killed_between_its_two_files(tmp_path):
+    """The same command makes the folder, from the new file alone."""
+    for width in (0.1, 0.35):
+        torch.save(mobilenetv2(width), tmp_path / f'{width}.pth')
+    output = tmp_path / 'converted'
+    code = '''
+import os, sys
+from mlfm_zoo.workflow.convert import convert_checkpoint
+moved = os.replace
+os.replace = lambda *paths: (moved(*paths), os._exit(9))
+convert_checkpoint(*sys.argv[1:])'''
+    for width in (0.1, 0.35):  # the second one too
+        done = subprocess.run([sys.executable, '-c', code, tmp_path / f'{width}.pth', output])
+        assert done.returncode == 9 and 'model.safetensors' in names(output) and 'config.json' not in names(output)
+    conversion = convert_checkpoint(tmp_path / '0.1.pth', output)
+    model = timm.create_model(f'local-dir:{output}', pretrained=True)
+    assert torch.equal(model.conv_stem.weight, conversion.state_dict['conv_stem.weight']) and names(output) == WRITTEN
 
 
 def test_output_may_be_an_empty_folder(tmp_path, monkeypatch, run):
