@@ -48,6 +48,7 @@ def _model(text: str) -> Tuple[str, Dict[str, Any]]:
 def _frequency(args: argparse.Namespace) -> None:
     from mlfm_zoo import frequency
     from mlfm_zoo._extras import require_matplotlib
+    from mlfm_zoo._terminal import printable
     from mlfm_zoo.data.imagenet100 import SYNSETS
     from mlfm_zoo.workflow.build import build_network
     if args.pictures:
@@ -74,15 +75,15 @@ def _frequency(args: argparse.Namespace) -> None:
         errors = frequency.fourier_errors(probe, args.output, args.fourier, args.fourier_extent, progress)
         if args.pictures:
             frequency.draw_fourier(args.output, errors, args.fourier)
-    skipped = len(probe.files) - rows[0].n
+    skipped, output = len(probe.files) - rows[0].n, printable(args.output)
     for name in probe.models:
-        print(name)
+        print(printable(name))
         for kind in ('lowpass', 'highpass'):
             points = sorted((r.radius, r.top1) for r in rows if (r.model, r.filter) == (name, kind))
             if points:
                 print(f'  top-1 %, {kind}: ' + ', '.join(f'{top1:.1f} at {radius:g}' for radius, top1 in points))
     if skipped:
         print(
-            f'{skipped} of {len(probe.files)} images cannot be decoded: {args.output}/skipped.csv lists them.',
+            f'{skipped} of {len(probe.files)} images cannot be decoded: {output}/skipped.csv lists them.',
             file=sys.stderr)
-    print(f'{rows[0].n} images; tables{" and pictures" if args.pictures else ""} in {args.output}')
+    print(f'{rows[0].n} images; tables{" and pictures" if args.pictures else ""} in {output}')

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from ..data.filters import FrequencyFilter, full_radius
 from ..data.folders import data_config, image_mode, open_folder, usable_device
 from ..data.images import UnreadableImage, convert_pixels, open_image
-from .tables import open_table, read_record, resumable, write_record
+from .tables import damage, open_table, read_record, resumable, write_record
 
 __all__ = ['Probe', 'analyse', 'default_radii', 'judge']
 
@@ -183,7 +183,8 @@ def analyse(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
+        ValueError: An argument is out of range, no image can be decoded, or `output` holds another or a damaged
+            analysis.
         RuntimeError: Another run writes to `output`.
 
     Examples:
@@ -208,7 +209,13 @@ def analyse(
     settings = dict(**probe.settings, filters=kinds, radii=wanted, form=form, pixels=pixels)
     with resumable(output, 'settings.json', settings):
         state = output / 'progress.json'  # sizes after the last whole batch: a killed run may have written more
-        done = read_record(state) if state.exists() else dict(images=0, answered=0, samples=0, skipped=0)
+        done = dict(images=0, answered=0, samples=0, skipped=0)
+        if state.exists():
+            record = read_record(state)
+            with damage(state):
+                done = {name: int(record[name]) for name in done}
+                if not 0 <= done['answered'] <= done['images'] <= len(probe.files):
+                    raise ValueError('a count is out of range')
         with _reopened(output / 'samples.csv', SAMPLE_COLUMNS, done['samples']) as samples, \
                 _reopened(output / 'skipped.csv', SKIPPED_COLUMNS, done['skipped']) as skipped:
             for batch in probe.batches(done['images'], progress):
@@ -225,6 +232,9 @@ def analyse(
 def _reopened(file: Path, columns: Sequence[str], size: int) -> IO[str]:
     """Reopen a table cut to `size` bytes (whole batches), or begin one if size is 0."""
     if size:
+        if file.stat().st_size < size:
+            with damage(file):
+                raise ValueError('it lacks its end')
         os.truncate(file, size)
         return open_table(file, 'a')
     f = open_table(file, 'w')

@@ -4,12 +4,12 @@ Paper: A Fourier Perspective on Model Robustness in Computer Vision, https://arx
 """
 
 from pathlib import Path
-from typing import Dict, Tuple, Union
+from typing import Any, Dict, Tuple, Union
 
 import torch
 
 from .analysis import Probe, judge
-from .tables import read_table, resumable, write_table
+from .tables import damage, read_table, resumable, write_table
 
 __all__ = ['fourier_basis', 'fourier_errors']
 
@@ -68,7 +68,8 @@ def fourier_errors(
         For each model, the share of errors at each frequency (fy, fx) of the whole square.
 
     Raises:
-        ValueError: An argument is out of range, no image can be decoded, or `output` holds another analysis.
+        ValueError: An argument is out of range, no image can be decoded, or `output` holds another or a damaged
+            analysis.
         RuntimeError: Another run writes to `output`.
 
     Examples:
@@ -91,9 +92,17 @@ def fourier_errors(
     with resumable(file.parent, 'fourier.json', settings), torch.inference_mode():
         errors = {name: dict.fromkeys(plane, 0) for name in probe.models}
         n = read = 0
-        for row in read_table(file) if file.exists() else ():
-            errors[row['model']][int(row['fy']), int(row['fx'])] = int(row['errors'])
-            n, read = int(row['n']), int(row['read'])  # the same in all rows
+        types: Dict[str, Any] = {**dict.fromkeys(FOURIER_COLUMNS, int), 'model': str}
+        if file.exists() and (rows := [*read_table(file, types)]):
+            with damage(file):
+                [(n, read)] = {(row['n'], row['read']) for row in rows}
+                if not 0 <= n <= read <= len(probe.files) or not all(0 <= row['errors'] <= n for row in rows):
+                    raise ValueError('a count is out of range')
+                if [(row['model'], row['fy'], row['fx']) for row in rows] != [
+                        (name, *place) for name in errors for place in plane]:
+                    raise ValueError('it has other rows')
+            for row in rows:
+                errors[row['model']][row['fy'], row['fx']] = row['errors']
         for batch in probe.batches(read, progress):
             for images, basis, config, names in zip(batch.images, waves, probe.configs, probe.groups):
                 generator = torch.Generator().manual_seed(batch.start)  # a resumed run draws the same signs

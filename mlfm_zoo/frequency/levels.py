@@ -4,7 +4,7 @@ from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
 from statistics import NormalDist
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -151,9 +151,10 @@ def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tu
 def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, str, float], np.ndarray]:
     """Count images, top-1 and top-5 hits by (model, filter, class, radius)."""
     counts: Dict[Tuple[str, str, str, float], np.ndarray] = defaultdict(lambda: np.zeros(3, int))
-    for row in read_table(Path(folder) / 'samples.csv'):
-        rank = int(row['rank'])
-        counts[row['model'], row['filter'], row['class'], float(row['radius'])] += (1, rank == 1, rank <= 5)
+    columns: Dict[str, Any] = {'model': str, 'filter': str, 'class': str, 'radius': float, 'rank': int}
+    for row in read_table(Path(folder) / 'samples.csv', columns):
+        rank = row['rank']
+        counts[row['model'], row['filter'], row['class'], row['radius']] += (1, rank == 1, rank <= 5)
     return counts
 
 

@@ -131,9 +131,10 @@ def draw_samples(
     names = _file_names({file: str(Path(file).with_suffix('')) for file in probe.files})
     form = read_record(folder / 'settings.json')['form']
     answers: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
-    for row in read_table(folder / 'samples.csv'):
+    columns: Dict[str, Any] = dict.fromkeys(('file', 'class', 'model', 'filter', 'predicted'), str)
+    for row in read_table(folder / 'samples.csv', {**columns, 'radius': float, 'probability': float}):
         if row['file'] in files:
-            answers[row['file']].append(dict(row, radius=float(row['radius']), probability=float(row['probability'])))
+            answers[row['file']].append(row)
     pictures: List[Path] = []
     points: List[Tuple[Any, ...]] = []
     for file in files:

@@ -4,11 +4,11 @@ import contextlib
 import csv
 import json
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, Sequence
+from typing import IO, Any, Callable, Dict, Iterator, Mapping, Sequence
 
 from .._files import locked, written_whole
 
-__all__ = ['open_table', 'read_record', 'read_table', 'resumable', 'write_record', 'write_table']
+__all__ = ['damage', 'open_table', 'read_record', 'read_table', 'resumable', 'write_record', 'write_table']
 
 
 @contextlib.contextmanager
@@ -27,8 +27,20 @@ def resumable(folder: Path, name: str, settings: Dict[str, Any]) -> Iterator[Non
         yield
 
 
+@contextlib.contextmanager
+def damage(file: Path) -> Iterator[None]:
+    """Turn the errors of a damaged file into one sentence."""
+    try:
+        yield
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f'{file} is damaged ({type(error).__name__}: {str(error)[:100]}): remove {file.parent}, or name another '
+            'folder.') from error
+
+
 def read_record(file: Path) -> Dict[str, Any]:
-    return json.loads(file.read_text(encoding='utf-8'))
+    with damage(file):
+        return dict(json.loads(file.read_text(encoding='utf-8')))
 
 
 def write_record(file: Path, record: Dict[str, Any]) -> None:
@@ -41,10 +53,16 @@ def open_table(file: Path, mode: str) -> IO[str]:
     return open(file, mode, newline='', encoding='utf-8', errors='surrogateescape')
 
 
-def read_table(file: Path) -> Iterator[Dict[str, str]]:
-    """Read the rows of a CSV file by the names of their columns."""
-    with open_table(file, 'r') as f:
-        yield from csv.DictReader(f)
+def read_table(file: Path, columns: Mapping[str, Callable[[str], Any]]) -> Iterator[Dict[str, Any]]:
+    """Read these columns of a CSV file, each converted by its function; raise ValueError if that fails."""
+    with open_table(file, 'r') as f, damage(file):
+        reader = csv.DictReader(f)
+        if missing := set(columns).difference(reader.fieldnames or ()):
+            raise ValueError(f'it lacks the column {min(missing)}')
+        for row in reader:
+            if None in row.values():
+                raise ValueError(f'line {reader.line_num} is too short')
+            yield {name: convert(row[name]) for name, convert in columns.items()}
 
 
 def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

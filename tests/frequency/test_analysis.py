@@ -69,6 +69,21 @@ def test_resumed(data, models, analysed, tmp_path):
         frequency.analyse(frequency.Probe(models, data, batch_size=8), output, radii=[1, 3, 9])
 
 
+@pytest.mark.parametrize('name, content', [
+    ('settings.json', ''), ('settings.json', '5'), ('settings.json', '{"a":' * 99999), ('progress.json', '[]'),
+    ('progress.json', '{"images": "x", "answered": 1, "samples": 1, "skipped": 1}'),
+    ('progress.json', '{"images": 999, "answered": 1, "samples": 1, "skipped": 1}'),
+    ('samples.csv', 'model,filter,class,radius,rank\n'), ('samples.csv', '\0' * 99999), ('samples.csv', 'x' * 999999),
+    ('samples.csv', 'model,filter,class,radius,rank\n' + 'a\n' * 99999), ('skipped.csv', '')])
+def test_damaged_files(name, content, analysed, tmp_path):
+    probe, folder = analysed
+    shutil.copytree(folder, tmp_path / 'copy')
+    (tmp_path / 'copy' / name).write_text(content)
+    with pytest.raises(ValueError, match=f'{name} is damaged .*: remove .*copy, or name another folder'):
+        frequency.analyse(probe, tmp_path / 'copy', radii=[1, 3, 8])
+        frequency.overall_level(tmp_path / 'copy')
+
+
 def test_two_runs_into_one_folder(data, models, tmp_path):
     probe = frequency.Probe({MODEL: models[MODEL]}, data, num_workers=0)
     with locked(tmp_path):

@@ -45,6 +45,15 @@ def test_fourier_errors(data, models, tmp_path):
     probe.batches = batches
     assert frequency.fourier_errors(probe, tmp_path / 'parts', norm=30, extent=1)[MODEL] == large
     assert (tmp_path / 'parts' / 'fourier.csv').read_bytes() == whole
+    header, *rows = whole.decode().splitlines(keepends=True)
+    for damaged in (
+        whole[:-9].decode(), header + rows[0], header + ''.join(rows[::-1]), whole.decode().replace('60', '16', 1),
+        whole.decode().replace(',60,60', ',60,99'), whole.decode().replace(',60,60', ',-1,60'),
+        whole.decode().replace(MODEL, 'other'), 'x' * 200_000, '',
+    ):
+        (tmp_path / 'parts' / 'fourier.csv').write_text(damaged)
+        with pytest.raises(ValueError, match='fourier.csv is damaged'):
+            frequency.fourier_errors(probe, tmp_path / 'parts', norm=30, extent=1)
     for arguments in (dict(norm=0), dict(norm=float('nan')), dict(norm=1, extent=33), dict(norm=1, extent=-1)):
         with pytest.raises(ValueError, match='expected'):
             frequency.fourier_errors(probe, tmp_path / 'no', **arguments)
