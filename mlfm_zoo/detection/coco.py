@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import json
-import math
 import os
 import warnings
 from pathlib import Path
@@ -73,8 +72,8 @@ def read_coco(source: Any) -> Any:
                 raise ValueError('the file does not list its image or its category')
             entry['bbox'] = x, y, width, height = [float(value) for value in entry['bbox']]
             entry['area'] = float(entry.get('area', width * height))
-            if not math.isfinite(x + y + width + height + entry['area']):
-                raise ValueError('its bbox or area is not finite')
+            if not abs(x) + abs(y) + abs(width) + abs(height) + abs(entry['area']) < MAX_SIDE ** 2:
+                raise ValueError('its bbox or area is not finite or far too large')
             entry['iscrowd'] = int(entry.get('iscrowd', 0))
             if entry.get('segmentation') == [[]]:  # as exports of boxes have it
                 entry['segmentation'] = []
@@ -83,19 +82,38 @@ def read_coco(source: Any) -> Any:
 
 
 def _check_segmentation(segmentation: Any, info: Dict[str, Any]) -> None:
-    """Raise for masks that crash pycocotools; far-off polygons would fill the memory."""
+    """Raise for masks that crash pycocotools or read memory beyond them; far-off polygons would fill the memory."""
     height, width = info['height'], info['width']
     if isinstance(segmentation, dict):
         if list(segmentation['size']) != [height, width]:
             raise ValueError('its mask has another size than its image')
         runs = segmentation['counts']
-        if isinstance(runs, list) and (min(runs) < 0 or sum(runs) != height * width):
+        if isinstance(runs, (str, bytes)):
+            runs = _decode_runs(runs)
+        if min(runs) < 0 or sum(runs) != height * width:
             raise ValueError('its run lengths are not those of its image')
         return
     limit = 2 * max(height, width)
     for polygon in segmentation:
         if len(polygon) < 6 or len(polygon) % 2 or not all(abs(value) <= limit for value in polygon):
             raise ValueError('a polygon has fewer than 3 points, or coordinates far outside of its image')
+
+
+def _decode_runs(text: Union[str, bytes]) -> List[int]:
+    """Decode the compressed run lengths of COCO: 5 bits a character, and from the third on differences."""
+    runs: List[int] = []
+    value = shift = 0
+    for character in text.encode('ascii') if isinstance(text, str) else text:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last one of a number, whose sign is bit 4
+            value -= (bits & 16) << (shift - 4)
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError('its run lengths end within a number')
+    return runs
 
 
 def _is_target(entry: Dict[str, Any]) -> bool:
@@ -149,10 +167,12 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
     ):
         check_option('in_chans', in_chans, tuple(MODES))
         require_pycocotools('pycocotools.coco')
-        self.folder, self.annotations, self.transforms, self.masks = folder, annotations, transforms, masks
+        self.annotations, self.transforms, self.masks = annotations, transforms, masks
         self.mode = MODES[in_chans]
         self.coco = read_coco(annotations)
-        self.names = {c['id']: str(c['name']) for c in self.coco.cats.values()}
+        with _damage(f'{annotations} lacks a name of a file or class'):
+            self.names = {c['id']: str(c['name']) for c in self.coco.cats.values()}
+            self.files = {i['id']: Path(folder, i['file_name']) for i in self.coco.imgs.values()}
         if min(self.names, default=0) < 1:
             raise ValueError(f'{annotations} has no categories or one of id 0, the background: number them from 1.')
         self.num_classes = max(self.names) + 1
@@ -172,7 +192,7 @@ class CocoImages(Dataset[Tuple[torch.Tensor, Dict[str, Any]]]):
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, Dict[str, Any]]:
         """Image (in_chans, H, W) from 0 to 1, and its boxes, labels, masks and image_id."""
         info = self.coco.imgs[self.ids[index]]
-        file, size = Path(self.folder, info['file_name']), (info['height'], info['width'])
+        file, size = self.files[info['id']], (info['height'], info['width'])
         image = to_dtype(to_image(open_image(file, self.mode, upright=True)), torch.float32, scale=True)
         if image.shape[1:] != size:
             raise ValueError(

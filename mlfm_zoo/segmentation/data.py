@@ -118,7 +118,7 @@ def find_samples(folder: Union[str, Path], split: str) -> List[Sample]:
     stems, source = sorted(images), images_dir
     if images_dir.name == 'JPEGImages':
         source = root / 'ImageSets' / 'Segmentation' / f'{split}.txt'
-        lines = source.read_text(encoding='utf-8-sig').splitlines()
+        lines = source.read_text(encoding='utf-8-sig', errors='surrogateescape').splitlines()
         stems = [line.strip() for line in lines if line.strip()]
     if not stems:
         raise ValueError(f'{source} is empty, expected images or their names: check the path.')

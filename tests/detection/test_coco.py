@@ -38,6 +38,10 @@ def test_images_against_torchvision(photos):
     ('c["categories"].append(dict(id=0, name="background"))', 'one of id 0, the background: number them from 1'),
     ('a.pop("bbox")', "annotation 1 is damaged .KeyError: 'bbox'"),
     ('a["bbox"][2] = float("nan")', 'annotation 1 is damaged .its bbox or area is not finite'),
+    ('a["bbox"][2] = 1e300', 'annotation 1 is damaged .its bbox or area is not finite or far too large'),
+    ('c["images"][0].pop("file_name")', "lacks a name of a file or class .KeyError: 'file_name'"),
+    ('c["images"][0]["file_name"] = 5', 'lacks a name of a file or class .TypeError'),
+    ('c["categories"][0].pop("name")', "lacks a name of a file or class .KeyError: 'name'"),
     ('c["images"][0]["height"] = "155"', 'image 1 is damaged .its height or width is no number of pixels'),
     ('a["image_id"] = 99', 'annotation 1 is damaged .the file does not list its image or its category'),
     ('c["annotations"][1]["id"] = 1', 'annotation 1 is damaged .its id is 0 or given twice'),
@@ -47,7 +51,8 @@ def test_images_against_torchvision(photos):
         '"a cat"', '5', '[1, 2, 3, 4, 5, 6]', '[[1, 2, 3, 4]]', '[[1, 2, 3, 4, 5, "6"]]',
         '[[1, 2, 3, 4, 5, float("nan")]]', '[[1, 2, 3, 4, 5, 1000]]', '[[1, 2, 3, 4, 5, 6, 7]]',
         'dict(size=[135, 155], counts=[135 * 155])', 'dict(size=[155, 135], counts=[-1, 135 * 155 + 1])',
-        'dict(size=[155, 135], counts="a cat")')),
+        'dict(size=[155, 135], counts="a cat")', 'dict(size=[155, 135], counts="")',
+        'dict(size=[155, 135], counts="zzzzzzzzzzz")', 'dict(size=[155, 135], counts="o`U2")')),
 ])
 def test_damaged_annotations(photos, changed, change, error):
     file = changed(lambda content: exec(change, dict(c=content, a=content['annotations'][0])))
@@ -86,13 +91,15 @@ def test_forms_of_annotations(tmp_path):
     """Masks as polygons and as run lengths in numbers and compressed; more fields, ids that are strings, no area."""
     mask = np.zeros((40, 31), dtype=np.uint8)
     mask[10:30, 5:20] = 1
+    noise = np.random.default_rng(0).random(mask.shape) < np.linspace(0, 1, 31)  # runs of all lengths
     runs = [len(list(run)) for _, run in itertools.groupby(mask.ravel(order='F').tolist())]
-    compressed = coder.encode(np.asfortranarray(mask))['counts'].decode()
+    compressed, of_noise = (
+        coder.encode(np.asfortranarray(m, dtype=np.uint8))['counts'].decode() for m in (mask, noise))
     forms = [dict(size=[40, 31], counts=runs), dict(size=[40, 31], counts=compressed),
-             [[5, 10, 20, 10, 20, 30, 5, 30]], [[]]]
+             [[5, 10, 20, 10, 20, 30, 5, 30]], dict(size=[40, 31], counts=of_noise), [[]]]
     entry = dict(image_id='a', category_id=7, bbox=[5, 10, 15, 20], note='')
     annotations = [dict(entry, id=900100000000 + n, segmentation=form) for n, form in enumerate(forms)]
-    annotations[3].update(iscrowd=1, area=7.25)
+    annotations[4].update(iscrowd=1, area=7.25)
     file = tmp_path / 'annotations.json'
     file.write_text(json.dumps(dict(
         info={}, images=[dict(id='a', file_name='a.png', height=40, width=31, license=1)], annotations=annotations,
@@ -100,11 +107,11 @@ def test_forms_of_annotations(tmp_path):
     Image.new('L', (31, 40)).save(tmp_path / 'a.png')
     data = CocoImages(tmp_path, file)
     image, target = data[0]
-    assert image.shape == (3, 40, 31) and target['image_id'] == 'a' and target['labels'].tolist() == [7] * 3
-    assert target['boxes'].dtype == torch.float32 and target['boxes'].tolist() == [[5, 10, 20, 30]] * 3
-    assert all(np.array_equal(found, mask) for found in target['masks'])
-    assert [entry['area'] for entry in data.coco.anns.values()] == [300, 300, 300, 7.25]
-    assert not data.coco.anns[900100000003]['segmentation']
+    assert image.shape == (3, 40, 31) and target['image_id'] == 'a' and target['labels'].tolist() == [7] * 4
+    assert target['boxes'].dtype == torch.float32 and target['boxes'].tolist() == [[5, 10, 20, 30]] * 4
+    assert all(np.array_equal(found, m) for found, m in zip(target['masks'], (mask, mask, mask, noise), strict=True))
+    assert [entry['area'] for entry in data.coco.anns.values()] == [300, 300, 300, 300, 7.25]
+    assert not data.coco.anns[900100000004]['segmentation']
 
 
 def test_damaged_files(photos, tmp_path):

@@ -1,6 +1,7 @@
 """Folders of images and masks: layouts, palettes, faults, augmentation."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -141,14 +142,18 @@ def test_photographs_are_upright(tmp_path):
 
 
 def test_lists_of_names(tmp_path):
-    """VOC's, with blanks in names and a byte order mark; two files of a name are refused."""
-    for name in ('a b', 'c'):
+    """VOC's, with blanks in names, names that are not UTF-8 and a byte order mark; two files of a name are refused."""
+    latin = os.fsdecode(b'caf\xe9')
+    for name in ('a b', 'c', latin):
         for folder in ('JPEGImages', 'SegmentationClass'):
             put(tmp_path / folder / f'{name}.png', np.zeros((4, 6)))
     names = tmp_path / 'ImageSets' / 'Segmentation' / 'val.txt'
     names.parent.mkdir(parents=True)
-    names.write_bytes('\ufeffa b\r\n\n  c \n'.encode())
-    assert [sample.mask.stem for sample in find_samples(tmp_path, 'val')] == ['a b', 'c']
+    names.write_bytes('\ufeffa b\r\n\n  c \n'.encode() + b'caf\xe9')
+    assert [sample.mask.stem for sample in find_samples(tmp_path, 'val')] == ['a b', 'c', latin]
+    names.write_text('a b', encoding='utf-16')
+    with pytest.raises(ValueError, match='is missing, expected an image and a mask'):
+        find_samples(tmp_path, 'val')
     names.write_text('\n \n')
     with pytest.raises(ValueError, match='val.txt is empty, expected images or their names'):
         find_samples(tmp_path, 'val')
