@@ -47,6 +47,14 @@ class MemoryOptions(Options):
     memory_supplement: str = 'all'
     memory_forget_last: bool = False
 
+    @classmethod
+    def take_from(cls: Type[OptionsT], kwargs: Dict[str, Any]) -> OptionsT:
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in kwargs:
+            if name.startswith('memory_') and name not in names:
+                raise TypeError(f'{name!r} is not an option of the memory, expected {", ".join(names)}.')
+        return super().take_from(kwargs)
+
     def __post_init__(self) -> None:
         check_option('memory_update', self.memory_update, MEMORY_UPDATES)
         check_option('memory_supplement', self.memory_supplement, MEMORY_SUPPLEMENTS)

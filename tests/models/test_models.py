@@ -186,10 +186,13 @@ def test_features_have_one_layout():
         create('test_mlfm_resnet').forward_intermediates(torch.randn(1, 3, 64, 64), output_fmt='NHWC')
 
 
-@pytest.mark.parametrize('kwargs', [dict(memory_gate=1), dict(memory=False, memory_update='cat')])
-def test_unknown_keyword(kwargs):
-    with pytest.raises(TypeError, match='unexpected keyword argument'):
-        create('test_mlfm_resnet', **kwargs)
+@pytest.mark.parametrize('name, kwargs, said', [
+    ('test_mlfm_resnet', dict(memory_gate=1), "'memory_gate' is not an option of the memory, expected .*memory_split"),
+    ('mlfm_mobilenetv2_010', dict(memory_split=True), "'memory_split' is not an option .*, memory_forget_last.$"),
+    ('test_mlfm_resnet', dict(memory=False, memory_update='cat'), "unexpected keyword argument 'memory_update'")])
+def test_unknown_keyword(name, kwargs, said):
+    with pytest.raises(TypeError, match=said):
+        create(name, **kwargs)
 
 
 @pytest.mark.parametrize('name, option, value', [
