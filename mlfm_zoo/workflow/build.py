@@ -4,8 +4,10 @@ from typing import Any, Mapping, Optional
 
 import timm
 import torch.nn as nn
+from timm.data import create_transform, resolve_model_data_config
 
 from .._timm import config_of
+from ..data.folders import label_names
 from ..hub.manifest import load_manifest
 from ..models._create import BUILDER_ARGS
 
@@ -36,9 +38,11 @@ def build_network(name: str, model_args: Optional[Mapping[str, Any]] = None, pre
     args = dict(model_args or {})
     try:
         model = timm.create_model(name, pretrained=pretrained, **args)
-    except (MemoryError, RuntimeError):
-        raise
-    except Exception as error:  # of any kind: arguments go unchecked into timm and torch
+        create_transform(**resolve_model_data_config(model))  # fails here if a folder's config has other types
+        label_names(model), dict(config_of(model).get('label_descriptions') or {})
+    except Exception as error:  # of any kind: arguments and configs go unchecked into timm and torch
+        if isinstance(error, (MemoryError, RuntimeError)) and not isinstance(error, RecursionError):
+            raise
         raise ValueError(f'{name} could not be loaded ({first_line(error)}): correct its arguments, or give a whole '
                          'folder with config.json and weights.') from error
     if pretrained:

@@ -23,7 +23,7 @@ __all__ = [
 # Arguments of train.py that this package reads, and their types; each may be None.
 ARGUMENTS = dict(
     model=str, epochs=int, cooldown_epochs=int, warmup_epochs=int, eval_metric=str, dataset=str, data_dir=str,
-    model_kwargs=dict, img_size=int, input_size=list)
+    model_kwargs=dict, img_size=int, input_size=list, seed=int)
 
 Z95 = statistics.NormalDist().inv_cdf(0.975)  # a normal variable lies within this many deviations in 95 of 100 cases
 

@@ -96,7 +96,8 @@ ALIASES = '\n'.join(['a: &a [x, x, x, x, x, x, x, x, x]', *(
 
 @pytest.mark.parametrize('text', [
     ALIASES, '[' * 5000, '!!python/object:os.system {}', 'epochs: !!int ""', 'epochs: !!timestamp x', 'x: !!bool maybe',
-    '3: 4', 'epochs: five', 'cooldown_epochs: x', 'data_dir: [a]', 'model_kwargs: {memry: 1}', 'model_kwargs: [memory]',
+    '3: 4', 'epochs: five', 'cooldown_epochs: x', 'data_dir: [a]', 'seed: [1]', 'model_kwargs: {memry: 1}',
+    'model_kwargs: [memory]',
 ], ids=lambda text: text[:20])
 def test_args_of_others(text, tmp_path, capsys):
     """One sentence for YAML that hangs, runs code, or has values of other types."""

@@ -1,5 +1,7 @@
 """Evaluation on an image folder, and its command, with real digits as the images."""
 
+import json
+
 import pytest
 import timm
 import torch
@@ -64,6 +66,11 @@ def test_damaged_folders(tmp_path, fail):
     weights.write_bytes(whole[:200_000])
     assert 'is damaged' in fail('evaluate', f'local-dir:{tmp_path}', tmp_path)
     weights.write_bytes(whole)
-    for text in ('{"num_classes": 10}', '{"archi', '[]', ''):
+    good = json.loads(config.read_text())
+    of_other_types = [dict(label_names=5), dict(label_descriptions=[1]), dict(pretrained_cfg=[]), *(
+        dict(pretrained_cfg={**good['pretrained_cfg'], name: 'x'})
+        for name in ('mean', 'input_size', 'interpolation', 'crop_pct'))]
+    for text in ('{"num_classes": 10}', '{"archi', '[]', '', '{"a":' * 99999, *(
+            json.dumps({**good, **changed}) for changed in of_other_types)):
         config.write_text(text)
         assert 'could not be loaded' in fail('evaluate', f'local-dir:{tmp_path}', tmp_path)
