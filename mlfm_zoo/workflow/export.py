@@ -4,6 +4,7 @@ ONNX, OpenVINO and AOTInductor get the graph of `torch.export`; TorchScript comp
 """
 
 import copy
+import io
 import logging
 import random
 import shutil
@@ -258,7 +259,9 @@ def write_graph(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # torch deprecates TorchScript, and parts of itself that it uses here
             if form == 'torchscript':
-                torch.jit.script(model).save(str(file))
+                buffer = io.BytesIO()  # on a full disk, torch would end the process
+                torch.jit.save(torch.jit.script(model), buffer)
+                file.write_bytes(buffer.getbuffer())
                 return
             program = torch.export.export(model, (example,), dynamic_shapes=(dict.fromkeys(dims, Dim.DYNAMIC),))
             if form == 'onnx':

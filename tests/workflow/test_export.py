@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from digits import load_split, to_batch
+from helpers.disks import full_disk
 from helpers.networks import SMALL, SMALL_GSSDNET, lived_in
 from mlfm_zoo.workflow.export import ENDINGS, ExportedNetwork, export_network, read_photos
 
@@ -89,6 +90,14 @@ def test_a_fixed_batch(form, tmp_path):
     images = torch.randn(5, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(ExportedNetwork(file, model, 2)(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('form', ['onnx', 'openvino', 'torchscript'])
+def test_full_disk(form, tmp_path):
+    model = timm.create_model('test_mlfm_resnet')
+    with full_disk(10_000), pytest.raises(ValueError, match='test_mlfm_resnet cannot be exported'):
+        export_network(model, tmp_path / f'model{ENDINGS[form]}', form)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize('name, form', [('test_convnext', 'onnx'), ('test_vit', 'torchscript')])
