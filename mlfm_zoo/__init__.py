@@ -11,7 +11,7 @@ from .data import imagenet100
 from .memory import LowFrequencyMemoryUnit, attach_memory, calibrate_memory, image_bands, low_band, supports_memory
 from .models import fuse_trunk
 
-__version__ = '0.2.0'
+__version__ = '0.3.0'
 
 __all__ = [
     'LowFrequencyMemoryUnit',

@@ -2,10 +2,11 @@
 
     make release-check          # or python scripts/release_check.py [--output dist]
 
-Builds the sdist, and the wheel from it; checks their metadata and that version, changelog and citation agree; installs
-the wheel into two empty environments, of the newest versions and of those in tests/lower-bounds.txt, and runs
-scripts/smoke.py there, without a network; then adds the extras to the newer one and writes the licenses of all that a
-user gets with them to licenses.md beside the wheel. Takes minutes, publishes nothing.
+Builds the sdist, and the wheel from it; checks their metadata, that version, changelog and citation agree, and that the
+repository has one address everywhere; installs the wheel into two empty environments, of the newest versions and of
+those in tests/lower-bounds.txt, and runs scripts/smoke.py there, without a network; then adds the extras to the newer
+one and writes the licenses of all that a user gets with them to licenses.md beside the wheel. Takes minutes, publishes
+nothing.
 """
 
 import argparse
@@ -51,6 +52,20 @@ def check_version() -> str:
             f'The package says version {version}, the changelog {releases[:1]} and CITATION.cff {cited}, expected the '
             'same version and date: write them alike.')
     return version
+
+
+def check_address() -> str:
+    """The address of the repository, the same in package, site and README; 'ADDRESS' if it has none yet."""
+    found = {}
+    for file, line in (
+        ('pyproject.toml', r'Repository = "(\S+)"'), ('mkdocs.yml', r'repo_url: (https?\S+)'),
+        ('README.md', r'git clone (\S+) mlfm_zoo'),
+    ):
+        addresses = re.findall(f'^{line}', (ROOT / file).read_text(encoding='utf-8'), re.MULTILINE)
+        found[file] = addresses[0] if addresses else 'ADDRESS'
+    if len(set(found.values())) != 1:
+        raise ReleaseError(f'The repository has different addresses: {found}. Write the same address into all three.')
+    return found['README.md']
 
 
 def build(output: Path) -> Path:
@@ -103,8 +118,9 @@ def main() -> None:
     try:
         version = check_version()
         print(f'version {version}: package, changelog and citation agree', flush=True)
+        print(f'address of the repository: {check_address()}', flush=True)
         wheel = build(args.output.resolve())
-        print(f'built {wheel.name} and its sdist, metadata is whole', flush=True)
+        print(f'built {wheel.name} ({wheel.stat().st_size / 1e6:.1f} MB) and its sdist, metadata is whole', flush=True)
         with tempfile.TemporaryDirectory() as folder:
             smoke = shutil.copy(ROOT / 'scripts' / 'smoke.py', folder)  # a copy has no checkout around it
             empty = Path(folder, 'empty')

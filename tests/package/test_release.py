@@ -44,6 +44,25 @@ def test_versions_that_differ_are_told(tmp_path, monkeypatch):
         (tmp_path / file).write_text(text)
 
 
+def test_addresses_that_differ_are_told(tmp_path, monkeypatch):
+    """A maintainer writes the address of the repository into three files."""
+    assert release_check.check_address()
+    texts = {'pyproject.toml': '# Repository = "ADDRESS"\n', 'mkdocs.yml': 'repo_url:  # address\n',
+             'README.md': 'git clone ADDRESS mlfm_zoo && cd mlfm_zoo\n'}
+    monkeypatch.setattr(release_check, 'ROOT', tmp_path)
+    for file, text in texts.items():
+        (tmp_path / file).write_text(text)
+    assert release_check.check_address() == 'ADDRESS'
+    filled = {'pyproject.toml': 'Repository = "https://a/b"\n', 'mkdocs.yml': 'repo_url: https://a/b  # address\n',
+              'README.md': 'git clone https://a/b mlfm_zoo && cd mlfm_zoo\n'}
+    for file in [*filled][:2]:
+        (tmp_path / file).write_text(filled[file])
+        with pytest.raises(release_check.ReleaseError, match='different addresses'):
+            release_check.check_address()
+    (tmp_path / 'README.md').write_text(filled['README.md'])
+    assert release_check.check_address() == 'https://a/b'
+
+
 @pytest.mark.parametrize('license, taken', [
     ('MIT License', True), ('GNU Lesser General Public License v3 (LGPLv3)', True), ('UNKNOWN', True),
     ('GPL-3.0-or-later', False), ('AGPLv3', False), ('GNU Affero General Public License v3', False),
