@@ -118,7 +118,8 @@ def build_repository(
     if training_args:
         _take_data_config(model, training_args)
         (folder / 'args.yaml').write_text(yaml.safe_dump(training_args), encoding='utf-8')
-    of_imagenet100 = dataset_of(tag, num_classes, training_args) == IMAGENET100
+    dataset = dataset_of(tag, num_classes, training_args)
+    of_imagenet100 = dataset == IMAGENET100
     labels: Dict[str, Any] = dict(label_names=label_names(model)) if label_names(model) else {}
     if of_imagenet100:
         labels = dict(label_names=list(imagenet100.SYNSETS), label_descriptions=imagenet100.label_descriptions())
@@ -139,12 +140,16 @@ def build_repository(
         write_manifest_entry(dataclasses.replace(checkpoint, commit='0' * 40), Path(scratch, manifest.name))
     if data is not None:
         result = evaluate(model, data, class_names=imagenet100.SYNSETS if of_imagenet100 else None, progress=progress)
-        measured = {which: round(100 * correct / result.total, 2)
-                    for which, correct in (('top-1', result.top1), ('top-5', result.top5))}
-        if top1 is not None and abs(measured['top-1'] - top1) > tolerance:
-            raise ValueError(f'Top-1 accuracy on {data} is {measured["top-1"]:.2f} %, not the {top1:.2f} % given: '
+        found_top1, found_top5 = (round(100 * correct / result.total, 2) for correct in (result.top1, result.top5))
+        if top1 is not None and abs(found_top1 - top1) > tolerance:
+            raise ValueError(f'Top-1 accuracy on {data} is {found_top1:.2f} %, not the {top1:.2f} % given: '
                              'find out why before publishing.')
-        checkpoint = dataclasses.replace(checkpoint, measured=measured, command=f'mlfm-zoo evaluate {name} DATA')
+        images = f' of {result.total} images' + (f' of {dataset.name}' if dataset else '')
+        if of_imagenet100 and result.total == len(imagenet100.SYNSETS) * imagenet100.NUM_IMAGES['val']:
+            images = ''  # all validation images: the figure is the dataset's own
+        checkpoint = dataclasses.replace(
+            checkpoint, command=f'mlfm-zoo evaluate {name} DATA',
+            measured={f'top-1{images}': found_top1, f'top-5{images}': found_top5})
     (folder / 'README.md').write_text(make_card(checkpoint, model_args, training_args), encoding='utf-8')
     return Repository(folder, checkpoint)
 

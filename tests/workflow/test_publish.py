@@ -70,7 +70,7 @@ def test_publish_and_load(server, manifest, run, fail, digits, tmp_path):
 
     printed = run(*command, '--dry-run')
     for text in ('model.safetensors', 'config.json', 'README.md', 'args.yaml', 'library_name: timm',
-                 'made up for a test', 'top-1 on unknown data | 100.00 %', 'epochs 40', 'dry run'):
+                 'made up for a test', 'top-1 on 60 images | 100.00 %', 'epochs 40', 'dry run'):
         assert text in printed, text
     assert not server.requests and not manifest()
 
@@ -81,7 +81,8 @@ def test_publish_and_load(server, manifest, run, fail, digits, tmp_path):
     assert sum(method == 'POST' and '/commit/' in path for method, path in server.requests) == 1
     entry = manifest()['test_mlfm_resnet', 'mine', True]
     assert entry.commit == server.repos[REPO].main
-    assert entry.size == len(files['model.safetensors']) and entry.measured == {'top-1': 100.0, 'top-5': 100.0}
+    assert entry.size == len(files['model.safetensors'])
+    assert entry.measured == {'top-1 of 60 images': 100.0, 'top-5 of 60 images': 100.0}
 
     image, expected = torch.randn(1, 3, 64, 64), timm.create_model('test_mlfm_resnet', pretrained=True).eval()
     published = timm.create_model(f'hf-hub:{REPO}', pretrained=True).eval()
@@ -176,7 +177,8 @@ def test_all_runs_of_a_folder(server, manifest, run, fail, digits, tmp_path):
     fail(*command)
     [entry] = manifest().values()
     assert entry.name == 'test_mlfm_resnet.digits_seen' and entry.kind == 'trained'
-    assert entry.measured == {'top-1': 100.0, 'top-5': 100.0} and 'seed 1, epoch 2 of 2' in entry.origin
+    assert entry.measured == {'top-1 of 60 images': 100.0, 'top-5 of 60 images': 100.0}
+    assert 'seed 1, epoch 2 of 2' in entry.origin
     shutil.rmtree(runs / 'wrong')
     server.clear()
     printed = run(*command)
