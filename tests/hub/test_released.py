@@ -15,12 +15,14 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
+from timm.data import ImageNetInfo
 
 from helpers.authors_form import mobilenetv2, released
 from helpers.disks import full_disk, reader_of
 from helpers.hub_server import environment, git_oid
 from helpers.raw_server import RawServer
 from helpers.reference import REFERENCE, load_fill, needs_reference
+from mlfm_zoo.data.imagenet100 import SYNSETS
 from mlfm_zoo.hub.files import CheckpointError
 from mlfm_zoo.hub.loading import cached_checkpoint, fetch_checkpoint, verify_checkpoint
 from mlfm_zoo.hub.manifest import Checkpoint, load_manifest
@@ -269,7 +271,10 @@ def test_starting_points_on_imagenet_1k(zoo, tmp_path, monkeypatch, model, width
     with torch.inference_mode():
         torch.testing.assert_close(warm(image), trunk(image), rtol=1e-4, atol=1e-4)
     assert hasattr(warm, 'memory') and len(zoo.server.requests) == 1
-    zoo.server.files[known.source_path] = content + b'x'
+    names = ImageNetInfo().label_names()
+    rows = weights['classifier.weight'][[names.index(name) for name in SYNSETS]]
+    assert torch.equal(create(imagenet100_head=True).classifier.weight, rows)
+    zoo.server.files[known.source_path] = content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
     for fields, expected in (({}, 'has SHA-256'), (dict(source_sha256=None), 'has the git blob id')):
         with pytest.raises(CheckpointError, match=expected):
             fetch_checkpoint(dataclasses.replace(entry, **fields), zoo.cache / 'other')

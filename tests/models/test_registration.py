@@ -61,6 +61,10 @@ assert not new, new
 
 def test_pretrained_today():
     assert set(timm.list_pretrained(['*mlfm*', 'dct_*'])) == {c.name for c in load_manifest().values() if c.available}
+    # as docs/weights.md lists trained networks
+    assert set(timm.list_pretrained('*mlfm_*', exclude_filters='*_in[12]*k*')) == {
+        c.name for c in load_manifest().values() if c.available and c.kind in ('paper', 'embedded', 'trained') and (
+            'mlfm_' in c.name)}
     for name in ALL:  # no warm start stands in for weights that do not exist
         authors = 'mobilenetv2' in name
         assert timm.is_model_pretrained(name) == authors
