@@ -130,10 +130,14 @@ def accuracies(costs: Sequence[Row]) -> List[Row]:
     for c in read_manifest(manifest_path()).checkpoints.values():
         options = '' if c.memory else 'memory=False'
         dataset = dataset_of(c.tag, c.num_classes)
-        for source, top1 in c.reported.items():
+        reported: Dict[str, Row] = {}
+        for name, value in c.reported.items():
+            source, _, k = name.partition("'s top-")  # "d-li14's top-5"; the others are top-1
             if source != README:  # which is there already
-                rows.append(row(c.model, options, tag=c.tag, top1=f'{top1:.2f}', data=dataset.name if dataset else '',
-                                source=source))
+                reported.setdefault(source, row(
+                    c.model, 'memory=False' if c.kind == 'warm_start' else options, tag=c.tag,
+                    data=dataset.name if dataset else '', source=source))[f'top{k or 1}'] = f'{value:.2f}'
+        rows += reported.values()
         measured: Dict[str, Row] = {}
         for metric, data, value in measured_figures(c, dataset):
             measured.setdefault(data.name, row(

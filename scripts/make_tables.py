@@ -39,6 +39,7 @@ from make_results import (
 from mlfm_zoo._files import written_whole
 from mlfm_zoo.hub.manifest import KINDS, Checkpoint, manifest_path, paper_accuracies, read_manifest
 from mlfm_zoo.memory.attach import FAMILIES
+from mlfm_zoo.workflow.card import IMAGENET100, dataset_of, measured_figures
 from mlfm_zoo.workflow.collect import difference_interval
 
 # A table without a name has that of its page.
@@ -112,6 +113,17 @@ def dct_models_table() -> str:
     return markdown(('model', 'size', 'params (M)', 'MAdds (G)', 'MAdds (G), stride 2', 'paper'), 'tnnnnn', rows)
 
 
+def trained_on_imagenet100() -> Dict[str, List[str]]:
+    """Top-1 accuracy on ImageNet100 of each network that this project trained on it, with tag and command."""
+    found: Dict[str, List[str]] = {}
+    for c in checkpoints():
+        if c.kind == 'trained' and c.memory and dataset_of(c.tag, c.num_classes) == IMAGENET100:
+            found.setdefault(c.model, []).extend(
+                f'{value:.2f} ({c.tag}: `{c.command}`)' for metric, data, value in measured_figures(c, IMAGENET100)
+                if metric == 'top-1' and data == IMAGENET100)
+    return found
+
+
 def checkpoints_table() -> str:
     rows = []
     for c in checkpoints():
@@ -128,15 +140,13 @@ def checkpoints_table() -> str:
 
 def paper_table() -> str:
     """The paper's table of ImageNet100, with the noise of 5,000 images and what was measured here."""
-    rows, gains, losses = [], 0, []
+    rows, gains, losses, measured = [], 0, [], trained_on_imagenet100()
     for model, (trunk, memory) in paper_accuracies().items():
         noise = difference_interval(trunk, memory, 5000)[1] - (memory - trunk)
         gains += 0 <= memory - trunk <= noise
         losses += [f'{model} ({memory - trunk:+.2f})'] if memory < trunk else []
-        measured = [f'{value:.2f} ({c.tag}: `{c.command}`)' for c in checkpoints()
-                    if c.model == model and c.kind == 'trained' for value in c.measured.values()]
         rows.append((f'`{model}`', f'{trunk:.2f}', f'{memory:.2f}', f'{memory - trunk:+.2f}', f'{noise:.2f}',
-                     ', '.join(measured)))
+                     ', '.join(measured.get(model, []))))
     return (f'Of the {len(rows)} differences, {gains} gains are within the noise, and so is the loss, '
             f'{" and ".join(losses)}.\n\n'
             + markdown(('model', 'paper, trunk', 'paper, memory', 'gain', 'noise', 'measured'), 'tnnnnt', rows))
@@ -218,7 +228,7 @@ def study_tables() -> str:
             text += (f'**Not finished: {finished} of {arms * len(plan["seeds"])} runs.** The figures below are '
                      'those of the finished ones.\n\n')
         text += report(folder) + STUDY_SOURCE.format(
-            weights=STUDY_WEIGHTS.get(file.stem, 'The weights are not published.'), plan=file.stem,
+            weights=STUDY_WEIGHTS.get(file.stem, 'The weights are not in the package.'), plan=file.stem,
             folder=folder.relative_to(ROOT).as_posix(), data=file.stem.partition('-')[0].upper())
         for name, title in STUDY_PICTURES.items():
             if (ROOT / 'docs' / 'study' / file.stem / name).exists():
@@ -232,7 +242,7 @@ def readme_table() -> str:
     digits, *photos = kinds['embedded']
     measured = ['{:.2f} % ({}, `{}`)'.format(c.measured[name], name, c.command)
                 for c in kinds['embedded'] for name in [next(iter(c.measured))]]
-    trained = len({c.model for c in kinds['trained']})
+    trained = trained_on_imagenet100()
     warm = [c for c in kinds['warm_start'] if 'authors' not in c.places]
     released = [c for c in kinds['warm_start'] if 'authors' in c.places]
     authors = [c for c in kinds['paper'] if c.memory and c.available]
@@ -246,7 +256,8 @@ def readme_table() -> str:
          'used',
          'only width 0.1 was evaluated here, on 50 photos; reported by the authors: ' + ', '.join(
              f'{c.reported[README]:.2f} %' for c in authors)),
-        ('trained on ImageNet100 by this project', f'{trained} of {len(paper_accuracies())} networks', '-'),
+        ('trained on ImageNet100 by this project', f'{len(trained)} of {len(paper_accuracies())} networks',
+         'in `docs/results.md`' if trained else '-'),
         (f'`{digits.name}`',
          'in the package: a tiny network for tests and demos, which knows handwritten digits only', measured[0]),
         (widths([c for c in photos if c.memory]),

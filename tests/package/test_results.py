@@ -1,6 +1,7 @@
 """The files in results/ and the figures of the manifest, against the records that they come from."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -53,6 +54,9 @@ def test_accuracies():
     assert {
         (row['model'], row['tag'], row['options'], row['data']): {
             name: float(row[name]) for name in ('top1', 'top5') if row[name]} for row in measured} == expected
+    others = {row['model']: (row['options'], row['data'], float(row['top1']), float(row['top5'])) for row in rows
+              if row['source'] == 'd-li14'}
+    assert len(others) == 5 and others['mlfm_mobilenetv2_010'] == ('memory=False', 'ImageNet-1k', 34.9, 56.56)
     best = [row for row in rows if row['source'] == "authors' log best epoch"]
     assert len(best) == 10 and all(row['tag'] == 'paper_in100' for row in best)
 
@@ -101,6 +105,23 @@ def test_times():
         seconds = result['variants'][variant]['seconds']['median']
         assert float(row['ms']) == pytest.approx(1000 * seconds, abs=0.01) and row['what'] == what
         assert row['engine'] == f'torch {measured["torch"]}, {engine}' and row['machine'] == measured['machine']
+
+
+def test_published_networks(monkeypatch):
+    """Weights count as this project's on ImageNet100 if that is their data, and a figure if it is of all its images."""
+    known = load_manifest()['mlfm_mobilenetv2_010', 'paper_in100', True]
+    trained = [
+        dataclasses.replace(known, model=f'mlfm_{model}', tag=tag, kind='trained', num_classes=classes, command=model,
+                            measured=measured)
+        for model, tag, classes, measured in (
+            ('resnet18', 'in100', 100, {'top-1': 81.0, 'top-5': 95.0}),
+            ('resnet10', 'in100', 100, {'top-1 of 9 images': 78.0}),
+            ('resnet34', 'mine', 10, {'top-1 of 9 images': 10.0}))]
+    all_checkpoints = [*make_tables.checkpoints(), *trained]
+    monkeypatch.setattr(make_tables, 'checkpoints', lambda: all_checkpoints)
+    assert '| 2 of 34 networks | in `docs/results.md` |' in make_tables.readme_table()
+    last = [line.split(' | ')[-1] for line in make_tables.paper_table().splitlines() if line.startswith('| `')]
+    assert [figures for figures in last if figures != ' |'] == ['81.00 (in100: `resnet18`) |']
 
 
 def test_a_page_keeps_its_own_text(tmp_path):
