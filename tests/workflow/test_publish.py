@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load, load_file, save_file
 
 from digits import write_digits
@@ -19,7 +20,7 @@ from helpers.networks import SMALL, SMALL_GSSDNET, WEIGHTS
 from helpers.reference import REFERENCE, load_fill, needs_reference
 from helpers.runs import write_run
 from helpers.user import User
-from mlfm_zoo.data.imagenet100 import SYNSETS
+from mlfm_zoo.data.imagenet100 import NUM_IMAGES, SYNSETS
 from mlfm_zoo.hub.manifest import load_manifest, own_checkpoints, read_manifest
 from mlfm_zoo.workflow.publish import write_manifest_entry
 
@@ -186,6 +187,22 @@ def test_all_runs_of_a_folder(server, manifest, run, fail, digits, tmp_path):
                  '0 were published'):
         assert text in printed, printed
     assert not server.requests
+
+
+def test_figure_of_a_part_of_imagenet100(server, manifest, run, tmp_path, monkeypatch):
+    """The accuracy on a hundred images is not ImageNet100's, unless these are all of its validation images."""
+    torch.save(timm.create_model('test_mlfm_resnet', num_classes=100).state_dict(), tmp_path / 'weights.pth')
+    for i, wnid in enumerate(SYNSETS):
+        (tmp_path / 'val' / wnid).mkdir(parents=True)
+        Image.new('RGB', (32, 32), (2 * i, 0, 0)).save(tmp_path / 'val' / wnid / '0.png')
+    name = 'test_mlfm_resnet.in100'
+    command = publish('--data', tmp_path / 'val', name=name, weights=tmp_path / 'weights.pth')
+    run(*command)
+    assert set(manifest()['test_mlfm_resnet', 'in100', True].measured) == {
+        f'top-{k} of 100 images of ImageNet100 (ambityga/imagenet100)' for k in (1, 5)}
+    monkeypatch.setitem(NUM_IMAGES, 'val', 1)
+    run(*command)
+    assert set(manifest()['test_mlfm_resnet', 'in100', True].measured) == {'top-1', 'top-5'}
 
 
 def test_manifest_is_kept_around_a_new_entry(tmp_path):
