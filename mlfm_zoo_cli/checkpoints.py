@@ -167,8 +167,8 @@ def _info(args: argparse.Namespace) -> None:
     print(f'{model}: {cost.params / 1e6:.2f} M parameters, {cost.madds / 1e9:.3f} G multiply-adds and '
           f'{cost.activations / 1e6:.2f} M activations at {" x ".join(map(str, cost.input_size[1:]))}')
     if paper is not None:
-        print(f'ImageNet100 top-1 in the paper, not measured here: {paper.trunk:.2f} % without memory, '
-              f'{paper.memory:.2f} % with it')
+        print("ImageNet100 top-1 in the authors' README, not measured here: "
+              f'{paper.trunk:.2f} % without memory, {paper.memory:.2f} % with it')
     for c in checkpoints:
         print(f'\n{c.title} ({c.kind}, {_where(c)})')
         for name, value in dataclasses.asdict(c).items():

@@ -68,13 +68,17 @@ def draw_photo(output: Path) -> None:
         lines.append(f'{form} memory: {pair.labels[index]}, {100 * probability:.0f} %')
     print(f'{PHOTO.name}: {"; ".join(lines)}')
 
-    rows = -(-(1 + len(written)) // 4)
-    fig, axes = plt.subplots(rows, 4, figsize=(10, 2.75 * rows), layout='constrained')
-    axes.flat[0].imshow(pair.pixels(image))
-    axes.flat[0].set_title('\n'.join(lines), fontsize=10)
-    for axis, memory in zip(axes.flat[1:], written):
-        show_memory(axis, memory, fontsize=10)
-    for axis in axes.flat:
+    # large letters, as the first page of the site shows the picture at less than half its size
+    columns = -(-len(written) // 2)
+    fig = plt.figure(figsize=(10, 5), layout='constrained')
+    grid = fig.add_gridspec(2, 2 + columns)
+    axes = [fig.add_subplot(grid[:, :2]), *(
+        fig.add_subplot(grid[i // columns, 2 + i % columns]) for i in range(len(written)))]
+    axes[0].imshow(pair.pixels(image))
+    axes[0].set_title('\n'.join(lines), fontsize=17)
+    for axis, memory in zip(axes[1:], written):
+        show_memory(axis, memory, fontsize=15)
+    for axis in axes:
         axis.set_axis_off()
     save(fig, output)
 

@@ -22,6 +22,7 @@ import timm
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 
+import mlfm_zoo  # noqa: F401, registers the networks
 from digits import write_digits
 from mlfm_zoo_cli import main as command_line
 
@@ -80,8 +81,8 @@ def main() -> None:
         work = Path(folder)
         os.chdir(work)  # for names of models that say no more than they should
         digits = write_digits(work, num_train=0) / 'val'
-        save_plain(plain_weights, work / 'plain')
-        plain = 'local-dir:plain'
+        save_plain(plain_weights, work / 'trunk')  # the pictures' legends name it so
+        plain = 'local-dir:trunk'
         sample = min(str(p.relative_to(digits)) for p in (digits / '3').iterdir())
         analyse(['test_mlfm_resnet', plain], digits, work / 'd', '--samples', sample, '--scales', '1', '1.2',
                 '1.4', '--fourier', '8', '--fourier-extent', '6', '--radii', *'1 2 3 4 5 6 8 12 20'.split())

@@ -13,13 +13,12 @@ from typing import Any, Dict, Iterator, List, Sequence
 import timm
 
 from mlfm_zoo.hub.manifest import manifest_path, paper_accuracies, read_manifest
-from mlfm_zoo.workflow.card import IMAGENET100, dataset_of, measured_figures
+from mlfm_zoo.workflow.card import IMAGENET100, README, dataset_of, measured_figures
 from mlfm_zoo.workflow.cost import count_cost
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'results'
 MEASURED = ROOT / 'benchmarks' / 'results'
-README = "authors' README"  # whose figures are those of the paper's table
 
 Row = Dict[str, Any]
 

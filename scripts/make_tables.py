@@ -80,7 +80,7 @@ def checkpoints() -> List[Checkpoint]:
 
 
 def models_table() -> str:
-    """Cost and reported accuracy of the networks of the paper's table."""
+    """Cost and reported accuracy of the networks of the authors' table."""
     rows, cost = [], costs()
     for model, paper in paper_accuracies().items():
         trunk, memory = cost[model, 'memory=False'], cost[model, '']
@@ -92,7 +92,7 @@ def models_table() -> str:
             f'{paper.trunk:.2f}', f'{paper.memory:.2f}'])
     return markdown(
         ('model', 'size', 'params (M), trunk', 'params (M), memory', 'ratio', 'MAdds (G), trunk', 'MAdds (G), memory',
-         'ratio', 'paper, trunk', 'paper, memory'), 't' + 9 * 'n', rows)
+         'ratio', 'reported, trunk', 'reported, memory'), 't' + 9 * 'n', rows)
 
 
 def gssdnet_models_table() -> str:
@@ -139,7 +139,7 @@ def checkpoints_table() -> str:
 
 
 def paper_table() -> str:
-    """The paper's table of ImageNet100, with the noise of 5,000 images and what was measured here."""
+    """The authors' table of ImageNet100, with the noise of 5,000 images and what was measured here."""
     rows, gains, losses, measured = [], 0, [], trained_on_imagenet100()
     for model, (trunk, memory) in paper_accuracies().items():
         noise = difference_interval(trunk, memory, 5000)[1] - (memory - trunk)
@@ -149,7 +149,7 @@ def paper_table() -> str:
                      ', '.join(measured.get(model, []))))
     return (f'Of the {len(rows)} differences, {gains} gains are within the noise, and so is the loss, '
             f'{" and ".join(losses)}.\n\n'
-            + markdown(('model', 'paper, trunk', 'paper, memory', 'gain', 'noise', 'measured'), 'tnnnnt', rows))
+            + markdown(('model', 'reported, trunk', 'reported, memory', 'gain', 'noise', 'measured'), 'tnnnnt', rows))
 
 
 def logs_table() -> str:
@@ -167,7 +167,7 @@ def logs_table() -> str:
         't' + 7 * 'n', rows)
 
 
-GSSDNET_RESULTS_TEXT = """The paper's figures are top-1 in percent. This project trained three networks for {epochs}
+GSSDNET_RESULTS_TEXT = """The figures of the GSSDNet paper are top-1 in percent. This project trained three networks for {epochs}
 epochs on {images:,} of CIFAR-10's training pictures, {runs} runs each with the same seeds. Its figures are mean and
 standard deviation on all 10,000 test pictures. These runs are far too short to compare with the paper's: they show
 only how fast the three operators learn side by side. The runs are in `benchmarks/results/gssdnet-cifar10`, and this

@@ -54,6 +54,14 @@ NETWORK_KINDS = (
 )
 
 
+# What a checkpoint of each kind loads, as a comment of one line.
+START = {
+    'embedded': 'the weights in the package', 'paper': "the authors' weights", 'trained': 'trained weights',
+    'warm_start': 'ImageNet-1k weights in the trunk; the memory has learned nothing yet',
+    'initialisation': "timm's weights, to start a training from",
+}
+
+
 def kind_of(name: str) -> Kind:
     """The kind of a network, by its name."""
     return next(kind for kind in NETWORK_KINDS if name.startswith(kind.prefix))
@@ -234,22 +242,25 @@ def network_page(name: str) -> str:
         size.insert(0, cost_row('trunk alone, `memory=False`', counted[name, 'memory=False']))
     kind = kind_of(name)
     facts = [
-        ['kind', f'[{kind.title}](../{kind.guide})'],
+        ['family', f'{kind.title}, [explained here](../{kind.guide})'],
         *([['trunk', trunk_of(name)]] if has_memory else []),
         ['input', ' x '.join(map(str, config['input_size'])) + ' (channels, height, width)'],
         ['classes', model.num_classes],
         ['features before the classifier', model.num_features],
         ['class', f'`{type(model).__module__}.{type(model).__name__}`'],
     ]
-    other_data = 'num_classes=10' if name.startswith('dct_') else 'in_chans=1, num_classes=10'
-    arguments = ['features_only=True', other_data]
-    if has_memory:
-        arguments.insert(0, 'memory=False')
-    lines = [f"timm.create_model('{name}')", *(f"timm.create_model(\n    '{name}', {rest})" for rest in arguments)]
+    ways = [('untrained', name, '')]
     first = next((c for c in checkpoints if c.available), None)
     if first:
-        lines.insert(1, f"timm.create_model(\n    '{first.name}', pretrained=True)")
-    create = '\n'.join(f'model = {line}' for line in lines)
+        ways.append((START[first.kind], first.name, 'pretrained=True'))
+    if has_memory:
+        ways.append(('the same network without memory', name, 'memory=False'))
+    ways.append(('feature maps instead of classes', name, 'features_only=True'))
+    ways.append(('ten classes', name, 'num_classes=10') if name.startswith('dct_') else
+                ('gray images and ten classes', name, 'in_chans=1, num_classes=10'))
+    create = '\n\n'.join(
+        f"# {what}\nmodel = timm.create_model(" + (f"\n    '{of}', {rest})" if rest else f"'{of}')")
+        for what, of, rest in ways)
     sections = [
         '---\nsearch:\n  boost: 4\n---',  # before pages that only mention it
         f'# {name}',
@@ -335,7 +346,7 @@ def checkpoint_page(checkpoint: Checkpoint) -> str:
         before.strip(),
         '## The file',
         table(['what', 'value'], file_rows(checkpoint)),
-        (details + after).strip(),
+        (details + after).strip().replace(' % |', '&nbsp;% |'),
     ]
     return '\n\n'.join(sections) + '\n'
 

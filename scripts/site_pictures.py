@@ -2,8 +2,8 @@
 
     python scripts/site_pictures.py [--output docs/pictures]
 
-memory.png is the photograph of scripts/demo.py. accuracy.png sets the accuracies of the paper's table, none of which is
-measured here, over multiply-adds that are counted.
+memory.png is the photograph of scripts/demo.py. accuracy.png sets the accuracies of the authors' README, none of which
+is measured here, over multiply-adds that are counted.
 """
 
 import argparse
@@ -26,7 +26,7 @@ FAMILIES = {
 
 
 def draw_accuracies(file: Path) -> None:
-    """Draw each network of the paper's table as an arrow from trunk to memory."""
+    """Draw each network of the authors' table as an arrow from trunk to memory."""
     fig, axis = plt.subplots(figsize=(9, 5), layout='constrained')
     colors = plt.get_cmap('tab10').colors
     for (prefix, family), color in zip(FAMILIES.items(), colors):
@@ -41,7 +41,7 @@ def draw_accuracies(file: Path) -> None:
     axis.scatter([], [], s=28, facecolors='white', edgecolors='gray', label='trunk alone')
     axis.set_xscale('log')
     axis.set_xlabel('multiply-adds of one image (G), counted')
-    axis.set_ylabel('ImageNet100 top-1 (%), as the paper reports it')
+    axis.set_ylabel('ImageNet100 top-1 (%), as the authors report it')
     axis.grid(alpha=0.3)
     axis.set_axisbelow(True)
     axis.legend(fontsize=9, ncols=2, loc='lower right')

@@ -1,4 +1,4 @@
-"""ImageNet100 as in the paper: the 100 classes of Kaggle's ambityga/imagenet100.
+"""ImageNet100 as the authors use it: the 100 classes of Kaggle's ambityga/imagenet100.
 
 It is not the ImageNet-100 of Contrastive Multiview Coding, with which it shares 8 classes.
 

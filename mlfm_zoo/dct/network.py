@@ -41,7 +41,7 @@ def to_dct(
     initialization, not a classifier.
 
     ResNet: stem and pooling are removed, and layer1 runs at 1/8 of the image's size. layer2 has stride 1, as in the
-    released code, or 2, as in the paper's figure.
+    released code, or 2, as in the RGB network.
 
     MobileNetV2 and EfficientNet: the first convolution is removed. The first block's depthwise convolution reads the
     coefficients; with all 192, or if squeeze-and-excitation follows, it is a grouped one that keeps its number of

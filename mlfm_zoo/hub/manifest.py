@@ -1,6 +1,6 @@
 """The manifest: which checkpoints exist, where their files are, and their digests.
 
-`weights_manifest.yaml` lists them, and the accuracies that the paper reports. `MLFM_ZOO_MANIFEST` names a second file
+`weights_manifest.yaml` lists them, and the accuracies in the authors' README. `MLFM_ZOO_MANIFEST` names a second file
 of the same form, whose entries are added and replace those of the same model and tag. `MLFM_ZOO_HUB` names an
 organization that replaces the owner of every Hub repository.
 """
@@ -132,7 +132,7 @@ class PaperAccuracy(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """Content of one file: its checkpoints by key, and the paper's figures by model."""
+    """Content of one file: its checkpoints by key, and the authors' figures by model."""
     checkpoints: Dict[Key, Checkpoint]
     paper: Dict[str, PaperAccuracy]
 
@@ -206,10 +206,10 @@ def own_checkpoints() -> Dict[Key, Checkpoint]:
 
 
 def paper_accuracies() -> Dict[str, PaperAccuracy]:
-    """Read what the paper reports; none of it is measured by this project.
+    """Read what the authors' README reports; none of it is measured by this project.
 
     Returns:
-        Accuracies by model, in the order of the paper's table.
+        Top-1 on ImageNet100 in percent by model, in the README's order.
 
     Examples:
         >>> paper_accuracies()['mlfm_resnet18']

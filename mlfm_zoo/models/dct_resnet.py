@@ -1,8 +1,8 @@
 """ResNets that read the DCT coefficients of the image.
 
 Paper: Learning in the Frequency Domain (CVPR 2020), https://arxiv.org/abs/2002.12416. Stem and pooling are removed, and
-layer1 reads the coefficients. layer2 has stride 1, as in the released code, or 2 with `layer2_stride=2`, as in the
-paper's figure. The paper's baseline on YCbCr keeps stem and pooling.
+layer1 reads the coefficients. layer2 has stride 1, as in the released code, or 2 with `layer2_stride=2`, as in
+timm's ResNets. The paper's baseline on YCbCr keeps stem and pooling.
 """
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union

@@ -4,7 +4,7 @@ Paper: U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneber
 https://arxiv.org/abs/1505.04597. Unlike theirs, convolutions are padded and followed by batch norm.
 
 The authors of the low-frequency memory report that it carries over to U-Net, but released no code for it. The places of
-the units are this project's choice. As in the paper's networks, the memory starts where the encoder first halves the
+the units are this project's choice. As in the authors' networks, the memory starts where the encoder first halves the
 image, with m = A_1(I). At full resolution the low band would be the image itself, which the first convolution reads
 anyway. A unit follows the two convolutions of each level from 1 to 4, with the bands A_1 to A_4 for its supplement
 gate. Its output goes to the pooling and to the skip connection.
