@@ -24,7 +24,7 @@ document.addEventListener('DOMContentLoaded', () => {
         (onlyWeights.checked && cell(row, 7) === 'none')
       shown += !row.hidden
     }
-    root.querySelector('[role=status]').textContent = `${shown} networks`
+    root.querySelector('[role=status]').textContent = `${shown} network${shown === 1 ? '' : 's'}`
   }
   const sort = column => {
     const head = heads[column]

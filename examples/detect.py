@@ -217,7 +217,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     sub.add_argument('--steps', type=positive, default=90_000)
     sub.add_argument('--milestones', type=whole, nargs='*', default=[60_000, 80_000], help='where lr falls tenfold')
     sub.add_argument('--warmup', type=whole, default=1000)
-    sub.add_argument('--batch-size', type=positive, default=16, help='images a step, of all processes together')
+    sub.add_argument('--batch-size', type=positive, default=16, help='images per step, of all processes together')
     sub.add_argument('--eval-batch-size', type=positive, default=1)
     sub.add_argument('--lr', type=float, default=0.02)
     sub.add_argument('--weight-decay', type=float, default=1e-4)

@@ -56,7 +56,7 @@ def add_device(command: argparse.ArgumentParser) -> None:
 def add_reading(command: argparse.ArgumentParser) -> None:
     """Add the size of images, how many are read at a time, and the device."""
     command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the model's")
-    command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images a batch (default: 32)')
+    command.add_argument('--batch-size', type=positive, default=32, metavar='N', help='images per batch (default: 32)')
     add_workers(command)
     add_device(command)
 

@@ -86,8 +86,8 @@ def main() -> None:
         sample = min(str(p.relative_to(digits)) for p in (digits / '3').iterdir())
         analyse(['test_mlfm_resnet', plain], digits, work / 'd', '--samples', sample, '--scales', '1', '1.2',
                 '1.4', '--fourier', '8', '--fourier-extent', '6', '--radii', *'1 2 3 4 5 6 8 12 20'.split())
-        for name in ('overall', 'bands', 'classes-test_mlfm_resnet', 'fourier'):
-            shutil.copy(work / 'd' / f'{name}.png', PICTURES / f'digits-{name.split("-")[0]}.png')
+        for name in ('overall', 'bands', 'fourier'):
+            shutil.copy(work / 'd' / f'{name}.png', PICTURES / f'digits-{name}.png')
         shutil.copy(next((work / 'd').glob('sample-*.png')), PICTURES / 'digits-sample.png')
         put('digits', overall_table(work / 'd', {'test_mlfm_resnet': 'memory', plain: 'trunk'}))
         if photos:

@@ -167,11 +167,11 @@ def logs_table() -> str:
         't' + 7 * 'n', rows)
 
 
-GSSDNET_RESULTS_TEXT = """The figures of the GSSDNet paper are top-1 in percent. This project trained three networks for {epochs}
-epochs on {images:,} of CIFAR-10's training pictures, {runs} runs each with the same seeds. Its figures are mean and
-standard deviation on all 10,000 test pictures. These runs are far too short to compare with the paper's: they show
-only how fast the three operators learn side by side. The runs are in `benchmarks/results/gssdnet-cifar10`, and this
-command repeats them: `python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER --images-per-class {per_class}
+GSSDNET_RESULTS_TEXT = """The figures of the GSSDNet paper are top-1 in percent. This project trained three networks
+for {epochs} epochs on {images:,} of CIFAR-10's training pictures, {runs} runs each with the same seeds. Its figures are
+mean and standard deviation on all 10,000 test pictures. These runs are far too short to compare with the paper's: they
+show only how fast the three operators learn side by side. The runs are in `benchmarks/results/gssdnet-cifar10`, and
+this command repeats them: `python benchmarks/gssdnet_training.py CIFAR10 --output FOLDER --images-per-class {per_class}
 --epochs {epochs}`.
 Nothing has been trained on MNIST, CIFAR-100 or ImageNet.
 

@@ -130,22 +130,22 @@ def what_is_trained(name: str, checkpoints: Sequence[Checkpoint]) -> str:
         lines.append(f'Trained by this project: {links(of_kind["trained"])}.')
     if of_kind['paper']:
         lines.append(
-            f"The authors' own ImageNet100 weights: {links(of_kind['paper'])}. This project has trained none of it on "
+            f"The authors' own ImageNet100 weights: {links(of_kind['paper'])}. This project has not trained it on "
             'ImageNet100.')
     if of_kind['embedded']:
         known = {'digits': 'handwritten digits', 'imagenette': 'ten classes of photographs'}[of_kind['embedded'][0].tag]
         lines.append(f'Weights in the package: {links(of_kind["embedded"])}. They know {known} only.')
     trained = bool(lines)
     if not trained:
-        what = 'this network trained with its memory' if name.startswith('mlfm_') else 'this network trained'
-        lines.append(f"**Not trained.** No weights of {what} exist, neither the authors' nor this project's.")
+        what = 'this network with its memory' if name.startswith('mlfm_') else 'this network'
+        lines.append(f"**Not trained.** No trained weights of {what} exist, neither the authors' nor this project's.")
     if warm:
         lines.append('Warm starts, with ImageNet-1k weights in the trunk and a memory that has learned nothing: '
                      f'{links(warm)}.')
     if starts:
         lines.append(f"Initializations to train from, without a trained classifier: {links(starts)}.")
     if not trained:
-        lines.append('`pretrained=True` without a tag raises an error.')
+        lines.append(f'`pretrained=True`{" without a tag" if checkpoints else ""} raises an error.')
     return note('success' if trained else 'warning', 'What is trained', '\n'.join(lines))
 
 
@@ -278,7 +278,7 @@ def network_page(name: str) -> str:
             '## Memory',
             'A memory unit sits after each of these modules of the trunk. *Level* is how often the image was halved '
             'for the band that the unit reads. [How the memory works](../memory.md) explains units and levels.',
-            table(['site', 'level', 'channels', 'channels of the memory', 'update', 'sees the image'], sites),
+            table(['site', 'level', 'channels', 'channels of the memory', 'update', 'supplement gate'], sites),
             'Options that `timm.create_model` takes:',
             table(['option', 'what it sets'], memory_options(type(model).options_cls)),
         ]
@@ -453,7 +453,7 @@ def manifest_page() -> str:
         '```yaml\nversion: 2\ncheckpoints:\n  - model: mlfm_resnet18\n    tag: mine\n    kind: trained\n'
         '    places: [hub]\n    repo: ORG/mlfm_resnet18.mine\n    file: model.safetensors\n    num_classes: 10\n'
         '    input_size: [3, 224, 224]\n    license: apache-2.0\n    origin: trained on my photographs\n```',
-        'Then `timm.create_model(\'mlfm_resnet18.mine\', pretrained=True)` loads it. Without `commit` and `sha256`, '
-        'as here, that is the newest file, compared with the digest that the Hub gives. `mlfm-zoo publish --manifest '
-        'FILE` writes entries with both.',
+        'Then `timm.create_model(\'mlfm_resnet18.mine\', pretrained=True)` loads the newest file of that repository, '
+        'and compares it with the digest that the Hub reports. To pin one file, add `commit` and `sha256`. '
+        '`mlfm-zoo publish --manifest FILE` writes entries with both.',
         table(['field', 'required', 'meaning'], rows)]) + '\n'

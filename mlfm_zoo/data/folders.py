@@ -146,7 +146,7 @@ def open_folder(
     otherwise.
 
     Args:
-        root: Folder with one folder of images a class.
+        root: Folder with one folder of images per class.
         model: A timm model.
         class_names: Names of the class folders in the order of the model's outputs; those of `label_names` if None.
             `root` may hold only some of them. Folders of other names are left out, with a warning.
@@ -204,7 +204,7 @@ def read_batches(
     Args:
         dataset: The dataset.
         config: The model's `data_config`.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         num_workers: Processes that read images.
         device: Where the model runs.
 

@@ -62,10 +62,10 @@ class Probe:
 
     Args:
         models: timm models by their names in the results.
-        root: Folder with one folder of images a class.
+        root: Folder with one folder of images per class.
         class_names: As `mlfm_zoo.workflow.evaluate.evaluate`.
         img_size: Image size in pixels, instead of the configs'.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         num_workers: Processes that read images.
         device: Where the models run.
 

@@ -1,6 +1,6 @@
 """The networks, one module per family.
 
-Importing this package registers the papers' networks with timm.
+Importing this package registers the networks with timm; `timm.create_model` then builds them.
 """
 
 from .._folding import fuse_trunk

@@ -43,8 +43,8 @@ KINDS = {
     'embedded': "Trained by this project; the weights come with the package `mlfm-zoo`.",
     'paper': "The authors' own weights (Wu et al.), converted name by name; the conversion changes no value.",
     'trained': 'Trained with `mlfm-zoo`, independently of the authors of the paper.',
-    'warm_start': 'The trunk has weights that were trained without memory, and the memory is at identity: a start for '
-                  'fine-tuning, not a trained memory.',
+    'warm_start': 'The trunk has weights that were trained without memory, and the memory changes nothing yet: a start '
+                  'for fine-tuning, not a trained memory.',
     'initialisation': "timm's weights for RGB images; the layers that read the coefficients keep their first input "
                       'channels. A start for training, not a classifier.',
 }
@@ -145,7 +145,7 @@ def make_card(
             f'- Classes: {checkpoint.num_classes}',
         ]),
         '## Usage',
-        _usage(name, checkpoint.memory),
+        _usage(name, checkpoint),
         '## How it was trained',
         _training(checkpoint, training_args),
         '## Reported against measured',
@@ -195,8 +195,19 @@ def measured_figures(checkpoint: Checkpoint, dataset: Optional[Dataset]) -> List
     return figures
 
 
-def _usage(name: str, memory: bool) -> str:
-    pretrained = 'pretrained=True' if memory else 'pretrained=True, memory=False'
+def _usage(name: str, checkpoint: Checkpoint) -> str:
+    if checkpoint.kind == 'initialisation':  # no classifier to show
+        return f"""Importing `mlfm_zoo` registers the network with timm. To train it on ten classes, start from:
+
+```python
+import mlfm_zoo
+import timm
+
+model = timm.create_model(
+    '{name}',
+    pretrained=True, num_classes=10)
+```"""
+    pretrained = 'pretrained=True' if checkpoint.memory else 'pretrained=True, memory=False'
     imports = 'import mlfm_zoo\nimport timm\nimport torch'
     return f"""Importing `mlfm_zoo` registers the network with timm. For classification:
 
@@ -244,7 +255,8 @@ with torch.inference_mode():
 
 
 def _training(checkpoint: Checkpoint, training_args: Optional[Dict[str, Any]]) -> str:
-    lines = [f'{checkpoint.origin[0].upper()}{checkpoint.origin[1:]}.']
+    origin = checkpoint.origin
+    lines = [f'Trained{origin.removeprefix("trained")}.' if origin.startswith('trained') else f'Source: {origin}.']
     if checkpoint.source_repo:
         authors = f', by the authors of the paper: {AUTHORS}' if checkpoint.kind == 'paper' else ''
         lines.append(

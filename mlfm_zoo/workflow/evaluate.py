@@ -33,10 +33,10 @@ def evaluate(
 
     Args:
         model: A timm model, also in DataParallel; its pretrained config determines how images are prepared.
-        root: Folder with one folder of images a class.
+        root: Folder with one folder of images per class.
         class_names: Names of the class folders in the order of the model's outputs, see `data.folders.open_folder`.
         img_size: Image size in pixels, instead of the config's.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         num_workers: Processes that read images.
         device: Where the model runs.
         progress: Whether to print the number of images done.

@@ -246,7 +246,7 @@ def write_graph(
         file: File to write, with the format's ending. OpenVINO's weights go into a second one beside it.
         form: Format, a key of `ENDINGS`.
         size: The image (channels, height, width).
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         dynamic: Dynamic dimensions, a key of `DYNAMIC`.
 
     Raises:

@@ -116,7 +116,7 @@ def test_table_of_networks_sorts_and_filters(open_page, address):
     assert shown.count() == 5
     page.get_by_label('with weights').check()
     page.locator('.networks input[type=search]').fill('075')
-    expect(page.locator('.networks [role=status]')).to_have_text('1 networks')
+    expect(page.locator('.networks [role=status]')).to_have_text('1 network')
     assert shown.inner_text().startswith('mlfm_mobilenetv2_075')
     page.locator('.networks input[type=search]').fill('')
     page.locator('.networks select').select_option('')
