@@ -71,6 +71,7 @@ def draw_photo(output: Path) -> None:
     # large letters, as the first page of the site shows the picture at less than half its size
     columns = -(-len(written) // 2)
     fig = plt.figure(figsize=(10, 5), layout='constrained')
+    fig.get_layout_engine().set(h_pad=0.1, w_pad=0.06)
     grid = fig.add_gridspec(2, 2 + columns)
     axes = [fig.add_subplot(grid[:, :2]), *(
         fig.add_subplot(grid[i // columns, 2 + i % columns]) for i in range(len(written)))]

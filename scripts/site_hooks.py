@@ -77,6 +77,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Link names in tables to their pages, and insert the table of all networks."""
+    markdown = markdown.replace(' % |', '&nbsp;% |')  # a narrow column keeps number and sign on one line
     if page.file.src_uri == 'index.md':
         return markdown.replace(NETWORKS_MARK, networks_table())
     return link_names(markdown) if page.file.src_uri in TABLES else markdown

@@ -346,7 +346,7 @@ def checkpoint_page(checkpoint: Checkpoint) -> str:
         before.strip(),
         '## The file',
         table(['what', 'value'], file_rows(checkpoint)),
-        (details + after).strip().replace(' % |', '&nbsp;% |'),
+        (details + after).strip(),
     ]
     return '\n\n'.join(sections) + '\n'
 
