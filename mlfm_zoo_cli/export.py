@@ -28,9 +28,9 @@ def add_commands(add: AddCommand) -> None:
                          help='number of classes (default: that of the weights)')
     command.add_argument('--img-size', type=positive, metavar='N', help="image size in pixels, instead of the model's")
     batch = command.add_mutually_exclusive_group()
-    batch.add_argument('--batch-size', type=positive, default=1, metavar='N', help='images a call (default: 1)')
+    batch.add_argument('--batch-size', type=positive, default=1, metavar='N', help='images per call (default: 1)')
     batch.add_argument('--dynamic-batch', dest='dynamic', action='store_const', const='batch', default='none',
-                       help='any number of images a call')
+                       help='any number of images per call')
     batch.add_argument('--dynamic', action='store_const', const='all', help='any number of images, of any size')
     command.add_argument('--fuse', action='store_true', help='fold norms into convolutions first')
     command.add_argument('--int8', metavar='FOLDER',
