@@ -96,8 +96,16 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
         width, height = _size(folder / unquote(attributes['src']), config)
         return f'<img width="{width}" height="{height}" loading="lazy"{tag[0][4:]}'
 
-    output = output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
-    return re.sub(r'<img\b[^>]*>', sized, output)
+    return re.sub(r'<img\b[^>]*>', sized, _with_named_search(output))
+
+
+def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
+    """Name the search dialog of 404.html, which is no page."""
+    return _with_named_search(output)
+
+
+def _with_named_search(output: str) -> str:
+    return output.replace('role="dialog">', 'role="dialog" aria-label="Search">')
 
 
 def _size(built: Path, config: MkDocsConfig) -> Any:
