@@ -165,7 +165,6 @@ def run(network: str, arm: str, seed: int, args: argparse.Namespace) -> None:
         test_images=len(right['last']), device='cpu', threads=torch.get_num_threads(), mlfm_zoo=mlfm_zoo.__version__,
         torch=torch.__version__, timm=timm.__version__)
     columns = [*(column for column in CURVE_COLUMNS if column in curve[0]), 'validation_top1']
-    (args.results / 'curves').mkdir(parents=True, exist_ok=True)
     write_table(args.results / 'curves' / f'{network}-{arm}-seed{seed}.csv', columns, [
         [f'{epoch[column]:.4f}' if column != 'epoch' else epoch[column] for column in columns] for epoch in curve])
     for table, columns, rows in (
@@ -176,6 +175,17 @@ def run(network: str, arm: str, seed: int, args: argparse.Namespace) -> None:
         others = [other for other in read_rows(args.results / table)
                   if (other['network'], other['arm'], other['seed']) != (network, arm, str(seed))]
         write_table(args.results / table, columns, [[line[name] for name in columns] for line in [*others, *rows]])
+
+
+def study(args: argparse.Namespace) -> None:
+    """Make the runs that have no results yet."""
+    (args.results / 'curves').mkdir(parents=True, exist_ok=True)
+    for network in args.networks:
+        for seed in range(args.seeds):
+            for arm in ARMS:
+                done = {(row['network'], row['arm'], row['seed']) for row in read_rows(args.results / 'runs.csv')}
+                if (network, arm, str(seed)) not in done:
+                    run(network, arm, seed, args)
 
 
 def multiply_adds(network: str, arm: str) -> int:
@@ -217,9 +227,5 @@ if __name__ == '__main__':
     arguments = parser.parse_args()
     if arguments.alike:
         compare(arguments)
-    for network in () if arguments.alike else arguments.networks:
-        for seed in range(arguments.seeds):
-            for arm in ARMS:
-                done = {(row['network'], row['arm'], row['seed']) for row in read_rows(arguments.results / 'runs.csv')}
-                if (network, arm, str(seed)) not in done:
-                    run(network, arm, seed, arguments)
+    else:
+        study(arguments)
