@@ -274,102 +274,63 @@ def readme_table() -> str:
     return markdown(('weights', 'what there is', 'measured'), 'ttt', [row for row in rows if row[0]])
 
 
-SETTINGS = {  # folders of benchmarks/results, of two networks
-    'compiled': 'inference',
-    'system-malloc': 'inference, memory returned to the system',
-    'latency': 'inference, batch 1',
-    'bfloat16': 'inference, bfloat16 autocast',
-    'bfloat16-weights': 'inference, bfloat16 weights',
-    'training-saving': 'training step',
-}
-
-SMALL_TRAINING = {  # the same, of a training step at batch 128 and 64 x 64
-    'training-64-system-malloc': 'returned to the system, as by default',
-    'training-64': 'kept, as with `--keep-memory`',
-}
-
-
 def cost_cell(result: Dict[str, Any], variant: str, to: str = '') -> str:
     """A ratio of times, with its quartiles, or only those if they do not differ from 1."""
     row = result['variants'][variant]
     low, median, high = (row[f'ratio{to}'][k] for k in ('low', 'median', 'high'))
     quartiles = f'({low:.2f} to {high:.2f})'
-    return f'noise {quartiles}' if row[f'noise{to}'] else f'**{median:.2f}** {quartiles}'
+    return f'no difference {quartiles}' if row[f'noise{to}'] else f'{median:.2f} {quartiles}'
 
 
 def machine_text(measured: Dict[str, Any]) -> str:
     return (f'{measured["threads"]} cores of {measured["machine"].replace("(R)", "")}, torch {measured["torch"]}, '
-            f'timm {measured["timm"]}')
+            f'timm {measured["timm"]}, float32, channels_last, batch {measured["batch_size"]} at 224 x 224')
 
 
-def two_networks_tables(measured: Dict[str, Dict[str, Any]]) -> str:
-    """Ratios of times of two networks in all settings, and the memory of a training step."""
-    names = list(measured['compiled']['results'])
-    heads = [f'`{name}`' for name in names]
+def cost_summary() -> str:
+    """What the memory costs in time, of the two networks of the cost page."""
+    inference, training = read_measured('inference'), read_measured('training')
+    names = list(inference['results'])
     rows: List[Sequence[Any]] = [
-        ('multiply-adds', 'memory', *(f'{measured["compiled"]["results"][name]["arithmetic"]:.2f}' for name in names))]
-    for setting, label in SETTINGS.items():
-        results = measured[setting]['results']
-        rows += [(label, variant, *(cost_cell(results[name], variant) for name in names))
-                 for variant in results[names[0]]['variants'] if not variant.startswith('plain')]
-    text = (f'### Two networks\n\n{machine_text(measured["compiled"])}, '
-            'float32 where nothing else is said, channels_last, batch 8 at 224 x 224.\n\n'
-            + markdown(('setting', 'variant', *heads), 'tt' + len(names) * 'n', rows))
-    rows = []
-    for name, result in measured['folded']['results'].items():
-        for variant in result['variants']:
-            if variant not in ('plain', 'plain compiled'):
-                folded = '1' if variant.startswith('plain folded') else cost_cell(result, variant, '_to_folded')
-                rows.append((f'`{name}`', variant, cost_cell(result, variant), folded))
-    text += ('\nInference with the trunk folded too: *fused folded* is `fuse(trunk=True)`, *plain folded* is '
-             '`fuse_trunk` on the plain trunk, and what is compiled is set against what is compiled.\n\n'
-             + markdown(
-                 ('network', 'variant', 'to the plain trunk as it is', 'to the plain trunk folded'), 'ttnn', rows))
-    results = measured['training-saving']['results']
-    rows = [(variant, *(f'{results[name]["variants"][variant]["peak_mib"]:.0f}' for name in names))
-            for variant in results[names[0]]['variants']]
-    return (text + '\nPeak memory of a training step, MiB beside weights and images:\n\n'
-            + markdown(('variant', *heads), 't' + len(names) * 'n', rows))
-
-
-def small_training_table(measured: Dict[str, Dict[str, Any]]) -> str:
-    rows = [
-        (label, f'`{name}`', variant, '1' if variant == 'plain' else cost_cell(result, variant),
-         f'{row["peak_mib"]:.0f}', row['page_faults'])
-        for setting, label in SMALL_TRAINING.items() for name, result in measured[setting]['results'].items()
-        for variant, row in result['variants'].items()]
-    return ('\nA training step at batch 128 and 64 x 64:\n\n' + markdown(
-        ('freed memory is', 'network', 'variant', 'to plain', 'peak (MiB)', 'page faults'), 'tttnnn', rows))
-
-
-def all_networks_table(inference: Dict[str, Any], training: Dict[str, Any]) -> str:
-    worst = {
-        variant: max((r['variants'][variant]['ratio']['median'] / r['arithmetic'], name)
-                     for name, r in inference['results'].items()) for variant in ('fused', 'memory')}
-    rows = []
-    for name, result in sorted(inference['results'].items()):
-        fused = result['variants']['fused']['ratio']['median'] / result['arithmetic']
-        rows.append((
-            f'`{name}`', f'{result["arithmetic"]:.2f}', cost_cell(result, 'memory'), cost_cell(result, 'fused'),
-            f'{fused:.2f}', cost_cell(result, 'wavelets'), cost_cell(training['results'][name], 'memory')))
-    return (f'\n### All networks\n\n{machine_text(inference)}, the rest as above, in runs of their own. '
-            f'At the most a fused network takes {worst["fused"][0]:.2f} times its ratio of multiply-adds '
-            f'(`{worst["fused"][1]}`), and one that is not fused {worst["memory"][0]:.2f} times '
-            f'(`{worst["memory"][1]}`).\n\n'
-            '![Time against multiply-adds](cost.png)\n\n' + markdown(
-                ('network', 'multiply-adds', 'memory', 'fused', 'fused / multiply-adds', 'wavelets', 'training step'),
-                't' + 6 * 'n', rows))
+        ('multiply-adds', *(f'{inference["results"][name]["arithmetic"]:.2f}' for name in names))]
+    for label, variant in (
+            ('inference, as it is', 'memory'), ('inference, `fuse()`', 'fused'),
+            ('inference, `fuse(trunk=True)`', 'fused folded'),
+            ('inference, `fuse(trunk=True)`, compiled', 'fused folded compiled')):
+        rows.append((label, *(cost_cell(inference['results'][name], variant) for name in names)))
+    rows.append(('training step', *(cost_cell(training['results'][name], 'memory') for name in names)))
+    return markdown(('what', *(f'`{name}`' for name in names)), 't' + len(names) * 'n', rows)
 
 
 def cost_tables() -> str:
     """What time the memory costs, as benchmarks/speed.py has measured it."""
-    measured = {
-        setting: read_measured(setting) for setting in (*SETTINGS, 'folded', *SMALL_TRAINING, 'inference', 'training')}
-    commands = dict.fromkeys(r['command'] for m in measured.values() for r in m['results'].values())
-    return ''.join([
-        two_networks_tables(measured), small_training_table(measured),
-        all_networks_table(measured['inference'], measured['training']),
-        '\nThe commands, each with `--output FOLDER`:\n\n', *(f'    {command}\n' for command in commands)])
+    inference, training, returned = (
+        read_measured(setting) for setting in ('inference', 'training', 'system-malloc'))
+    text = f'{machine_text(inference)}.\n\n### Inference\n\n'
+    rows: List[Sequence[Any]] = []
+    for name, result in inference['results'].items():
+        for variant in result['variants']:
+            if variant not in ('plain', 'plain compiled'):
+                folded = '1' if variant.startswith('plain folded') else cost_cell(result, variant, '_to_folded')
+                rows.append((f'`{name}`', variant, cost_cell(result, variant), folded))
+    text += markdown(('network', 'variant', 'to the plain trunk as it is', 'to the plain trunk folded'), 'ttnn', rows)
+    text += '\nThe same while freed memory returns to the system:\n\n' + markdown(
+        ('network', 'variant', 'to the plain trunk'), 'ttn',
+        [(f'`{name}`', variant, cost_cell(result, variant)) for name, result in returned['results'].items()
+         for variant in result['variants'] if variant != 'plain'])
+    variants = [variant for variant in next(iter(training['results'].values()))['variants'] if variant != 'plain']
+    text += '\n### A training step\n\n' + markdown(
+        ('network', 'multiply-adds', *variants), 't' + 'n' * (len(variants) + 1), [
+            (f'`{name}`', f'{result["arithmetic"]:.2f}', *(
+                '1' if variant == 'plain saving' else cost_cell(result, variant) for variant in variants))
+            for name, result in training['results'].items()])
+    text += '\nIts peak memory, MiB beside weights and images:\n\n' + markdown(
+        ('network', 'plain', *variants), 't' + 'n' * (len(variants) + 1), [
+            (f'`{name}`', *(f'{result["variants"][variant]["peak_mib"]:.0f}' for variant in ('plain', *variants)))
+            for name, result in training['results'].items()])
+    commands = dict.fromkeys(r['command'] for m in (inference, returned, training) for r in m['results'].values())
+    return (f'{text}\nThe commands, each with `--output FOLDER`:\n\n'
+            + ''.join(f'    {command}\n' for command in commands))
 
 
 SEGMENTATION_TEXT = """Narrow networks at half resolution, trained for a few epochs from random weights, with the same
@@ -495,6 +456,7 @@ TABLES: Dict[str, Callable[[], str]] = {
     'studies': study_tables,
     'gssdnet_results': gssdnet_results_table,
     'cost': cost_tables,
+    'cost_summary': cost_summary,
     'segmentation': segmentation_tables,
     'jpeg': jpeg_table,
     'deploy': deploy_tables,

@@ -1,7 +1,7 @@
 """Pages made when the site is built: networks, checkpoints, commands, manifest.
 
 Each fact comes from its source: the registered networks; results/networks.csv with their counts; weights_manifest.yaml;
-model cards; the papers' figures; what benchmarks/speed.py has measured, in benchmarks/results; the command's parsers.
+model cards; the papers' figures; the measured times in results/times.csv; the command's parsers.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from unittest import mock
 import timm
 import torch.nn as nn
 
-from make_tables import DCT_PAPER, GSSDNET_PAPER, costs, read_measured
+from make_results import ROOT, read_csv
+from make_tables import DCT_PAPER, GSSDNET_PAPER, costs
 from mlfm_zoo import LowFrequencyMemoryUnit
 from mlfm_zoo.data import imagenet100
 from mlfm_zoo.hub.manifest import Checkpoint, own_checkpoints, paper_accuracies
@@ -200,25 +201,27 @@ def accuracy(name: str, checkpoints: Sequence[Checkpoint]) -> str:
     return text
 
 
+@functools.cache
+def measured_times() -> List[Dict[str, str]]:
+    """Rows of results/times.csv for networks with memory, in float32."""
+    return [row for row in read_csv(ROOT / 'results' / 'times.csv')
+            if row['dtype'] == 'float32' and row['setting'] in ('deploy', 'training')
+            and row['variant'] in ('memory', 'fused', 'fused folded')]
+
+
 def measured_cost(name: str) -> Optional[str]:
-    """Time of inference and of a training step against the trunk, as benchmarks/speed.py measured them."""
-    rows, commands = [], []
-    for setting, variants in (('inference', ('memory', 'fused')), ('training', ('memory',))):
-        measured = read_measured(setting)
-        result = measured['results'].get(name)
-        for variant in variants if result else ():
-            figures = result['variants'][variant]
-            ratio = '{median:.2f} ({low:.2f} to {high:.2f})'.format(**figures['ratio'])
-            what = 'training step' if setting == 'training' else f'{setting}, {variant}'
-            rows.append([what, ratio, 'noise' if figures['noise'] else ''])
-        commands += [result['command']] if result else []
-    if not rows:
+    """A network's times in each engine, and their ratios to the plain trunk."""
+    found = [row for row in measured_times() if row['model'] == name]
+    if not found:
         return None
-    about = (f"Relative to the plain trunk: {measured['threads']} cores of {measured['machine']}, torch "
-             f"{measured['torch']}, batch {measured['batch_size']} at {measured['size']}, median and quartiles. "
-             '*Noise* is a difference smaller than its own uncertainty. [Cost](../cost.md) has more.')
-    commands_text = '\n'.join(commands)
-    return f"{about}\n\n{table(['what', 'times the trunk', ''], rows)}\n\n```sh\n{commands_text}\n```"
+    rows = [(row['what'], row['variant'], row['engine'], row['batch_size'], row['threads'], row['ms'],
+             f'{float(row["ratio"]):.2f} ({float(row["ratio_low"]):.2f} to {float(row["ratio_high"]):.2f})')
+            for row in found]
+    machines = ', '.join(dict.fromkeys(row['machine'] for row in found))
+    return (f'Milliseconds a batch at {found[0]["input_size"]} x {found[0]["input_size"]} on {machines}, and the time '
+            'relative to the plain trunk: medians and quartiles. [Cost](../cost.md) and '
+            '[Export](../export.md#what-the-memory-costs-in-each-engine) have the commands.\n\n'
+            + table(['what', 'variant', 'engine', 'batch', 'threads', 'ms', 'times the trunk'], rows))
 
 
 def network_page(name: str) -> str:
@@ -357,7 +360,10 @@ def networks_table() -> str:
     Returns:
         HTML.
     """
-    counted, times = costs(), read_measured('inference')['results']
+    counted = costs()
+    times = {row['model']: float(row['ratio']) for row in measured_times()
+             if row['setting'] == 'deploy' and row['engine'].endswith('eager') and row['variant'] == 'memory'
+             and (row['batch_size'], row['threads']) == ('1', '1')}
     columns = (
         ('network', ''), ('family', ''), ('params (M)', 'number'), ('MAdds (G)', 'number'),
         ('top-1 reported, trunk', 'number'), ('top-1 reported', 'number'), ('time, times trunk', 'number'),
@@ -374,7 +380,7 @@ def networks_table() -> str:
         weights = next((text for key, text in (
             ('trained', 'own'), ('paper', "authors'"), ('embedded', 'in the package'), ('warm_start', "timm's, trunk"),
             ('initialisation', "timm's, to start")) if key in kinds), 'none')
-        time = f'{times[name]["variants"]["memory"]["ratio"]["median"]:.2f}' if name in times else ''
+        time = f'{times[name]:.2f}' if name in times else ''
         cells = [
             f'<a href="networks/{name}/"><code>{name}</code></a>', kind.title, f'{cost["params"] / 1e6:.2f}',
             f'{cost["madds"] / 1e9:.3f}', trunk, reported, time, weights]
