@@ -236,6 +236,22 @@ def study_tables() -> str:
     return text
 
 
+def fine_tuning_table() -> str:
+    """Accuracy after fine-tuning with memory and without, of benchmarks/study/fine_tuning.py."""
+    report = run_benchmark('study/report.py')
+    study = report['read_study'](MEASURED / 'study' / 'fine-tuning')
+    rows = []
+    for network in study.arms:
+        found = report['difference'](study, network, 'baseline', 'last')
+        accuracies = [report['with_deviation']([
+            float(study.runs[network, arm, seed]['last_top1']) for seed in study.seeds(network, 'memory', 'baseline')])
+            for arm in ('memory', 'baseline')]
+        intervals = ['{:+.2f} to {:+.2f}'.format(*ends) for ends in (found.over_seeds, found.over_images)]
+        rows.append((f'`{network}`', *accuracies, found.seeds, f'{found.mean:+.2f}', *intervals))
+    return markdown(('network', 'with memory', 'without', 'seeds', 'points', '95 % over seeds', '95 % over images'),
+                    't' + 6 * 'n', rows)
+
+
 def readme_table() -> str:
     """README.md's table of weights."""
     kinds = {kind: [c for c in checkpoints() if c.kind == kind] for kind in KINDS}
@@ -324,13 +340,18 @@ def cost_tables() -> str:
             (f'`{name}`', f'{result["arithmetic"]:.2f}', *(
                 '1' if variant == 'plain saving' else cost_cell(result, variant) for variant in variants))
             for name, result in training['results'].items()])
-    text += '\nIts peak memory, MiB beside weights and images:\n\n' + markdown(
-        ('network', 'plain', *variants), 't' + 'n' * (len(variants) + 1), [
-            (f'`{name}`', *(f'{result["variants"][variant]["peak_mib"]:.0f}' for variant in ('plain', *variants)))
-            for name, result in training['results'].items()])
     commands = dict.fromkeys(r['command'] for m in (inference, returned, training) for r in m['results'].values())
     return (f'{text}\nThe commands, each with `--output FOLDER`:\n\n'
             + ''.join(f'    {command}\n' for command in commands))
+
+
+def training_memory_table() -> str:
+    """Peak memory of a training step, with gradient checkpointing and without."""
+    variants = {'memory': 'with memory', 'memory saving': 'with memory, checkpointing', 'plain': 'plain trunk',
+                'plain saving': 'plain trunk, checkpointing'}
+    return markdown(('network', *variants.values()), 't' + 'n' * len(variants), [
+        (f'`{name}`', *(f'{result["variants"][variant]["peak_mib"]:.0f}' for variant in variants))
+        for name, result in read_measured('training')['results'].items()])
 
 
 SEGMENTATION_TEXT = """Narrow networks at half resolution, trained for a few epochs from random weights, with the same
@@ -454,9 +475,11 @@ TABLES: Dict[str, Callable[[], str]] = {
     'paper': paper_table,
     'logs': logs_table,
     'studies': study_tables,
+    'fine_tuning_study': fine_tuning_table,
     'gssdnet_results': gssdnet_results_table,
     'cost': cost_tables,
     'cost_summary': cost_summary,
+    'training_memory': training_memory_table,
     'segmentation': segmentation_tables,
     'jpeg': jpeg_table,
     'deploy': deploy_tables,
