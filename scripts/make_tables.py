@@ -295,7 +295,7 @@ def cost_cell(result: Dict[str, Any], variant: str, to: str = '') -> str:
     row = result['variants'][variant]
     low, median, high = (row[f'ratio{to}'][k] for k in ('low', 'median', 'high'))
     quartiles = f'({low:.2f} to {high:.2f})'
-    return f'no difference {quartiles}' if row[f'noise{to}'] else f'{median:.2f} {quartiles}'
+    return f'uncertain {quartiles}' if row[f'noise{to}'] else f'{median:.2f} {quartiles}'
 
 
 def machine_text(measured: Dict[str, Any]) -> str:
