@@ -103,6 +103,10 @@ def is_signed(image: Image.Image) -> bool:
     """Whether an image is a TIFF of signed numbers.
 
     Pillow reads those of 8 bits as unsigned.
+
+    Examples:
+        >>> is_signed(Image.new('L', (8, 8)))
+        False
     """
     return SIGNED in set(getattr(image, 'tag_v2', {}).get(SAMPLE_FORMAT, ()))
 

@@ -244,7 +244,7 @@ def test_the_authors_own(server, manifest, run, fail, tmp_path, monkeypatch):
     files = server.files(f'org/{known.name}')
     card = files['README.md'].decode()
     for text in (
-        known.source_blob, known.source_commit, 'Fuzhi Wu', 'license: apache-2.0', '62.86 % | the authors, not',
+        known.source_blob, known.source_commit, 'Fuzhi Wu', 'license: apache-2.0', "62.86 % | the authors' README, not",
     ):
         assert text in card, text
     config = json.loads(files['config.json'])
