@@ -236,22 +236,6 @@ def study_tables() -> str:
     return text
 
 
-def fine_tuning_table() -> str:
-    """Accuracy after fine-tuning with memory and without, of benchmarks/study/fine_tuning.py."""
-    report = run_benchmark('study/report.py')
-    study = report['read_study'](MEASURED / 'study' / 'fine-tuning')
-    rows = []
-    for network in study.arms:
-        found = report['difference'](study, network, 'baseline', 'last')
-        accuracies = [report['with_deviation']([
-            float(study.runs[network, arm, seed]['last_top1']) for seed in study.seeds(network, 'memory', 'baseline')])
-            for arm in ('memory', 'baseline')]
-        intervals = ['{:+.2f} to {:+.2f}'.format(*ends) for ends in (found.over_seeds, found.over_images)]
-        rows.append((f'`{network}`', *accuracies, found.seeds, f'{found.mean:+.2f}', *intervals))
-    return markdown(('network', 'with memory', 'without', 'seeds', 'points', '95 % over seeds', '95 % over images'),
-                    't' + 6 * 'n', rows)
-
-
 def readme_table() -> str:
     """README.md's table of weights."""
     kinds = {kind: [c for c in checkpoints() if c.kind == kind] for kind in KINDS}
@@ -475,7 +459,6 @@ TABLES: Dict[str, Callable[[], str]] = {
     'paper': paper_table,
     'logs': logs_table,
     'studies': study_tables,
-    'fine_tuning_study': fine_tuning_table,
     'gssdnet_results': gssdnet_results_table,
     'cost': cost_tables,
     'cost_summary': cost_summary,

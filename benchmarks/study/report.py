@@ -212,7 +212,7 @@ def condition_table(study: Study, accuracy: Dict[Key, Dict[float, float]]) -> st
 
 
 def report(folder: Path) -> str:
-    """The tables of what run.py wrote into a folder, as Markdown."""
+    """The tables of a study that run.py wrote into a folder, as Markdown."""
     study = read_study(folder)
     row = next(iter(study.runs.values()))
     threads = f', {row["threads"]} thread' if row['device'] == 'cpu' else ''

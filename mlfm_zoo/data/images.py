@@ -108,7 +108,7 @@ def is_signed(image: Image.Image) -> bool:
         >>> is_signed(Image.new('L', (8, 8)))
         False
     """
-    return SIGNED in set(getattr(image, 'tag_v2', {}).get(SAMPLE_FORMAT, ()))
+    return SIGNED in getattr(image, 'tag_v2', {}).get(SAMPLE_FORMAT, ())
 
 
 def _is_gray_of_16_bits(image: Image.Image) -> bool:

@@ -18,12 +18,13 @@ MODEL = 'test_mlfm_resnet'
 def test_command(data, tmp_path, capsys):
     """All three levels and the plane of frequencies, of two models in one pass, with pictures."""
     file = min(p.relative_to(data) for p in data.rglob('*.png'))
-    out = tmp_path / 'out'
+    out = tmp_path / 'out\x1b[31m'
     command = ['frequency', MODEL, f'{MODEL},memory_forget_last=False', str(data), '--output', str(out),
                '--radii', '1', '4', '--samples', str(file), '--scales', '1', '2', '--fourier', '4',
                '--fourier-extent', '1', '--workers', '0', '--batch-size', '30', '--form', 'gaussian']
     assert main(command) == 0
-    assert '100.0 at 46' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert '100.0 at 46' in printed and '\x1b' not in printed
     pictures = {p.name for p in out.glob('*.png')}
     assert pictures == {
         'overall.png', 'bands.png', f'classes-{MODEL}.png', f'classes-{MODEL}_memory_forget_last=False.png',
