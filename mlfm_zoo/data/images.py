@@ -104,6 +104,12 @@ def is_signed(image: Image.Image) -> bool:
 
     Pillow reads those of 8 bits as unsigned.
 
+    Args:
+        image: an opened image.
+
+    Returns:
+        Whether its samples are signed.
+
     Examples:
         >>> is_signed(Image.new('L', (8, 8)))
         False
