@@ -236,6 +236,23 @@ def study_tables() -> str:
     return text
 
 
+def fine_tuning_table() -> str:
+    """Accuracy after fine-tuning with memory and without, of benchmarks/study/fine_tuning.py."""
+    report = run_benchmark('study/report.py')
+    study = report['read_study'](MEASURED / 'study' / 'fine-tuning')
+    rows = []
+    for network in study.arms:
+        found = report['difference'](study, network, 'baseline', 'last')
+        accuracies = [report['with_deviation']([
+            float(study.runs[network, arm, seed]['last_top1']) for seed in study.seeds(network, 'memory', 'baseline')])
+            for arm in ('memory', 'baseline')]
+        intervals = ['{:+.2f} to {:+.2f}'.format(*ends) for ends in (found.over_seeds, found.over_images)]
+        epochs = study.runs[network, 'memory', '0']['epochs']
+        rows.append((f'`{network}`', epochs, *accuracies, found.seeds, f'{found.mean:+.2f}', *intervals))
+    return markdown(('network', 'epochs', 'with memory', 'without', 'seeds', 'points', '95 % over seeds', '95 % over images'),
+                    't' + 7 * 'n', rows)
+
+
 def readme_table() -> str:
     """README.md's table of weights."""
     kinds = {kind: [c for c in checkpoints() if c.kind == kind] for kind in KINDS}
@@ -261,8 +278,8 @@ def readme_table() -> str:
         (f'`{digits.name}`',
          'in the package: a tiny network for tests and demos, which knows handwritten digits only', measured[0]),
         (widths([c for c in photos if c.memory]),
-         'in the package, width 0.1 with its plain trunk (`memory=False`) too: ten classes of photographs, trained by '
-         'this project, one run each', '; '.join(measured[1:])),
+         'in the package, and their plain trunks (`memory=False`): ten classes of photographs, trained by this '
+         'project, one run each', '; '.join(measured[1:])),
         (f'`{warm[0].name}` and {len(warm) - 1} more warm starts',
          f"of {len({c.model for c in warm})} networks: timm's ImageNet-1k weights in the trunk, and a memory that has "
          'learned nothing yet', '-'),
@@ -459,6 +476,7 @@ TABLES: Dict[str, Callable[[], str]] = {
     'paper': paper_table,
     'logs': logs_table,
     'studies': study_tables,
+    'fine_tuning_study': fine_tuning_table,
     'gssdnet_results': gssdnet_results_table,
     'cost': cost_tables,
     'cost_summary': cost_summary,

@@ -38,6 +38,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import freeze
 
 import mlfm_zoo
+from mlfm_zoo._files import read_pickle
 from mlfm_zoo.convert import convert_state_dict, read_checkpoint
 from mlfm_zoo.frequency.tables import write_table
 from mlfm_zoo.workflow.cost import cost_of
@@ -58,7 +59,9 @@ def build(network: str, arm: str, args: argparse.Namespace) -> torch.nn.Module:
         model = timm.create_model(found.architecture, **found.model_args)
         model.load_state_dict(found.state_dict)
         return model
-    model = timm.create_model('tf_efficientnet_lite0', checkpoint_path=str(args.lite0))
+    model = timm.create_model('tf_efficientnet_lite0')
+    weights = read_pickle(args.lite0).values()  # with names of their own, in timm's order
+    model.load_state_dict(dict(zip(model.state_dict(), weights, strict=True)))
     return mlfm_zoo.attach_memory(model) if arm == 'memory' else model
 
 

@@ -11,9 +11,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union, get_type_hints
 
 import yaml
+
+from .._types import fits
 
 __all__ = [
     'KINDS', 'OF_TIMM', 'Checkpoint', 'ManifestError', 'PaperAccuracy', 'load_manifest', 'manifest_path',
@@ -273,7 +275,7 @@ def _checkpoint(entry: Any, where: str) -> Checkpoint:
     for name, kind in get_type_hints(Checkpoint).items():
         value = getattr(checkpoint, name)
         pattern, expected = PATTERNS.get(name, ('.+', EXPECTED.get(kind, 'a list or mapping as documented')))
-        good = _fits(value, kind)
+        good = fits(value, kind, lambda number, of: 0 <= number and (of is int or number <= 100))
         if good and isinstance(value, str):  # control characters would reach the terminal
             good = value.isprintable() and bool(re.fullmatch(pattern, value, re.ASCII))
         if not good:
@@ -287,21 +289,3 @@ def _checkpoint(entry: Any, where: str) -> Checkpoint:
             if getattr(checkpoint, name) is None:
                 raise ManifestError(f'{where}: it is available from {place}, so it needs the field "{name}".')
     return checkpoint
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value has an annotated type; whole numbers are counts, and others percentages."""
-    if get_origin(kind) is Union:  # Optional
-        return value is None or _fits(value, get_args(kind)[0])
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(all(map(_fits, item, get_args(kind))) for item in value.items())
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        return isinstance(value, tuple) and (
-            all(_fits(part, kinds[0]) for part in value) if kinds[-1] is ...
-            else len(value) == len(kinds) and all(map(_fits, value, kinds)))
-    if kind is int:
-        return type(value) is int and value >= 0
-    if kind is float:
-        return type(value) in (int, float) and 0 <= value <= 100
-    return type(value) is kind

@@ -6,7 +6,7 @@ The command line runs this file without the package around it to list the settin
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Optional, Tuple, Type, TypeVar, get_type_hints
 
 __all__ = ['AMP', 'JSONRecord', 'TrainSettings', 'read_json']
 
@@ -20,8 +20,13 @@ class JSONRecord:
 
     @classmethod
     def from_json(cls: Type[T], fields: Dict[str, Any]) -> T:
-        """Make a record from a JSON object, which has lists for tuples."""
-        return cls(**{name: _as_tuple(value) for name, value in fields.items()})
+        """Make a record from a JSON object, which has lists for tuples; a ValueError names a value of another type."""
+        from .._types import fits
+        values, kinds = {name: _as_tuple(value) for name, value in fields.items()}, get_type_hints(cls)
+        for name, value in values.items():
+            if not fits(value, kinds.get(name, Any)):
+                raise ValueError(f'{name} is {fields[name]!r}')
+        return cls(**values)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from typing import Any, Mapping, Optional
 
 import timm
+import torch
 import torch.nn as nn
 from timm.data import create_transform, resolve_model_data_config
 
@@ -38,7 +39,9 @@ def build_network(name: str, model_args: Optional[Mapping[str, Any]] = None, pre
     args = dict(model_args or {})
     try:
         model = timm.create_model(name, pretrained=pretrained, **args)
-        create_transform(**resolve_model_data_config(model))  # fails here if a folder's config has other types
+        config = resolve_model_data_config(model)
+        # fails here if a folder's config has other types
+        create_transform(**config), torch.empty(config['input_size'], device='meta')
         label_names(model), dict(config_of(model).get('label_descriptions') or {})
     except Exception as error:  # of any kind: arguments and configs go unchecked into timm and torch
         if isinstance(error, (MemoryError, RuntimeError)) and not isinstance(error, RecursionError):

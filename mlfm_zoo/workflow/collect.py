@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from .._files import read_pickle
+from .._types import fits
 from ..convert import read_checkpoint
 from ..models._network import weight_faults
 from .build import build_network
@@ -23,7 +24,7 @@ __all__ = [
 # Arguments of train.py that this package reads, and their types; each may be None.
 ARGUMENTS = dict(
     model=str, epochs=int, cooldown_epochs=int, warmup_epochs=int, eval_metric=str, dataset=str, data_dir=str,
-    model_kwargs=dict, img_size=int, input_size=list, seed=int)
+    model_kwargs=dict, img_size=int, input_size=tuple[int, int, int], seed=int)
 
 Z95 = statistics.NormalDist().inv_cdf(0.975)  # a normal variable lies within this many deviations in 95 of 100 cases
 
@@ -247,8 +248,10 @@ def read_args(path: Path) -> Dict[str, Any]:
     if not isinstance(args, dict) or not all(isinstance(name, str) for name in args):
         raise RunError(f"{path} is not what timm's train.py writes, expected its arguments by name: correct it.")
     for name, kind in ARGUMENTS.items():
-        if args.get(name) is not None and not isinstance(args[name], kind):
-            raise RunError(f'{path} gives {name} as {type(args[name]).__name__}, expected {kind.__name__}: correct it.')
+        value = tuple(args[name]) if isinstance(args.get(name), list) else args.get(name)
+        if not fits(value, Optional[kind]):
+            expected = kind.__name__ if isinstance(kind, type) else kind
+            raise RunError(f'{path} gives {name} as {args[name]!r}, expected {expected}: correct it.')
     return args
 
 

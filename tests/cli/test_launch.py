@@ -41,7 +41,7 @@ print(json.dumps(dict(
     loader=type(__loader__).__name__, names=sorted(n for n in globals() if n.startswith('__')), modules=[
         n for n in ('timm', 'torch', 'mlfm_zoo') if n in sys.modules])))
 ''', 'below/script.py')
-    options = ['-O', '-W', 'error::UserWarning', '-u']
+    options = ['-b', '-W', 'error::UserWarning', '-u']
     for how, command in (
         (LAUNCHER, [path, '--help', '-m', 'x', '--', '']), (LAUNCHER, ['below/script.py', '-W']),
         (['-m', 'mlfm_zoo', 'run'], [path.parent.name + '/script.py', 'run']),

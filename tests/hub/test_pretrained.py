@@ -206,8 +206,8 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize('name', [
-    'resnet18.a1_in1k', 'mobilenetv2_050.lamb_in1k', 'regnetx_002.pycls_in1k', 'convnext_tiny.fb_in1k',
-    'inception_next_tiny.sail_in1k'])
+    'mobilenetv2_050.lamb_in1k', *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        'resnet18.a1_in1k', 'regnetx_002.pycls_in1k', 'convnext_tiny.fb_in1k', 'inception_next_tiny.sail_in1k'))])
 @torch.inference_mode()
 def test_warm_start(hub, name):
     create = hub(name)

@@ -42,7 +42,10 @@ TRUNKS = {
     'clip': dict(model_name='resnet50_clip', width_factor=0.125, img_size=64),
     'mobilevit': dict(model_name='mobilevit_xxs'),
 }
-trunks = pytest.mark.parametrize('trunk', TRUNKS)
+# much the same as another: in the slow suite
+ALIKE = ('lcnet', 'mobilenetv4', 'hybrid', 'tf_mobilenetv3', 'mobileone', 'gernet', 'max2_pool', 'quad')
+trunks = pytest.mark.parametrize('trunk', [
+    pytest.param(trunk, marks=[pytest.mark.slow] * (trunk in ALIKE)) for trunk in TRUNKS])
 
 
 def build(trunk, **kwargs):
@@ -215,7 +218,9 @@ def test_intermediates_are_those_of_the_trunk(trunk):
 
 
 @pytest.mark.parametrize('trunk', [
-    *TRUNKS, 'resnet34', 'resnet34 split', 'regnety_002', 'convnext_atto', 'inception_next_atto', 'mobilenetv2_035'])
+    'mobilenetv3', 'mobilenetv4_aa', 'avg2_pool', 'resnet34 split', 'convnext_atto', 'mobilenetv2_035',
+    *(pytest.param(trunk, marks=pytest.mark.slow) for trunk in (
+        'hybrid', 'mobileone', 'clip', 'mobilevit', 'resnet34', 'regnety_002', 'inception_next_atto'))])
 def test_pruned_networks(trunk):
     """Memory attached to what is left of a trunk keeps its features; one that is pruned with it keeps its own."""
     torch.manual_seed(0)
@@ -240,9 +245,9 @@ def test_pruned_networks(trunk):
 
 
 @pytest.mark.parametrize('trunk', [
-    'mobilenetv3', 'repvgg', 'max2_pool',
+    'mobilenetv3',
     *(pytest.param(name, marks=pytest.mark.slow)
-      for name in ('lcnet', 'hybrid', 'tf_mobilenetv3', 'clip', 'mobilevit'))])
+      for name in ('hybrid', 'tf_mobilenetv3', 'repvgg', 'max2_pool', 'clip', 'mobilevit'))])
 def test_compiled_scripted_and_exported(trunk):
     _, model = build(trunk)
     image = torch.randn(2, 3, 64, 96)

@@ -89,9 +89,7 @@ def test_half_precision(name):
 
 
 @pytest.mark.parametrize('name', [
-    name if name in ('test_mlfm_resnet', 'mlfm_mobilenetv2_010') else pytest.param(name, marks=pytest.mark.slow)
-    for name in SMALL
-])
+    name if name == 'test_mlfm_resnet' else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
 def test_exports_and_compiles(name):
     model = create(name)
     fused = reparameterize_model(model)

@@ -151,10 +151,9 @@ def test_pretrained_is_refused_until_there_is_something(name):
     assert f'start a training from {name}.init_' in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [
-    'dct_resnet50_24s',
-    *(pytest.param(name, marks=pytest.mark.slow)
-      for name in ('dct_resnet50_192_gate', 'dct_resnet50_ycbcr', 'dct_mobilenetv2_100_6s'))])
+    'dct_resnet50_24s', 'dct_resnet50_192_gate', 'dct_resnet50_ycbcr', 'dct_mobilenetv2_100_6s'])
 def test_onnx(name, tmp_path):
     """One graph for any batch and size, also sizes that are no multiples of 8."""
     torch.manual_seed(0)

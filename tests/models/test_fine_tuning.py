@@ -57,6 +57,7 @@ def test_example_with_less_than_a_batch(data, monkeypatch):
         runpy.run_path(script, run_name='__main__')
 
 
+@pytest.mark.slow
 def test_example_from_a_warm_start(data, trained_trunk, tmp_path):
     """A trunk that classifies digits, from a Hub: the example calibrates its memory and keeps what it knows."""
     trunk, *_ = trained_trunk

@@ -13,6 +13,10 @@ from helpers.networks import ALL, SMALL, SMALL_GSSDNET
 EVERY = {**SMALL, **SMALL_GSSDNET}
 small = pytest.mark.parametrize('name', SMALL)
 every = pytest.mark.parametrize('name', EVERY)
+# of what takes seconds for each, such as a graph, the other networks are in the slow suite
+large = pytest.mark.parametrize('name', [
+    name if name in ('test_mlfm_resnet', 'mlfm_mobilenetv2_010') else pytest.param(name, marks=pytest.mark.slow)
+    for name in EVERY])
 
 
 def create(name, **kwargs):
@@ -111,7 +115,7 @@ def test_no_state_is_kept_between_calls(name):
     assert attributes() == before
 
 
-@every
+@large
 def test_compile_without_graph_breaks(name):
     model, image = create(name), torch.randn(2, 3, 64, 64)
     torch.compiler.reset()
@@ -127,7 +131,7 @@ def test_compile_with_inductor():
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(image), model(image), rtol=1e-3, atol=1e-4)
 
 
-@every
+@large
 def test_export_with_odd_sizes(name):
     model = create(name)
     dynamic = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}

@@ -20,18 +20,29 @@ from digits import write_digits
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 # pages whose blocks train, export, or run larger networks
-SLOW = {'docs/backbone.md', 'docs/detection.md', 'docs/export.md', 'docs/gssdnet.md', 'docs/tutorials/photos.md'}
+SLOW = {
+    'docs/analyze.md', 'docs/backbone.md', 'docs/dct_training.md', 'docs/detection.md', 'docs/export.md',
+    'docs/fine_tuning.md', 'docs/gssdnet.md', 'docs/segmentation.md', 'docs/tutorials/photos.md'}
 LANGUAGES = ('python', 'sh', 'text', 'json', 'yaml')
 
 FENCE = re.compile(r'(?:<!-- not run: ([^>]+) -->\n\n?)?^( *)```(\w*)[^\n]*\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
 
-RUNNER = '''
-import subprocess, sys
+# commands of mlfm-zoo alone run in this process too, which spares loading torch for each
+RUNNER = r'''
+import re, shlex, subprocess
 namespace = {'__name__': '__main__'}
 for place, line, language, code in BLOCKS:
     print(f'--- {place}:{line}', flush=True)
     if language == 'python':
-        exec(compile('\\n' * line + code, place, 'exec'), namespace)
+        exec(compile('\n' * line + code, place, 'exec'), namespace)
+        continue
+    commands = [shlex.split(command, comments=True) for command in code.replace('\\\n', ' ').splitlines()]
+    commands = [command for command in commands if command]
+    plain = not re.search(r'[|<>$*?;&~]', re.sub(r"'[^']*'|#.*", '', code))
+    if plain and all(command[0] == 'mlfm-zoo' and command[1] != 'run' for command in commands):
+        from mlfm_zoo_cli import main
+        for command in commands:
+            assert main(command[1:]) == 0, command
     else:
         subprocess.run(['bash', '-euo', 'pipefail', '-c', code], check=True)
 '''

@@ -254,9 +254,7 @@ def test_in_every_form(name):
 
 
 @pytest.mark.parametrize('name', [
-    name if name in ('test_mlfm_resnet', 'mlfm_mobilenetv2_010') else pytest.param(name, marks=pytest.mark.slow)
-    for name in SMALL
-])
+    name if name == 'test_mlfm_resnet' else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
 def test_exports_and_compiles(name):
     model = create(name)
     folded = copy.deepcopy(model).fuse(trunk=True)

@@ -94,6 +94,7 @@ def test_names_in_tables_become_links():
         '| 2 |\n| `other` | 3 |\n')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_from_top_to_bottom(path, monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')

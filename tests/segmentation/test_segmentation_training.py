@@ -113,7 +113,10 @@ def test_files_of_a_run(data, tmp_path):
         load_run(tmp_path)
     file = tmp_path / 'best' / 'run.json'
     run = json.loads(file.read_text())
-    for other in ([], {}, dict(run, settings=dict(run['settings'], unknown=1)), dict(run, labels=dict(names=3))):
+    sizes = ('x', 3, [64], ['a', 'b'], {'a': 1}, [6.5, 6])
+    of_other_types = [dict(run, settings=dict(run['settings'], img_size=size)) for size in sizes]
+    for other in ([], {}, dict(run, settings=dict(run['settings'], unknown=1)), dict(run, labels=dict(names=3)),
+                  dict(run, labels=dict(run['labels'], void=3)), *of_other_types):
         file.write_text(json.dumps(other))
         with pytest.raises(ValueError, match='run.json cannot be used') as error:
             load_run(tmp_path / 'best')

@@ -36,6 +36,16 @@ def test_damaged_folders(name, model_args, tmp_path):
             build_network(f'local-dir:{tmp_path}', pretrained=True)
 
 
+@pytest.mark.parametrize('size', ['x', [3, 64], [3, 64.5, 64], [3, 'a', 64]])
+def test_sizes_that_are_none(size, tmp_path):
+    save_model(timm.create_model('test_mlfm_resnet'), tmp_path)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config['pretrained_cfg']['input_size'] = size
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match='could not be loaded .*: correct its arguments'):
+        build_network(f'local-dir:{tmp_path}', pretrained=True)
+
+
 def test_other_classes():
     with pytest.raises(ValueError, match='has weights for 10 classes, and num_classes is 3'):
         build_network('test_mlfm_resnet', dict(num_classes=3), pretrained=True)

@@ -79,8 +79,11 @@ def test_what_is_refused(tmp_path):
         (folder / 'args.yaml').write_text(text)
         assert "is not what timm's train.py writes" in refusal(folder)
 
-    (folder / 'args.yaml').write_text('model: 3')
-    assert 'gives model as int, expected str' in refusal(folder)
+    for text, fault in (
+            ('model: 3', 'gives model as 3, expected str'), ('epochs: true', 'gives epochs as True, expected int'),
+            ('input_size: [a, b]', r"gives input_size as ['a', 'b'], expected tuple[int, int, int]")):
+        (folder / 'args.yaml').write_text(text)
+        assert fault in refusal(folder)
 
     def diverge(network):
         network.fc.weight.data[0, 0] = math.nan

@@ -24,7 +24,6 @@ EVERY = {
     'mlfm_regnetx_002': {},
     'gssdnet_o1_050': dict(channel_multiplier=0.3),
 }
-AT_ONCE = ('test_mlfm_resnet', 'gssdnet_o2_050')
 SIZES = ((1, 64, 64), (3, 65, 97), (2, 128, 96))
 
 
@@ -51,10 +50,9 @@ def assert_same(model, file, shapes):
 
 
 @pytest.mark.parametrize('form, name, fuse', [
-    *(('onnx', name, False) for name in AT_ONCE),
-    *((form, 'test_mlfm_resnet', True) for form in ('onnx', 'openvino', 'torchscript')),
-    *(pytest.param('onnx', name, False, marks=pytest.mark.slow) for name in EVERY if name not in AT_ONCE),
-    *(pytest.param('openvino', name, True, marks=pytest.mark.slow) for name in EVERY)])
+    ('onnx', 'test_mlfm_resnet', False), ('openvino', 'test_mlfm_resnet', True),
+    ('torchscript', 'test_mlfm_resnet', True), pytest.param('onnx', 'test_mlfm_resnet', True, marks=pytest.mark.slow),
+    *(pytest.param('onnx', name, False, marks=pytest.mark.slow) for name in EVERY if name != 'test_mlfm_resnet')])
 def test_any_batch_and_size(form, name, fuse, tmp_path):
     """One graph for all, odd sizes too, to 1e-4 of the largest logit; the network stays as it is."""
     torch.manual_seed(0)
@@ -70,7 +68,7 @@ def test_any_batch_and_size(form, name, fuse, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('name, fuse', [
     ('mlfm_mobilenetv2_010', True),
-    *((name, False) for name in ('mlfm_mobilenetv2_010', 'mlfm_convnext_tiny_k3_par1_4', *AT_ONCE))])
+    *((name, False) for name in ('mlfm_convnext_tiny_k3_par1_4', 'test_mlfm_resnet', 'gssdnet_o2_050'))])
 def test_aot_inductor(name, fuse, tmp_path):
     torch.manual_seed(0)
     model = lived_in(timm.create_model(name, **EVERY[name]))
@@ -78,7 +76,7 @@ def test_aot_inductor(name, fuse, tmp_path):
     assert_same(model, tmp_path / 'model.pt2', [(1, 64, 64), (5, 64, 64)])
 
 
-@pytest.mark.parametrize('form', ['onnx', 'openvino'])
+@pytest.mark.parametrize('form', ['onnx', pytest.param('openvino', marks=pytest.mark.slow)])
 def test_a_fixed_batch(form, tmp_path):
     """The file takes its own batch alone; as a module it takes any."""
     torch.manual_seed(0)
@@ -93,7 +91,7 @@ def test_a_fixed_batch(form, tmp_path):
         torch.testing.assert_close(ExportedNetwork(file, model, 2)(images), model(images), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('form', ['onnx', 'openvino', 'torchscript'])
+@pytest.mark.parametrize('form', ['onnx', 'torchscript', pytest.param('openvino', marks=pytest.mark.slow)])
 def test_full_disk(form, tmp_path):
     model = timm.create_model('test_mlfm_resnet')
     with full_disk(10_000), pytest.raises(ValueError, match='test_mlfm_resnet cannot be exported'):
@@ -115,7 +113,7 @@ def digits_right(file, images, labels):
     return int(sum((answers(file, i).argmax(1) == t).sum() for i, t in zip(images.split(40), labels.split(40))))
 
 
-@pytest.mark.parametrize('form', ['onnx', 'openvino'])
+@pytest.mark.parametrize('form', ['onnx', pytest.param('openvino', marks=pytest.mark.slow)])
 def test_int8(form, tmp_path):
     """The embedded network, quantized: nearly all held-out digits right, in about a quarter of the bytes."""
     model = timm.create_model('test_mlfm_resnet', pretrained=True)
