@@ -249,8 +249,8 @@ def fine_tuning_table() -> str:
         intervals = ['{:+.2f} to {:+.2f}'.format(*ends) for ends in (found.over_seeds, found.over_images)]
         epochs = study.runs[network, 'memory', '0']['epochs']
         rows.append((f'`{network}`', epochs, *accuracies, found.seeds, f'{found.mean:+.2f}', *intervals))
-    return markdown(('network', 'epochs', 'with memory', 'without', 'seeds', 'points', '95 % over seeds', '95 % over images'),
-                    't' + 7 * 'n', rows)
+    columns = ('network', 'epochs', 'with memory', 'without', 'seeds', 'points', '95 % over seeds', '95 % over images')
+    return markdown(columns, 't' + 7 * 'n', rows)
 
 
 def readme_table() -> str:

@@ -15,8 +15,9 @@ ROOT = Path(mlfm_zoo.__file__).parents[1]
 
 # Folders, and files beside them, lowest first: each imports from itself and from those before it.
 ORDER = (
-    '_timm', '_extras', '_types', '_files', '_terminal', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub', 'dct',
-    'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'app', 'mlfm_zoo_cli', '__main__')
+    '_timm', '_extras', '_types', '_files', '_terminal', '_buffers', '_folding', 'data', 'memory', 'convert', 'hub',
+    'dct', 'models', '__init__', 'frequency', 'detection', 'segmentation', 'workflow', 'app', 'mlfm_zoo_cli',
+    '__main__')
 
 # Imported by themselves and by the command line.
 LEAVES = ('app', 'frequency', 'detection', 'segmentation')
