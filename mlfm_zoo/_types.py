@@ -2,7 +2,7 @@
 
 from typing import Any, Callable, Union, get_args, get_origin
 
-__all__ = ['fits']
+__all__ = ['fits', 'type_name']
 
 
 def fits(value: Any, kind: Any, within: Callable[[float, Any], bool] = lambda number, kind: True) -> bool:
@@ -33,3 +33,8 @@ def fits(value: Any, kind: Any, within: Callable[[float, Any], bool] = lambda nu
     if kind in (int, float):
         return type(value) in (int, kind) and within(value, kind)
     return type(value) is kind
+
+
+def type_name(kind: Any) -> str:
+    """The name of an annotated type in an error, such as 'int' or 'Tuple[int, int]'."""
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace('typing.', '')

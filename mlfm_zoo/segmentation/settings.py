@@ -21,11 +21,11 @@ class JSONRecord:
     @classmethod
     def from_json(cls: Type[T], fields: Dict[str, Any]) -> T:
         """Make a record from a JSON object, which has lists for tuples; a ValueError names a value of another type."""
-        from .._types import fits
+        from .._types import fits, type_name
         values, kinds = {name: _as_tuple(value) for name, value in fields.items()}, get_type_hints(cls)
         for name, value in values.items():
             if not fits(value, kinds.get(name, Any)):
-                raise ValueError(f'{name} is {fields[name]!r}')
+                raise ValueError(f'{name} is {fields[name]!r}, expected {type_name(kinds[name])}')
         return cls(**values)
 
 

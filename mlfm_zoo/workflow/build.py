@@ -50,6 +50,8 @@ def build_network(name: str, model_args: Optional[Mapping[str, Any]] = None, pre
                          'folder with config.json and weights.') from error
     if pretrained:
         _refuse_untrained(name, model, args)
+    if 'checkpoint_path' in args:  # weights of the caller, whose classes the registered config does not know
+        config_of(model).update(file=str(args['checkpoint_path']), label_names=None, label_descriptions=None)
     return model
 
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from .._files import read_pickle
-from .._types import fits
+from .._types import fits, type_name
 from ..convert import read_checkpoint
 from ..models._network import weight_faults
 from .build import build_network
@@ -250,8 +250,7 @@ def read_args(path: Path) -> Dict[str, Any]:
     for name, kind in ARGUMENTS.items():
         value = tuple(args[name]) if isinstance(args.get(name), list) else args.get(name)
         if not fits(value, Optional[kind]):
-            expected = kind.__name__ if isinstance(kind, type) else kind
-            raise RunError(f'{path} gives {name} as {args[name]!r}, expected {expected}: correct it.')
+            raise RunError(f'{path} gives {name} as {args[name]!r}, expected {type_name(kind)}: correct it.')
     return args
 
 

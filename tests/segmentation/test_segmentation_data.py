@@ -89,7 +89,7 @@ def test_labels_of_a_file(tmp_path):
     ('{"names": ["a"], "values": [0, 1]}', 'There are 1 names, 2 values and 1 colors'),
     ('{"names": ["a"], "values": [65536]}', 'A value of the labels is 65536, expected'),
     ('{"names": ["a"], "values": [-1]}', 'A value of the labels is -1, expected'),
-    ('{"names": ["a"], "values": [255.5]}', 'A value of the labels is 255.5, expected'),
+    ('{"names": ["a"], "values": [255.5]}', r'values is \[255.5\], expected Tuple\[int, ...\]'),
     ('{"names": ["a"], "colors": [[0, 0, 256]]}', 'A part of a color of the labels is 256, expected'),
     ('{"names": ["a"], "color": 1}', "unexpected keyword argument 'color'"),
     ('[]', 'cannot be used'),

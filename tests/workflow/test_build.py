@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from mlfm_zoo._timm import save_model
 from mlfm_zoo.workflow.build import build_network
+from mlfm_zoo.workflow.predict import class_labels
 
 
 @pytest.mark.parametrize('name, model_args', [
@@ -50,3 +51,12 @@ def test_other_classes():
     with pytest.raises(ValueError, match='has weights for 10 classes, and num_classes is 3'):
         build_network('test_mlfm_resnet', dict(num_classes=3), pretrained=True)
     assert build_network('test_mlfm_resnet', dict(num_classes=0), pretrained=True).num_classes == 0
+
+
+@pytest.mark.parametrize('name', ['test_mlfm_resnet', 'mlfm_mobilenetv2_010', 'mlfm_mobilenetv2_010.imagenette'])
+def test_classes_of_a_checkpoint_of_ones_own(name, tmp_path):
+    """They are numbers, not those of the weights that have the name."""
+    model = timm.create_model(name)
+    save_file(model.state_dict(), tmp_path / 'own.safetensors')
+    loaded = build_network(name, dict(checkpoint_path=str(tmp_path / 'own.safetensors')))
+    assert class_labels(loaded) == [f'class {i}' for i in range(model.num_classes)]
