@@ -14,6 +14,7 @@ An answer for each is in WORK, where the same command resumes. Tables go to --re
     overall.csv   top-1 by network, filter and radius, with Wilson's intervals
     classes.csv   the band of each class: radii at which its low-pass curve is at 10 and 90 % of its end
     samples.csv   what becomes of single photographs, by network
+    scales.csv    the radius at which photographs are recognized, as they are and enlarged
 """
 
 import argparse
@@ -36,6 +37,7 @@ from mlfm_zoo.frequency import Probe, analyse, class_level, overall_level
 from mlfm_zoo.frequency.tables import read_table, write_table
 
 ROOT = Path(__file__).parents[1]
+SCALES = (1.5, 2.0)
 RADII = (6, 12, 24, 48, 90)  # beside 0 and the full radius, 159
 CORAL = (
     'mobilenet_v1_0.25_128_quant', 'mobilenet_v1_0.5_160_quant', 'mobilenet_v1_0.75_192_quant',
@@ -165,6 +167,42 @@ def samples_table(work: Path) -> List[List[Any]]:
     return table
 
 
+def half_radii(work: Path, model: str) -> Dict[str, float]:
+    """By photograph that is recognized at the full radius: where the probability of its class reaches half its end."""
+    curves: Dict[str, List[Tuple[float, float, int]]] = {}
+    for row in read_table(work / 'samples.csv', dict(
+            file=str, model=str, filter=str, radius=float, probability=float, rank=int)):
+        if (row['model'], row['filter']) == (model, 'lowpass'):
+            curves.setdefault(row['file'], []).append((row['radius'], row['probability'], row['rank']))
+    found = {}
+    for file, points in curves.items():
+        radii, probabilities, ranks = zip(*sorted(points))
+        if ranks[-1] == 1:
+            half = next(i for i, value in enumerate(probabilities) if value >= probabilities[-1] / 2)
+            part = slice(max(half - 1, 0), half + 1)
+            found[file] = float(np.interp(probabilities[-1] / 2, probabilities[part], radii[part]))
+    return found
+
+
+def scales_table(model: nn.Module, photos: Path, work: Path) -> List[List[Any]]:
+    """For each enlargement: the mean half radius, and its ratio to that of the same photographs as they are."""
+    found, crop_pct = {1.0: half_radii(work, 'efficientnet_lite0')}, model.pretrained_cfg['crop_pct']
+    for scale in SCALES:
+        model.pretrained_cfg['crop_pct'] = crop_pct / scale  # the middle, in more pixels
+        probe = Probe({'efficientnet_lite0': model}, photos, ImageNetInfo('imagenet-1k').label_names(), num_workers=1)
+        analyse(probe, work / f'enlarged-{scale:g}', radii=RADII, filters=['lowpass'], progress=True)
+        found[scale] = half_radii(work / f'enlarged-{scale:g}', 'efficientnet_lite0')
+    files = sorted(set.intersection(*map(set, found.values())))
+    values = {scale: np.array([radii[file] for file in files]) for scale, radii in found.items()}
+    table, rng = [], np.random.default_rng(0)
+    for scale, radii in values.items():
+        chosen = rng.integers(len(files), size=(10_000, len(files)))
+        ratios = radii[chosen].mean(1) / values[1.0][chosen].mean(1)
+        table.append([f'{scale:g}', len(files), f'{radii.mean():.2f}', f'{radii.mean() / values[1.0].mean():.3f}',
+                      *(f'{end:.3f}' for end in np.quantile(ratios, (0.025, 0.975)))])
+    return table
+
+
 def draw(rows: List[Any], models: List[str], picture: Path) -> None:
     """Accuracy against the radius, low-pass and high-pass, a line for each network."""
     import matplotlib
@@ -211,6 +249,8 @@ def main() -> None:
         'model', 'images', 'likeness', 'likeness_low', 'likeness_high', 'right_then_wrong', 'percent'),
         samples_table(args.work))
     draw(rows, list(models), args.picture)
+    write_table(args.results / 'scales.csv', ('scale', 'images', 'radius', 'ratio', 'ratio_low', 'ratio_high'),
+                scales_table(models['efficientnet_lite0'], photos, args.work))
 
 
 if __name__ == '__main__':

@@ -87,3 +87,17 @@ def test_jpeg(tmp_path):
     shares = read_table(tmp_path / 'out' / 'jpeglib.csv')
     assert [row['way'] for row in shares] == [row['way'] for row in found['rows']]
     assert all((float(row['jpeglib_share']) > 0) == ('coefficients' in row['way']) for row in shares)
+
+
+def test_single_photographs(tmp_path):
+    """Of two photographs of a class, one is recognized from radius 4 on, and the other at radius 4 alone."""
+    rows = [f'{file},tench,net,lowpass,{radius},{probability},{rank},tench' for file, curve in {
+        'a.jpg': [(0, 0., 5), (4, 0.5, 1), (8, 1., 1)], 'b.jpg': [(0, 0., 5), (4, 1., 1), (8, 0.2, 2)]}.items()
+        for radius, probability, rank in curve]
+    (tmp_path / 'samples.csv').write_text(
+        '\n'.join(['file,class,model,filter,radius,probability,rank,predicted', *rows, '']))
+    script = runpy.run_path(str(BENCHMARKS / 'imagenet_frequency.py'))
+    a, b = (-0.5, 0., 0.5), (-0.4, 0.6, -0.2)
+    likeness = f'{sum(x * y for x, y in zip(a, b)) / (sum(x * x for x in a) * sum(y * y for y in b)) ** 0.5:.3f}'
+    assert script['samples_table'](tmp_path) == [['net', 2, likeness, likeness, likeness, 1, '50.00']]
+    assert script['half_radii'](tmp_path, 'net') == {'a.jpg': 4}

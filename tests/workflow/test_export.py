@@ -99,6 +99,7 @@ def test_full_disk(form, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, form', [('test_convnext', 'onnx'), ('test_vit', 'torchscript')])
 def test_networks_of_timm(name, form, tmp_path):
     torch.manual_seed(0)
@@ -113,7 +114,8 @@ def digits_right(file, images, labels):
     return int(sum((answers(file, i).argmax(1) == t).sum() for i, t in zip(images.split(40), labels.split(40))))
 
 
-@pytest.mark.parametrize('form', ['onnx', pytest.param('openvino', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['onnx', 'openvino'])
 def test_int8(form, tmp_path):
     """The embedded network, quantized: nearly all held-out digits right, in about a quarter of the bytes."""
     model = timm.create_model('test_mlfm_resnet', pretrained=True)

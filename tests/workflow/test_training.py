@@ -91,6 +91,7 @@ def test_all_norms_become_synchronised(name):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in converted.modules())
 
 
+@pytest.mark.slow
 def test_options_of_train(few_digits, tmp_path):
     """Moving average, clipping, accumulation, mixed precision, channels_last and checkpointing together."""
     name = 'mlfm_mobilenetv2_010'
