@@ -13,6 +13,7 @@ An answer for each is in WORK, where the same command resumes. Tables go to --re
 
     overall.csv   top-1 by network, filter and radius, with Wilson's intervals
     classes.csv   the band of each class: radii at which its low-pass curve is at 10 and 90 % of its end
+    bands.csv     correlation of the ends of that band with the accuracy of the class, with Fisher's interval
     samples.csv   what becomes of single photographs, by network
     scales.csv    the radius at which photographs are recognized, as they are and enlarged
 """
@@ -22,7 +23,7 @@ import os
 import shutil
 import statistics
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import timm
@@ -34,6 +35,7 @@ from timm.layers import pad_same
 
 from mlfm_zoo._files import read_pickle
 from mlfm_zoo.frequency import Probe, analyse, class_level, overall_level
+from mlfm_zoo.frequency.levels import ClassCurve
 from mlfm_zoo.frequency.tables import read_table, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +136,20 @@ def link_photos(data: Path, folder: Path) -> Path:
         if not link.exists():
             os.symlink(file.resolve(), link)
     return folder
+
+
+def bands_table(curves: Sequence[ClassCurve]) -> List[List[Any]]:
+    """For each network: whether classes with a low end of their band are recognized better."""
+    table = []
+    for model in dict.fromkeys(curve.model for curve in curves):
+        found = [(*curve.band, curve.top1[-1]) for curve in curves if curve.model == model and curve.band]
+        low_ends, high_ends, top1 = np.array(found).T
+        for end, values in (('low', low_ends), ('high', high_ends)):
+            correlation = np.corrcoef(values, top1)[0, 1]
+            half = 1.96 / (len(found) - 3) ** 0.5
+            interval = np.tanh(np.arctanh(correlation) + np.array([-half, half]))
+            table.append([model, end, len(found), *(f'{value:.2f}' for value in (correlation, *interval))])
+    return table
 
 
 def samples_table(work: Path) -> List[List[Any]]:
@@ -239,12 +255,14 @@ def main() -> None:
     photos = link_photos(args.data, args.work / 'photos')
     probe = Probe(models, photos, class_names=ImageNetInfo('imagenet-1k').label_names(), num_workers=1)
     analyse(probe, args.work, radii=RADII, progress=True)
-    rows = overall_level(args.work)
+    rows, curves = overall_level(args.work), class_level(args.work)
     args.results.mkdir(parents=True, exist_ok=True)
     shutil.copy(args.work / 'overall.csv', args.results)
     write_table(args.results / 'classes.csv', ('model', 'class', 'images', 'top1', 'band_low', 'band_high'), [
         [c.model, c.name, c.n, f'{c.top1[-1]:.2f}', *(f'{end:.2f}' for end in c.band)]
-        for c in class_level(args.work) if c.band])
+        for c in curves if c.band])
+    write_table(args.results / 'bands.csv', ('model', 'end', 'classes', 'correlation', 'low', 'high'),
+                bands_table(curves))
     write_table(args.results / 'samples.csv', (
         'model', 'images', 'likeness', 'likeness_low', 'likeness_high', 'right_then_wrong', 'percent'),
         samples_table(args.work))

@@ -73,7 +73,8 @@ def read_plan(path: Path) -> Plan:
         model = entry.get('model', network)
         recipe = load_recipe(model, plan['recipes']).settings if 'recipes' in plan else {}
         settings = {**recipe, **plan.get('settings', {}), **entry.get('settings', {})}
-        settings.setdefault('img_size', timm.get_pretrained_cfg_value(model, 'input_size')[-1])
+        if 'img_size' not in settings:
+            settings['img_size'] = timm.get_pretrained_cfg_value(model, 'input_size')[-1]
         done: Dict[str, Dict[str, Any]] = {}
         for arm, changes in entry.get('arms', plan.get('arms', {})).items():
             kwargs = {**entry.get('kwargs', {}), **changes}
