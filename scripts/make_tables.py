@@ -253,6 +253,19 @@ def fine_tuning_table() -> str:
     return markdown(columns, 't' + 7 * 'n', rows)
 
 
+def imagenet_frequency_table() -> str:
+    """Top-1 of five ImageNet networks on filtered photographs, of benchmarks/imagenet_frequency.py."""
+    rows = read_csv(MEASURED / 'imagenet-frequency' / 'overall.csv')
+    top1 = {(row['model'], row['filter'], float(row['radius'])): float(row['top1']) for row in rows}
+    low, high = (12., 24., 48., 90., 159.), (6., 12., 24.)
+    columns = ('network', *(f'low-pass {radius:g}' for radius in low[:-1]), 'no filter',
+               *(f'high-pass {radius:g}' for radius in high))
+    return markdown(columns, 't' + 'n' * (len(columns) - 1), [
+        (f'`{model}`', *(f'{top1[model, "lowpass", radius]:.1f}' for radius in low),
+         *(f'{top1[model, "highpass", radius]:.1f}' for radius in high))
+        for model in dict.fromkeys(row['model'] for row in rows)])
+
+
 def readme_table() -> str:
     """README.md's table of weights."""
     kinds = {kind: [c for c in checkpoints() if c.kind == kind] for kind in KINDS}
@@ -477,6 +490,7 @@ TABLES: Dict[str, Callable[[], str]] = {
     'logs': logs_table,
     'studies': study_tables,
     'fine_tuning_study': fine_tuning_table,
+    'imagenet_frequency': imagenet_frequency_table,
     'gssdnet_results': gssdnet_results_table,
     'cost': cost_tables,
     'cost_summary': cost_summary,
