@@ -39,10 +39,14 @@ def build_network(name: str, model_args: Optional[Mapping[str, Any]] = None, pre
     args = dict(model_args or {})
     try:
         model = timm.create_model(name, pretrained=pretrained, **args)
+        # fails here if a folder's config or an argument has another type
         config = resolve_model_data_config(model)
-        # fails here if a folder's config has other types
-        create_transform(**config), torch.empty(config['input_size'], device='meta')
+        create_transform(**config)
         label_names(model), dict(config_of(model).get('label_descriptions') or {})
+        if pretrained and (args or ':' in name):
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, *config['input_size']))
+            model.train()
     except Exception as error:  # of any kind: arguments and configs go unchecked into timm and torch
         if isinstance(error, (MemoryError, RuntimeError)) and not isinstance(error, RecursionError):
             raise

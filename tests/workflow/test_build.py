@@ -37,11 +37,13 @@ def test_damaged_folders(name, model_args, tmp_path):
             build_network(f'local-dir:{tmp_path}', pretrained=True)
 
 
-@pytest.mark.parametrize('size', ['x', [3, 64], [3, 64.5, 64], [3, 'a', 64]])
-def test_sizes_that_are_none(size, tmp_path):
-    save_model(timm.create_model('test_mlfm_resnet'), tmp_path)
+@pytest.mark.parametrize('section, name, value', [
+    *(('pretrained_cfg', 'input_size', size) for size in ('x', [3, 64], [3, 64.5, 64], [3, 'a', 64])),
+    ('model_args', 'drop_rate', 'x'), ('model_args', 'drop_rate', [1])])
+def test_values_of_other_types(section, name, value, tmp_path):
+    save_model(timm.create_model('test_mlfm_resnet'), tmp_path, model_args={})
     config = json.loads((tmp_path / 'config.json').read_text())
-    config['pretrained_cfg']['input_size'] = size
+    config[section][name] = value
     (tmp_path / 'config.json').write_text(json.dumps(config))
     with pytest.raises(ValueError, match='could not be loaded .*: correct its arguments'):
         build_network(f'local-dir:{tmp_path}', pretrained=True)
