@@ -35,7 +35,7 @@ from timm.layers import pad_same
 
 from mlfm_zoo._files import read_pickle
 from mlfm_zoo.frequency import Probe, analyse, class_level, overall_level
-from mlfm_zoo.frequency.levels import ClassCurve
+from mlfm_zoo.frequency.levels import Z95, ClassCurve, radius_at
 from mlfm_zoo.frequency.tables import read_table, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -59,8 +59,14 @@ class TFLiteNetwork(nn.Module):
     def __init__(self, file: Path):
         import tflite
         super().__init__()
-        self.graph = tflite.Model.GetRootAsModel(file.read_bytes(), 0)
-        tensors = self.graph.Subgraphs(0)
+        graph = tflite.Model.GetRootAsModel(file.read_bytes(), 0)
+        tensors = graph.Subgraphs(0)
+
+        def values(tensor: Any, dtype: Any) -> nn.Parameter:
+            stored = graph.Buffers(tensor.Buffer()).DataAsNumpy().view(dtype).reshape(tensor.ShapeAsNumpy())
+            zero, scale = tensor.Quantization().ZeroPoint(0), np.float32(tensor.Quantization().Scale(0))
+            return nn.Parameter(torch.from_numpy((stored.astype(np.float32) - zero) * scale), requires_grad=False)
+
         names = {value: name for name, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
         options = {'CONV_2D': tflite.Conv2DOptions, 'DEPTHWISE_CONV_2D': tflite.DepthwiseConv2DOptions,
                    'ADD': tflite.AddOptions}
@@ -68,7 +74,7 @@ class TFLiteNetwork(nn.Module):
         self.weights, self.biases = nn.ParameterDict(), nn.ParameterDict()
         for i in range(tensors.OperatorsLength()):
             operator = tensors.Operators(i)
-            kind = names[self.graph.OperatorCodes(operator.OpcodeIndex()).DeprecatedBuiltinCode()]
+            kind = names[graph.OperatorCodes(operator.OpcodeIndex()).DeprecatedBuiltinCode()]
             inputs, output = operator.InputsAsNumpy().tolist(), int(operator.Outputs(0))
             if kind in ('RESHAPE', 'SOFTMAX'):
                 continue
@@ -83,8 +89,8 @@ class TFLiteNetwork(nn.Module):
                     largest = 6.
             if 'CONV' in kind:
                 order = (3, 0, 1, 2) if kind == 'DEPTHWISE_CONV_2D' else (0, 3, 1, 2)
-                self.weights[str(output)] = self._values(tensors.Tensors(inputs[1]), np.uint8).permute(order)
-                self.biases[str(output)] = self._values(tensors.Tensors(inputs[2]), np.int32)
+                self.weights[str(output)] = values(tensors.Tensors(inputs[1]), np.uint8).permute(order)
+                self.biases[str(output)] = values(tensors.Tensors(inputs[2]), np.int32)
             self.steps.append((kind, inputs, output, stride, largest))
         self.input = int(tensors.Inputs(0))
         size = tensors.Tensors(self.input).Shape(1)
@@ -92,16 +98,9 @@ class TFLiteNetwork(nn.Module):
         self.pretrained_cfg = dict(
             input_size=(3, size, size), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.875,
             interpolation='bilinear', architecture=file.stem)
-        del self.graph
-
-    def _values(self, tensor: Any, dtype: Any) -> nn.Parameter:
-        quantization = tensor.Quantization()
-        values = self.graph.Buffers(tensor.Buffer()).DataAsNumpy().view(dtype).reshape(tensor.ShapeAsNumpy())
-        values = (values.astype(np.float32) - quantization.ZeroPoint(0)) * np.float32(quantization.Scale(0))
-        return nn.Parameter(torch.from_numpy(values), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits of the 1,000 classes; the file has one for the background before them."""
+        """Logits (N, 1000) of images (N, 3, H, W); the file has one for the background before them."""
         values = {self.input: x}
         for kind, inputs, output, stride, largest in self.steps:
             x = values[inputs[0]]
@@ -146,10 +145,22 @@ def bands_table(curves: Sequence[ClassCurve]) -> List[List[Any]]:
         low_ends, high_ends, top1 = np.array(found).T
         for end, values in (('low', low_ends), ('high', high_ends)):
             correlation = np.corrcoef(values, top1)[0, 1]
-            half = 1.96 / (len(found) - 3) ** 0.5
+            half = Z95 / (len(found) - 3) ** 0.5
             interval = np.tanh(np.arctanh(correlation) + np.array([-half, half]))
             table.append([model, end, len(found), *(f'{value:.2f}' for value in (correlation, *interval))])
     return table
+
+
+def lowpass_curves(work: Path) -> Dict[str, Dict[str, Dict[str, List[Tuple[float, float, int]]]]]:
+    """Radius, probability and rank of each photograph's class, ascending, by network, class and file."""
+    curves: Dict[str, Dict[str, Dict[str, List[Tuple[float, float, int]]]]] = {}
+    columns = dict(file=str, model=str, filter=str, radius=float, probability=float, rank=int)
+    for row in read_table(work / 'samples.csv', {**columns, 'class': str}):
+        if row['filter'] == 'lowpass':
+            curves.setdefault(row['model'], {}).setdefault(row['class'], {}).setdefault(row['file'], []).append(
+                (row['radius'], row['probability'], row['rank']))
+    return {model: {name: {file: sorted(curve) for file, curve in files.items()} for name, files in classes.items()}
+            for model, classes in curves.items()}
 
 
 def samples_table(work: Path) -> List[List[Any]]:
@@ -158,23 +169,17 @@ def samples_table(work: Path) -> List[List[Any]]:
     Likeness is Pearson's correlation of a photograph's curve, the probability of its class by low-pass radius, and the
     mean curve of its class's other photographs.
     """
-    curves: Dict[str, Dict[str, Dict[str, List[Tuple[float, float, int]]]]] = {}
-    for row in read_table(work / 'samples.csv', dict(
-            file=str, model=str, filter=str, radius=float, probability=float, rank=int, **{'class': str})):
-        if row['filter'] == 'lowpass':
-            curves.setdefault(row['model'], {}).setdefault(row['class'], {}).setdefault(row['file'], []).append(
-                (row['radius'], row['probability'], row['rank']))
     table = []
-    for model, classes in curves.items():
+    for model, classes in lowpass_curves(work).items():
         likeness, turned, total = [], 0, 0
         for files in classes.values():
-            values = np.array([[probability for _, probability, _ in sorted(curve)] for curve in files.values()])
+            values = np.array([[probability for _, probability, _ in curve] for curve in files.values()])
             for i, own in enumerate(values):
                 others = np.delete(values, i, axis=0).mean(0)
                 if own.std() > 0:
                     likeness.append(float(np.corrcoef(own, others)[0, 1]))
             for curve in files.values():
-                right = [rank == 1 for _, _, rank in sorted(curve)]
+                right = [rank == 1 for _, _, rank in curve]
                 total += 1
                 turned += any(right) and not right[-1]
         low, middle, high = statistics.quantiles(likeness, n=4)
@@ -185,18 +190,12 @@ def samples_table(work: Path) -> List[List[Any]]:
 
 def half_radii(work: Path, model: str) -> Dict[str, float]:
     """By photograph that is recognized at the full radius: where the probability of its class reaches half its end."""
-    curves: Dict[str, List[Tuple[float, float, int]]] = {}
-    for row in read_table(work / 'samples.csv', dict(
-            file=str, model=str, filter=str, radius=float, probability=float, rank=int)):
-        if (row['model'], row['filter']) == (model, 'lowpass'):
-            curves.setdefault(row['file'], []).append((row['radius'], row['probability'], row['rank']))
     found = {}
-    for file, points in curves.items():
-        radii, probabilities, ranks = zip(*sorted(points))
-        if ranks[-1] == 1:
-            half = next(i for i, value in enumerate(probabilities) if value >= probabilities[-1] / 2)
-            part = slice(max(half - 1, 0), half + 1)
-            found[file] = float(np.interp(probabilities[-1] / 2, probabilities[part], radii[part]))
+    for files in lowpass_curves(work)[model].values():
+        for file, curve in files.items():
+            radii, probabilities, ranks = zip(*curve)
+            if ranks[-1] == 1:
+                found[file] = radius_at(radii, probabilities, probabilities[-1] / 2)
     return found
 
 

@@ -140,12 +140,14 @@ def sensitive_band(radii: Sequence[float], top1: Sequence[float]) -> Optional[Tu
     """
     if not top1[-1]:
         return None
-    ends = []
-    for goal in (0.1 * top1[-1], 0.9 * top1[-1]):
-        i = next(i for i, value in enumerate(top1) if value >= goal)
-        part = slice(max(i - 1, 0), i + 1)
-        ends.append(float(np.interp(goal, top1[part], radii[part])))
-    return ends[0], ends[1]
+    return radius_at(radii, top1, 0.1 * top1[-1]), radius_at(radii, top1, 0.9 * top1[-1])
+
+
+def radius_at(radii: Sequence[float], values: Sequence[float], goal: float) -> float:
+    """The radius at which a curve first reaches a value, interpolated linearly."""
+    i = next(i for i, value in enumerate(values) if value >= goal)
+    part = slice(max(i - 1, 0), i + 1)
+    return float(np.interp(goal, values[part], radii[part]))
 
 
 def _count(folder: Union[str, Path]) -> Dict[Tuple[str, str, str, float], np.ndarray]:

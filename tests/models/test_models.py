@@ -13,7 +13,7 @@ from helpers.networks import ALL, SMALL, SMALL_GSSDNET
 EVERY = {**SMALL, **SMALL_GSSDNET}
 small = pytest.mark.parametrize('name', SMALL)
 every = pytest.mark.parametrize('name', EVERY)
-# of what takes seconds for each, such as a graph, the other networks are in the slow suite
+# for tests that take seconds for each network, such as an export; the slow suite runs the others
 large = pytest.mark.parametrize('name', [
     name if name in ('test_mlfm_resnet', 'mlfm_mobilenetv2_010') else pytest.param(name, marks=pytest.mark.slow)
     for name in EVERY])
