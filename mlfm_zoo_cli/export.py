@@ -103,7 +103,7 @@ def _network(args: argparse.Namespace) -> Any:
     from mlfm_zoo.workflow.collect import num_classes_of
     weights = read_checkpoint(args.checkpoint)
     if timm.is_model(args.model):
-        model_args.setdefault('num_classes', num_classes_of(args.model, weights))
+        model_args.setdefault('num_classes', num_classes_of(args.model, weights, model_args))
     model = build_network(args.model, model_args)
     refuse_misfit(model, weights, weight_faults(model.state_dict(), weights))
     model.load_state_dict(weights)

@@ -263,12 +263,13 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def num_classes_of(model: str, weights: Mapping[str, torch.Tensor]) -> int:
+def num_classes_of(model: str, weights: Mapping[str, torch.Tensor], model_args: Mapping[str, Any]) -> int:
     """Read the number of classes from the shape of a classifier.
 
     Args:
         model: Registered name.
         weights: Weights of the network.
+        model_args: Arguments of the network. That of `mlfm_filtered` names the network behind the filter.
 
     Returns:
         Outputs of the classifier.
@@ -277,10 +278,10 @@ def num_classes_of(model: str, weights: Mapping[str, torch.Tensor]) -> int:
         ValueError: The weights have no classifier.
 
     Examples:
-        >>> num_classes_of('mlfm_resnet18', {'fc.weight': torch.zeros(100, 512)})
+        >>> num_classes_of('mlfm_resnet18', {'fc.weight': torch.zeros(100, 512)}, {})
         100
     """
-    name = f'{timm.get_pretrained_cfg_value(model, "classifier")}.weight'
+    name = f'{timm.get_pretrained_cfg_value(model_args.get("network", model), "classifier")}.weight'
     if name not in weights or weights[name].ndim != 2:
         raise ValueError(f'The weights have no classifier {name}: give those of the whole network.')
     return len(weights[name])
@@ -329,6 +330,7 @@ def _check_checkpoint(epoch: Epoch, model: str, model_args: Dict[str, Any]) -> N
         weights = read_checkpoint(epoch.checkpoint)
     except ValueError as error:
         raise RunError(str(error)) from error
-    network = build_network(model, {**model_args, 'num_classes': num_classes_of(model, weights), 'device': 'meta'})
+    num_classes = num_classes_of(model, weights, model_args)
+    network = build_network(model, {**model_args, 'num_classes': num_classes, 'device': 'meta'})
     if weight_faults(network.state_dict(), weights):
         raise RunError(f'{epoch.checkpoint} has weights of another network than {model} with {model_args}.')

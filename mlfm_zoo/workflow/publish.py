@@ -110,7 +110,7 @@ def build_repository(
 
     weights = Path(weights)
     state_dict = read_checkpoint(weights)
-    num_classes = num_classes_of(model_name, state_dict)
+    num_classes = num_classes_of(model_name, state_dict, model_args or {})
     model = build_network(model_name, dict(model_args or {}, num_classes=num_classes)).eval()
     model.load_state_dict(state_dict)
     training_file = weights.with_name('args.yaml')

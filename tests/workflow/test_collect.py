@@ -29,6 +29,13 @@ def test_best_and_last(tmp_path):
     assert not read_run(write_run(tmp_path / 'baseline', model_kwargs={'memory': False})).memory
 
 
+def test_run_behind_a_filter(tmp_path):
+    kwargs = {'network': MODEL, 'radius': 4, 'memory': False}
+    run = read_run(write_run(tmp_path / 'run', model='mlfm_filtered', model_kwargs=kwargs))
+    assert run.model == 'mlfm_filtered' and not run.memory
+    assert run.model_args == {'network': MODEL, 'radius': 4}
+
+
 def test_resumed_run(tmp_path):
     """The header and an epoch once more, as a resumed train.py writes them; the best kept by its number."""
     folder = write_run(tmp_path / 'run')
